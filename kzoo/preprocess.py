@@ -1,0 +1,67 @@
+"""From pictures to a model's input, on keras.ops: the same numbers in Python, in a graph and inside a SavedModel."""
+
+from keras import ops
+
+from kzoo.errors import UserError
+from kzoo.ops.resize import resample, resize_weights, resized_size
+
+
+def preprocess(images, image_size, preprocessing):
+    """images (B, h, w, C), uint8 or float in 0..255, static or dynamic h and w -> float32 (B, H, W, C), normalised.
+
+    Resizes with antialiasing so that the picture covers image_size / crop_pct, crops the centre, and normalises. Resize and crop
+    are one pair of matrix products; pictures that already have the right size skip them.
+    """
+    height, width = image_size
+    shape, dynamic = images.shape, ops.shape(images)
+    x = ops.cast(images, "float32")
+    if tuple(shape[1:3]) != (height, width) or preprocessing.crop_pct < 1:
+        grown = resized_size(dynamic[1], dynamic[2], image_size, preprocessing.crop_pct)
+        rows, columns = (
+            _axis(have, want, size, preprocessing.interpolation) for have, want, size in zip(dynamic[1:3], image_size, grown, strict=True)
+        )
+        x = ops.clip(resample(x, rows, columns, xp=ops), 0.0, 255.0)  # bicubic overshoots
+    return (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
+
+
+def _axis(size_in, size_out, grown, method):
+    """The matrix of one axis: resized to `grown` pixels, of which the middle `size_out` are kept."""
+    if isinstance(size_in, int):
+        return ops.convert_to_tensor(resize_weights(size_in, size_out, method, scale=size_in / grown, offset=(grown - size_out) // 2))
+    scale = ops.cast(size_in, "float32") / ops.cast(grown, "float32")
+    return resize_weights(size_in, size_out, method, scale=scale, offset=(grown - size_out) // 2, xp=ops)
+
+
+def _constant(values):
+    return ops.convert_to_tensor(values, dtype="float32")
+
+
+class Preprocessor:
+    """Callable from one picture (h, w, C) or a batch of equal sizes (B, h, w, C), uint8 or float 0..255, to the model's input."""
+
+    def __init__(self, image_size, preprocessing):
+        self.image_size, self.preprocessing = tuple(image_size), preprocessing
+
+    def __call__(self, images):
+        images = ops.convert_to_tensor(images)
+        channels = len(self.preprocessing.mean)
+        if len(images.shape) not in (3, 4) or images.shape[-1] != channels:
+            raise UserError(f"expected pictures of shape (h, w, {channels}) or (B, h, w, {channels}), found {tuple(images.shape)}.")
+        if len(images.shape) == 3:
+            return preprocess(images[None], self.image_size, self.preprocessing)[0]
+        return preprocess(images, self.image_size, self.preprocessing)
+
+
+def preprocessor(model):
+    """The Preprocessor of a model, a model's name, or a run."""
+    if isinstance(model, str):
+        from kzoo import registry
+
+        if model in registry.rows():
+            _, config = registry.config_of(model)
+            return Preprocessor(config.size, config.preprocessing.for_channels(config.in_channels))
+    if not hasattr(model, "spec"):
+        from kzoo.weights import load
+
+        model = load(model)
+    return Preprocessor(model.input_shape[1:3], model.spec.preprocessing)

@@ -1,0 +1,311 @@
+"""What a model, a picture and a run are, as data: frozen dataclasses that load, override and dump. Standard library only."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+
+from kzoo.errors import UsageError, unknown
+
+
+def _choice(owner, name, valid):
+    value = getattr(owner, name)
+    if value not in valid:
+        raise unknown(f"{type(owner).__name__.lower()}.{name}", value, valid)
+
+
+def _at_least(owner, low, *names):
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not value >= low:
+            raise UsageError(f"{type(owner).__name__.lower()}.{name} must be at least {low}, not {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x / 255 - mean) / std."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+
+    def __post_init__(self):
+        _choice(self, "interpolation", ("nearest", "bilinear", "bicubic"))
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"preprocessing.crop_pct must lie in (0, 1], not {self.crop_pct}.")
+        if len(self.mean) != len(self.std) or not min(self.std) > 0:
+            raise UsageError("preprocessing.mean and .std must have the same length and every std must be above 0.")
+
+    def for_channels(self, channels):
+        """The same preprocessing for pictures of another number of channels: each channel then gets the average."""
+        if channels == len(self.mean):
+            return self
+        mean, std = (sum(v) / len(v) for v in (self.mean, self.std))
+        return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names (or none)."""
+
+    name: str
+    overrides: dict = field(default_factory=dict)
+    preprocessing: Preprocessing = Preprocessing()
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of a training picture; each is a pure function of seed, epoch and sample index."""
+
+    crop_scale: tuple[float, ...] = ()  # (low, high) share of the area of a random resized crop; empty: the evaluation resize
+    crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)  # (low, high) width / height of that crop
+    flip: float = 0.0  # probability of a horizontal flip
+    shift: int = 0  # largest translation in pixels of the model's input, each way, the border filled with the mean colour
+
+    def __post_init__(self):
+        for name in ("crop_scale", "crop_ratio"):
+            pair = getattr(self, name)
+            if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
+                raise UsageError(f"augment.{name} must be two numbers, 0 < low <= high, not {pair}.")
+        if self.crop_scale and self.crop_scale[1] > 1:
+            raise UsageError(f"augment.crop_scale is a share of the area, at most 1, not {self.crop_scale}.")
+        if not 0 <= self.flip <= 1:
+            raise UsageError(f"augment.flip is a probability in 0..1, not {self.flip}.")
+        _at_least(self, 0, "shift")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where pictures come from and how they are batched."""
+
+    source: str = "fake"  # tfds:NAME | folder:PATH | npz:FILE | digits | fake
+    data_dir: str | None = None  # of TFDS; None: the setting KZOO_DATA_DIR, else TFDS' own default
+    train_split: str = "train"
+    eval_split: str = "test"
+    batch_size: int = 128
+    eval_batch_size: int | None = None  # None: batch_size
+    augment: Augment = Augment()
+
+    def __post_init__(self):
+        _at_least(self, 1, "batch_size", "eval_batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """The optimizer. Weight decay is decoupled and leaves out biases, norms, class tokens and position tables."""
+
+    name: str = "adamw"  # adamw | sgd
+    lr: float = 1e-3  # the peak
+    weight_decay: float = 0.05
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    momentum: float = 0.9  # sgd
+    nesterov: bool = False  # sgd
+    clip_norm: float | None = 1.0  # global norm of the gradients; None: no clipping
+    ema: float | None = None  # momentum of the averaged weights, which evaluation and saved models then use
+
+    def __post_init__(self):
+        _choice(self, "name", ("adamw", "sgd"))
+        _at_least(self, 0, "lr", "weight_decay", "clip_norm", "ema")
+        if self.ema is not None and not self.ema < 1:
+            raise UsageError(f"optim.ema must lie in [0, 1), not {self.ema}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate over the run: linear warm-up from `warmup_from`, then the cosine to `min_lr`."""
+
+    name: str = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_steps: int | None = None  # takes the place of warmup_epochs
+    warmup_from: float = 0.0
+    min_lr: float = 0.0
+
+    def __post_init__(self):
+        _choice(self, "name", ("cosine",))
+        _at_least(self, 0, "warmup_epochs", "warmup_steps", "warmup_from", "min_lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """When the run saves what it needs to continue: whichever limit is reached first, and at every epoch's end."""
+
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0
+
+    def __post_init__(self):
+        _at_least(self, 1, "every_steps")
+        _at_least(self, 0, "every_minutes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run, whole. `kzoo.train` needs nothing else; `recipe.txt` in the run's folder is its dump."""
+
+    model: str
+    task: str = "classify"
+    overrides: dict = field(default_factory=dict)  # of kzoo.get: num_classes, image_size, in_channels and the family's fields
+    preprocessing: Preprocessing | None = None  # None: the model's own
+    init_from: str | None = None  # a run or a weights file to start from
+    data: Data = Data()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    checkpoint: Checkpoint = Checkpoint()
+    epochs: int = 1
+    steps: int | None = None  # stop after so many steps in all, whatever the epochs say
+    label_smoothing: float = 0.0
+    precision: str = "float32"  # float32 | mixed_bfloat16
+    xla: str = "auto"  # required | auto | off
+    eval_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
+    seed: int = 0
+
+    def __post_init__(self):
+        _choice(self, "precision", ("float32", "mixed_bfloat16"))
+        _choice(self, "xla", ("required", "auto", "off"))
+        _choice(self, "task", ("classify",))
+        _at_least(self, 1, "epochs", "steps", "eval_every")
+        _at_least(self, 0, "seed")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"recipe.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
+
+
+def smoke(recipe, toy):
+    """The one rule that shrinks any recipe: the family's toy row, generated data, two steps.
+
+    Overrides that are sizes (whole numbers and tuples) come from the toy row; choices (words, shares, switches) stay.
+    """
+    kept = {k: v for k, v in recipe.overrides.items() if isinstance(v, (str, bool, float))}
+    data = dataclasses.replace(
+        recipe.data, source="fake", data_dir=None, train_split="train", eval_split="test", batch_size=4, eval_batch_size=4
+    )
+    schedule = dataclasses.replace(recipe.schedule, warmup_epochs=0.0, warmup_steps=None if recipe.schedule.warmup_steps is None else 1)
+    return dataclasses.replace(
+        recipe, model=toy, overrides=kept, init_from=None, data=data, schedule=schedule, epochs=1, steps=2, eval_every=1
+    )
+
+
+def flatten(value, prefix=""):
+    """A nested dataclass as {dotted key: plain value}; a mapping that is a field (overrides) is spread into keys too."""
+    items = value.items() if isinstance(value, dict) else ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    flat = {}
+    for key, item in items:
+        if dataclasses.is_dataclass(item) or (isinstance(item, dict) and item):
+            flat.update(flatten(item, f"{prefix}{key}."))
+        elif not isinstance(item, dict):
+            flat[prefix + key] = item
+    return flat
+
+
+def override(recipe, changes):
+    """A copy of a (nested) dataclass with dotted keys changed; values may be typed or text from the command line.
+
+    Raises UsageError for an unknown key, naming the nearest, and for a value of the wrong type.
+    """
+    for key, value in changes.items():
+        recipe = _override_one(recipe, key, key.split("."), value)
+    return recipe
+
+
+def _override_one(owner, whole, path, value):
+    hints = typing.get_type_hints(type(owner))
+    head, rest = path[0], path[1:]
+    if head not in hints:
+        here = whole[: len(whole) - len(".".join(path))]
+        raise unknown("recipe key", whole, [here + name for name in hints])
+    current = getattr(owner, head)
+    if not rest:
+        return dataclasses.replace(owner, **{head: coerce(value, hints[head], whole)})
+    if isinstance(current, dict):
+        return dataclasses.replace(owner, **{head: {**current, ".".join(rest): plain(value)}})
+    inner = current if dataclasses.is_dataclass(current) else _dataclass_in(hints[head])
+    if inner is None:
+        raise unknown("recipe key", whole, [whole.rsplit(".", len(rest))[0]])
+    if isinstance(inner, type):
+        inner = inner()
+    return dataclasses.replace(owner, **{head: _override_one(inner, whole, rest, value)})
+
+
+def _dataclass_in(hint):
+    return next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
+
+
+def plain(value):
+    """Text from the command line or a recipe.txt as a number, truth value, tuple, None or the text itself."""
+    if not isinstance(value, str):
+        return tuple(plain(v) for v in value) if isinstance(value, (list, tuple)) else value
+    words = {"True": True, "False": False, "None": None}
+    if value in words:
+        return words[value]
+    text = f"[{value[1:-1].rstrip(',')}]" if value.startswith("(") and value.endswith(")") else value
+    try:
+        return plain(json.loads(text)) if not text.startswith('"') else json.loads(text)
+    except ValueError:
+        return value
+
+
+def coerce(value, hint, key):
+    """`value` as the annotated type `hint`; raises UsageError that names the key and the type it wants."""
+    if value is not None and _dataclass_in(hint):
+        if isinstance(value, _dataclass_in(hint)):
+            return value
+        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{dataclasses.fields(_dataclass_in(hint))[0].name}.")
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is not str and str in options and isinstance(value, str) and not (value in ("None", "null") and type(None) in options):
+        return json.loads(value) if len(value) > 1 and value[0] == value[-1] == '"' else value
+    value = plain(value)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is type(None) and value is None:
+            return None
+        if origin is tuple and isinstance(value, tuple):
+            return tuple(coerce(v, typing.get_args(option)[0], key) for v in value)
+        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if origin in (int, bool, dict) and type(value) is origin:
+            return value
+    names = " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+    raise UsageError(f"{key} takes {names}, not {value!r}.")
+
+
+def dump(recipe, record=None):
+    """The text of recipe.txt: sorted `key = JSON value` lines; `record` adds what was found at run time under `record.`."""
+    flat = flatten(recipe) | {f"record.{k}": v for k, v in (record or {}).items()}
+    return "".join(f"{key} = {json.dumps(flat[key])}\n" for key in sorted(flat))
+
+
+def parse(text, origin="recipe.txt"):
+    """Reads dump()'s text back: (Recipe, record). It is only ever data; raises UsageError naming the line that is not."""
+    flat = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            key, equals, value = line.partition(" = ")
+            try:
+                flat[key.strip()] = json.loads(value)
+            except ValueError:
+                raise UsageError(f"{origin}, line {number}: expected `key = JSON value`, found {line[:60]!r}.") from None
+    record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}
+    if "model" not in flat:
+        raise UsageError(f"{origin} names no model; it is not the record of a run.")
+    recipe = Recipe(model=flat.pop("model"))
+    for key, value in flat.items():
+        # JSON has no tuples and quotes its own text: lists become tuples, words stay words.
+        recipe = _override_one(recipe, key, key.split("."), tuple(value) if isinstance(value, list) else value)
+    return recipe, record
+
+
+def run_as_script(module_name, recipes):
+    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it."""
+    if module_name == "__main__":
+        import sys
+
+        from kzoo.cli import main
+
+        words = sys.argv[1:]
+        name = words.pop(0) if words and not words[0].startswith("-") else next(iter(recipes))
+        if name not in recipes:
+            sys.exit(str(unknown("recipe of this file", name, recipes)))
+        sys.exit(main(["train", sys.argv[0] + ":" + name, *words]))

@@ -1,0 +1,126 @@
+"""Imports point down only, listing is free, and building a model loads little: read from the sources and from fresh processes."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# From the ground up; a module may import those of lower floors, and of its own part (the first name after `kzoo`).
+FLOORS = (
+    ("errors",),
+    ("schema",),
+    ("registry",),
+    ("ops",),
+    ("layers", "preprocess"),
+    ("models",),
+    ("tasks", "data", "weights"),
+    ("training", "exporting"),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
+# Upward, inside a function: what a short public call needs only when it is used so.
+LAZILY_UP = {("schema", "cli"), ("registry", "models"), ("registry", "weights"), ("preprocess", "weights")}
+STANDARD_LIBRARY_ONLY = {"__init__", "__main__", "errors", "schema", "registry", "cli"}
+BASE = {"keras", "numpy", "PIL"}
+TENSORFLOW = {"tensorflow", "tensorflow_datasets", "keras_cv"}
+HEAVY = {"keras", "numpy", "PIL", "tensorflow", "jax", "torch"}
+
+
+def imports(tree):
+    """(dotted name, is it at module level) of everything a module imports; `from a import b` gives `a.b`."""
+    in_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written out in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from ((name, id(node) not in in_functions) for name in names)
+
+
+def violations(part, source):
+    """What in `source`, a module of kzoo's part `part`, breaks the plan: one line each."""
+    allowed = set() if part in STANDARD_LIBRARY_ONLY else BASE | (TENSORFLOW if part in ("data", "exporting") else set())
+    for name, at_module_level in imports(ast.parse(source)):
+        top, _, rest = name.partition(".")
+        if top != "kzoo":
+            if at_module_level and top not in allowed and top not in sys.stdlib_module_names:
+                yield f"{part} imports {top} at module level"
+            continue
+        other = rest.split(".")[0] if rest.split(".")[0] in FLOOR else "__init__"
+        down = other == part or FLOOR[other] < FLOOR[part]
+        if not down and (at_module_level or (part, other) not in LAZILY_UP):
+            yield f"{part} imports {name}, which does not lie below it"
+
+
+def python(code, *, folder=ROOT):
+    """The JSON that `code` prints in a fresh process."""
+    return json.loads(subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
+def loaded_after(code):
+    """The modules a fresh process holds after `code`, whose own output goes to stderr."""
+    return python(
+        f"import contextlib, json, sys\nwith contextlib.redirect_stdout(sys.stderr):\n    {code}\nprint(json.dumps(sorted(sys.modules)))"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kzoo").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    part = path.relative_to(ROOT / "kzoo").parts[0].removesuffix(".py")
+    assert part in FLOOR, f"{part} has no floor yet: give it one in FLOORS"
+    assert list(violations(part, path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("ops", "from kzoo.layers import embed"),
+        ("ops", "def f():\n    import kzoo.models.vit"),
+        ("data", "from kzoo import weights"),
+        ("exporting", "import kzoo"),
+        ("schema", "import kzoo.cli"),
+        ("models", "import tensorflow as tf"),
+        ("registry", "import keras"),
+        ("weights", "import huggingface_hub"),
+    ],
+)
+def test_a_breach_is_seen(part, source):
+    assert len(list(violations(part, source))) == 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_recipes_import_the_schema_only(path):
+    assert {name.rpartition(".")[0] for name, _ in imports(ast.parse(path.read_text()))} == {"kzoo.schema"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import kzoo",
+        "import kzoo; assert kzoo.list_models() and kzoo.list_recipes()",
+        "import kzoo; kzoo.recipe(kzoo.list_recipes()[0])",
+        "from kzoo.cli import main; assert main(['list', '--json']) == 0",
+    ],
+)
+def test_listing_is_free(code):
+    assert HEAVY & set(loaded_after(code)) == set()
+
+
+def test_building_a_vit_loads_under_a_dozen_of_our_modules():
+    ours = [name for name in loaded_after("import kzoo; kzoo.get('vit_toy')") if name.split(".")[0] == "kzoo"]
+    assert "kzoo.models.vit" in ours
+    assert len(ours) < 12, ours
