@@ -200,33 +200,34 @@ def flatten(value, prefix=""):
     return flat
 
 
-def override(recipe, changes):
+def override(owner, changes, prefix=""):
     """A copy of a (nested) dataclass with dotted keys changed; values may be typed or text from the command line.
 
-    Raises UsageError for an unknown key, naming the nearest, and for a value of the wrong type.
+    All changes take effect together, then the fields are checked. Raises UsageError for an unknown key, naming the nearest, and for
+    a value of the wrong type.
     """
-    for key, value in changes.items():
-        recipe = _override_one(recipe, key, key.split("."), value)
-    return recipe
-
-
-def _override_one(owner, whole, path, value):
     hints = typing.get_type_hints(type(owner))
-    head, rest = path[0], path[1:]
-    if head not in hints:
-        here = whole[: len(whole) - len(".".join(path))]
-        raise unknown("recipe key", whole, [here + name for name in hints])
-    current = getattr(owner, head)
-    if not rest:
-        return dataclasses.replace(owner, **{head: coerce(value, hints[head], whole)})
-    if isinstance(current, dict):
-        return dataclasses.replace(owner, **{head: {**current, ".".join(rest): plain(value)}})
-    inner = current if dataclasses.is_dataclass(current) else _dataclass_in(hints[head])
-    if inner is None:
-        raise unknown("recipe key", whole, [whole.rsplit(".", len(rest))[0]])
-    if isinstance(inner, type):
-        inner = inner()
-    return dataclasses.replace(owner, **{head: _override_one(inner, whole, rest, value)})
+    updates, nested = {}, {}
+    for key, value in changes.items():
+        head, _, rest = key.partition(".")
+        if head not in hints or (rest and not _nests(owner, head, hints[head])):
+            raise unknown("recipe key", prefix + key, [prefix + name for name in hints])
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            updates[head] = coerce(value, hints[head], prefix + key)
+    for head, inner in nested.items():
+        current = updates.get(head, getattr(owner, head))
+        if isinstance(current, dict):
+            updates[head] = current | {key: plain(value) for key, value in inner.items()}
+        else:
+            current = _dataclass_in(hints[head])() if current is None else current
+            updates[head] = override(current, inner, f"{prefix}{head}.")
+    return dataclasses.replace(owner, **updates)
+
+
+def _nests(owner, head, hint):
+    return isinstance(getattr(owner, head), dict) or _dataclass_in(hint) is not None
 
 
 def _dataclass_in(hint):
@@ -290,11 +291,9 @@ def parse(text, origin="recipe.txt"):
     record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}
     if "model" not in flat:
         raise UsageError(f"{origin} names no model; it is not the record of a run.")
-    recipe = Recipe(model=flat.pop("model"))
-    for key, value in flat.items():
-        # JSON has no tuples and quotes its own text: lists become tuples, words stay words.
-        recipe = _override_one(recipe, key, key.split("."), tuple(value) if isinstance(value, list) else value)
-    return recipe, record
+    # JSON has no tuples.
+    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}
+    return override(Recipe(model=changes.pop("model")), changes), record
 
 
 def run_as_script(module_name, recipes):

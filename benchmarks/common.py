@@ -1,0 +1,133 @@
+"""What the benchmarks share: the machine's description, peers that take turns, the one JSON line."""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = pathlib.Path(__file__).parent / "results"
+CHILD_ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}  # of the processes that are timed or killed
+PACKAGES = ("keras", "tensorflow", "jax", "torch", "timm", "keras-hub", "numpy")
+
+
+def parser(module_doc, rounds=None):
+    """The options that the benchmarks share; the description is the first line of the docstring. `rounds` is a default, if any."""
+    options = argparse.ArgumentParser(description=module_doc.splitlines()[0])
+    if rounds:
+        options.add_argument("--rounds", type=int, default=rounds, help=f"turns of each peer (default {rounds})")
+    options.add_argument("--save", action="store_true", help="also write benchmarks/results/NAME.json")
+    return options
+
+
+def environment():
+    """Date (UTC), hardware and versions that a figure is worthless without."""
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+        "device": "cpu",
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES if name in installed},
+    }
+
+
+def cores():
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _cpu_model():
+    listing = pathlib.Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def progress(text):
+    """One line for whoever is waiting; stdout stays the result's alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def interleave(peers, rounds):
+    """{name: [value of each round]} of callables that take turns; who goes first moves on with every round.
+
+    What the machine does meanwhile so falls on all peers alike. A round before the first is run and not recorded.
+    """
+    names, values = list(peers), {name: [] for name in peers}
+    for number in range(-1, rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            value = peers[name]()
+            if number >= 0:
+                values[name].append(value)
+        progress(f"round {number + 1} of {rounds}")
+    return values
+
+
+def medians(values):
+    """{name: median} of interleave()'s lists."""
+    return {name: statistics.median(series) for name, series in values.items()}
+
+
+def spread(values):
+    """{name: (largest - smallest) / median} of interleave()'s lists: how far to trust the medians."""
+    return {name: round((max(series) - min(series)) / statistics.median(series), 3) for name, series in values.items()}
+
+
+def seconds_of(call, at_least=0.3):
+    """Seconds that one `call()` takes, as the mean over as many calls as fill `at_least` seconds."""
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < at_least:
+        call()
+        count += 1
+    return elapsed / count
+
+
+class Peer:
+    """A process of its own that prepares a workload once and then times it whenever it is called.
+
+    Two frameworks in one process would share, or fight over, its threads; here the peer that has no turn waits on a pipe.
+    `setup(*arguments)` runs in the process and returns a callable without arguments; calling the Peer returns the seconds that it takes.
+    The process ends with its parent.
+    """
+
+    def __init__(self, setup, *arguments, variables=None):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, variables or {}, setup, arguments), daemon=True).start()
+        theirs.close()  # so that a dead peer is an EOFError here
+        self._pipe.recv()
+
+    def __call__(self):
+        self._pipe.send("turn")
+        return self._pipe.recv()
+
+
+def _serve(pipe, variables, setup, arguments):
+    os.environ.update(variables)
+    os.dup2(2, 1)  # what a library prints is not the result
+    workload = setup(*arguments)
+    workload()  # compilation and first touch
+    pipe.send("ready")
+    with contextlib.suppress(EOFError):  # the parent is done
+        while pipe.recv():
+            pipe.send(seconds_of(workload))
+
+
+def emit(name, result, save):
+    """Prints the result, with the environment, as one JSON line; with `save` also writes results/NAME.json, indented."""
+    result = {"benchmark": name} | result | environment()
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))

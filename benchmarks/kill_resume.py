@@ -1,0 +1,117 @@
+"""A training run killed (SIGKILL) at random moments and started again ends in the weights of the run that nobody touched, bit for bit.
+
+A toy on the embedded digits with everything random switched on, a checkpoint every three steps. Moments are uniform over the
+duration of the untouched run, so they fall into start-up, compilation, steps, saving and evaluation. A run that finishes before its
+kill is compared and another begins, until all kills are spent.
+"""
+
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.common import CHILD_ENVIRONMENT, ROOT, emit, parser, progress
+from kzoo import schema
+
+RECIPE = schema.Recipe(
+    model="vit_toy",
+    overrides={"num_classes": 10, "in_channels": 1, "drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1},
+    data=schema.Data(source="digits", batch_size=32, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
+    optim=schema.Optim(ema=0.99),
+    schedule=schema.Schedule(warmup_steps=10),
+    checkpoint=schema.Checkpoint(every_steps=3),
+    epochs=1000,
+    steps=400,  # ends the run
+    label_smoothing=0.1,
+)
+# Prints the digest of a run's final weights: names, shapes, types and every bit.
+DIGEST = """
+import hashlib, sys, kzoo
+digest = hashlib.sha256()
+for weight in kzoo.load(sys.argv[1]).weights:
+    array = weight.numpy()
+    digest.update(f"{weight.path} {array.shape} {array.dtype}".encode() + array.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def train(recipe_file, workdir, kill_after=None):
+    """Begins or continues the run in `workdir`: True when it finished, False when it was killed `kill_after` seconds after its start."""
+    command = [sys.executable, "-m", "kzoo", "train", str(recipe_file), "--workdir", str(workdir)]
+    log = workdir.with_suffix(".log")
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=output, stderr=output)
+        try:
+            status = process.wait(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return False
+    if status != 0:
+        sys.exit(f"training in {workdir.name} failed with status {status}:\n{log.read_text()[-3000:]}")
+    return True
+
+
+def killed_run(recipe_file, workdir, kills, draw_moment):
+    """Trains to the end through at most `kills` kills; returns the seconds after its start at which each process was killed."""
+    history = []
+    while len(history) < kills:
+        moment = draw_moment()
+        if train(recipe_file, workdir, kill_after=moment):
+            return history
+        history.append(round(moment, 2))
+        progress(f"{workdir.name}: killed after {moment:.1f} s, {kills - len(history)} kills left")
+    train(recipe_file, workdir)
+    return history
+
+
+def weights_digest(workdir):
+    """SHA-256 of the final weights of a run, read in a fresh process."""
+    command = [sys.executable, "-c", DIGEST, str(workdir)]
+    return subprocess.run(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+
+
+def measure(recipe, folder, kills, seed):
+    """The figures of one comparison, as emit() prints them; `folder` is empty and keeps the runs."""
+    recipe_file = folder / "recipe.txt"
+    recipe_file.write_text(schema.dump(recipe))
+    start = time.perf_counter()
+    train(recipe_file, folder / "untouched")
+    duration = time.perf_counter() - start
+    expected = weights_digest(folder / "untouched")
+    progress(f"untouched: {duration:.1f} s, weights {expected[:12]}")
+    draw, runs = random.Random(seed), []
+    while (left := kills - sum(len(run["killed_after_s"]) for run in runs)) > 0:
+        workdir = folder / f"killed_{len(runs)}"
+        history = killed_run(recipe_file, workdir, left, lambda: draw.uniform(0, duration))
+        runs.append({"killed_after_s": history, "identical": weights_digest(workdir) == expected})
+        progress(f"{workdir.name}: identical {runs[-1]['identical']}")
+    return {
+        "steps": recipe.steps,
+        "checkpoint_every_steps": recipe.checkpoint.every_steps,
+        "xla": recipe.xla,
+        "kills": kills,
+        "seed": seed,
+        "untouched_s": round(duration, 1),
+        "runs": runs,
+        "all_identical": all(run["identical"] for run in runs),
+    }
+
+
+def main():
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=20)
+    options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe, as kzoo train does")
+    options = options.parse_args()
+    recipe = schema.override(RECIPE, dict(pair.split("=", 1) for pair in options.set))
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(recipe, pathlib.Path(folder), options.kills, options.seed)
+    emit("kill_resume", result, options.save)
+    return 0 if result["all_identical"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation, two engines."""
+
+from kzoo.data.decode import decode
+from kzoo.data.loader import Loader
+from kzoo.data.pack import pack
+from kzoo.data.pixels import prepare
+from kzoo.data.sources import Source, open_source
+
+__all__ = ["Loader", "Source", "decode", "open_source", "pack", "prepare"]

@@ -1,0 +1,60 @@
+"""Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data over a stream."""
+
+import os
+
+import keras
+
+WORKERS = min(os.cpu_count() or 1, 16)
+SHUFFLE_BUFFER = 8192  # encoded records of a stream
+
+
+class Batches(keras.utils.PyDataset):
+    """batch(step) for the steps of a range, computed by threads: decoding and NumPy's loops release the GIL."""
+
+    def __init__(self, batch, steps):
+        super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=WORKERS + 2)
+        self._batch, self._steps = batch, steps
+
+    def __len__(self):
+        return len(self._steps)
+
+    def __getitem__(self, index):
+        return self._batch(self._steps[index])
+
+
+def numpy_batches(batch, steps, signature):
+    """The batches of a range of steps without TensorFlow."""
+    return Batches(batch, steps)
+
+
+def tf_batches(batch, steps, signature):
+    """The batches of a range of steps as a tf.data.Dataset of known length; signature: the (shape, dtype) of each array."""
+    import tensorflow as tf
+
+    return _mapped(tf.data.Dataset.range(steps.start, steps.stop), batch, signature)
+
+
+def stream_batches(records, batch, steps, batch_size, signature, shuffle_seed=None):
+    """The batches of a range of steps from a stream of records: batch(sample numbers (B,), *records (B,)) -> arrays.
+
+    Steps are skipped before anything is decoded. The order is the records' own or, with a seed, a shuffled one.
+    """
+    import tensorflow as tf
+
+    dataset = records.enumerate()
+    if shuffle_seed is not None:
+        dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=False)
+    dataset = dataset.skip(steps.start * batch_size).batch(batch_size).take(len(steps))
+    flat = dataset.map(lambda number, record: (number, *record))
+    return _mapped(flat, batch, signature).apply(tf.data.experimental.assert_cardinality(len(steps)))
+
+
+def _mapped(dataset, batch, signature):
+    """batch() over the elements, in parallel and in order, with static shapes."""
+    import tensorflow as tf
+
+    def load(*elements):
+        arrays = tf.numpy_function(batch, elements, [dtype for _, dtype in signature])
+        return tuple(tf.ensure_shape(array, shape) for array, (shape, _) in zip(arrays, signature, strict=True))
+
+    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

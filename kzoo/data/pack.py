@@ -1,0 +1,47 @@
+"""A data set as one .npz file that needs no TensorFlow to read."""
+
+import pathlib
+
+import numpy as np
+
+from kzoo.data.sources import open_source
+from kzoo.errors import UserError
+from kzoo.files import replacing
+
+
+def pack(source, path, data_dir=None, splits=("train", "test")):
+    """Writes the splits of the source named by a text to the .npz file `path`, at once or not at all; returns the path.
+
+    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,), class_names (K,), num_classes; read back by "npz:FILE".
+    Raises UserError where the pictures differ in size or the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise UserError(f"a packed data set is an .npz file, not {path.name!r}; name it {path.stem}.npz.")
+    arrays = {}
+    for split in splits:
+        opened = open_source(source, split, data_dir)
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = _arrays(opened)
+    arrays |= {"num_classes": np.array(opened.num_classes), "class_names": np.array(opened.class_names, dtype=str)}
+    _write(path, arrays)
+    return path
+
+
+def _arrays(source):
+    images, labels = source.batch(np.arange(len(source)))
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise UserError(f"the pictures of {source.name} differ in size (for example {_example(sizes)}); resize them to one size first.")
+    return np.asarray(images), labels
+
+
+def _example(sizes):
+    return " and ".join("x".join(map(str, size)) for size in sorted(sizes)[:2])
+
+
+def _write(path, arrays):
+    try:
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose a folder that exists and has room.") from error

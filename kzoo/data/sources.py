@@ -1,0 +1,134 @@
+"""Labelled pictures by sample number: arrays in memory, generated ones, and the table of source names."""
+
+import numpy as np
+
+from kzoo.data.randomness import uniforms
+from kzoo.errors import UsageError, UserError, unknown
+
+EVALUATION = ("test", "validation", "val")  # synonyms: a set that has one of them answers to all
+
+
+class Source:
+    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__ and read."""
+
+    name = ""
+    num_classes = 0
+    class_names = ()
+    channels = 3
+    streams = False  # True: read in file order through records() and decode() instead of batch()
+
+    def __len__(self):
+        raise NotImplementedError
+
+    def read(self, i):
+        """(uint8 (H, W, C), int label) of sample i; raises UserError naming the file of a bad picture."""
+        raise NotImplementedError
+
+    def batch(self, index):
+        """(pictures, labels int32 (B,)) of the sample numbers (B,): a list of uint8 (H, W, C), or one array where all sizes are equal."""
+        images, labels = zip(*map(self.read, index), strict=True)
+        return list(images), np.array(labels, np.int32)
+
+
+class ArraySource(Source):
+    """Pictures of equal size in memory: images uint8 (N, H, W, C), labels (N,) in 0..num_classes-1."""
+
+    def __init__(self, name, images, labels, num_classes, class_names=()):
+        check_labels(name, labels, num_classes)
+        self.name, self.num_classes, self.class_names = name, num_classes, tuple(class_names)
+        self.images, self.labels, self.channels = images, labels.astype(np.int32), images.shape[-1]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, i):
+        return self.images[i], int(self.labels[i])
+
+    def batch(self, index):
+        return self.images[index], self.labels[index]
+
+
+class FakeSource(Source):
+    """Generated gratings whose direction and fineness tell the class; the sizes vary by a few pixels. For tests and smoke runs."""
+
+    def __init__(self, name, split, *, classes=10, size=64, n=64, channels=3):
+        self.name, self.num_classes, self.channels = name, classes, channels
+        self._size, self._count, self._seed = size, n, 1 if split in EVALUATION else 0
+
+    def __len__(self):
+        return self._count
+
+    def read(self, i):
+        label = int(i) % self.num_classes
+        u = uniforms(self._seed, 0, [i], 4 + self.channels)[0]
+        height, width = (self._size + int(v * 8) for v in u[:2])
+        angle, waves = np.pi * label / self.num_classes, 3 + label % 3
+        y, x = np.mgrid[:height, :width] / self._size
+        wave = np.sin(2 * np.pi * (waves * (x * np.cos(angle) + y * np.sin(angle)) + u[2]))
+        colour = 64 + 127 * u[4:]
+        return np.clip(colour + 64 * wave[..., None], 0, 255).astype(np.uint8), label
+
+
+def open_source(spec, split, data_dir=None):
+    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits or fake[:classes=5,size=48,n=64,channels=1].
+
+    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or not readable.
+    """
+    kind, _, rest = str(spec).partition(":")
+    if kind not in _OPENERS:
+        raise unknown("data source", spec, _OPENERS)
+    if kind in ("tfds", "folder", "npz") and not rest:
+        raise UsageError(f"the data source {kind!r} needs a name or path: {kind}:WHERE.")
+    return _OPENERS[kind](spec, rest, split, data_dir)
+
+
+def check_labels(name, labels, num_classes, index=None):
+    """Raises UserError, naming the first sample, unless the labels (N,) are whole numbers in 0..num_classes-1.
+
+    index (N,) are the sample numbers, by default 0, 1, 2, ...
+    """
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{name}: labels must be whole numbers, not {labels.dtype}; store class numbers counted from 0.")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        sample = wrong[0] if index is None else index[wrong[0]]
+        raise UserError(f"{name}: sample {sample} has label {labels[wrong[0]]}, outside 0..{num_classes - 1}; correct or remove it.")
+
+
+def _fake(spec, options, split, data_dir):
+    given = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in ("classes", "size", "n", "channels"):
+            raise unknown("option of the fake source", key, ("classes", "size", "n", "channels"))
+        if not value.isdecimal() or int(value) < 1:
+            raise UsageError(f"the option {key} of the fake source must be a whole number of at least 1, not {value!r}.")
+        given[key] = int(value)
+    return FakeSource(spec, split, **given)
+
+
+def _digits(spec, rest, split, data_dir):
+    from kzoo.data.npz import open_digits
+
+    return open_digits(split)
+
+
+def _npz(spec, path, split, data_dir):
+    from kzoo.data.npz import open_npz
+
+    return open_npz(spec, path, split)
+
+
+def _folder(spec, path, split, data_dir):
+    from kzoo.data.folder import FolderSource
+
+    return FolderSource(spec, path, split)
+
+
+def _tfds(spec, name, split, data_dir):
+    from kzoo.data.tfds_source import open_tfds
+
+    return open_tfds(spec, name, split, data_dir)
+
+
+_OPENERS = {"tfds": _tfds, "folder": _folder, "npz": _npz, "digits": _digits, "fake": _fake}

@@ -1,0 +1,97 @@
+"""Opening an artifact with its own runtime. Neither Keras nor the model's code takes part, and only that runtime is imported."""
+
+import os
+import pathlib
+
+from kzoo.errors import UserError, require
+from kzoo.exporting.place import PAYLOAD, read_card
+
+
+class Artifact:
+    """An exported model: `predict` pictures; `card`, `labels`, `format`, `image_size` (height, width) and `channels` describe it."""
+
+    any_size = False  # whether pictures of other sizes than image_size are taken
+    packages = ()
+
+    def __init__(self, folder, card):
+        self.folder, self.card, self.format = pathlib.Path(folder), card, card["format"]
+        self.image_size, self.channels = tuple(card["input"]["image_size"]), card["input"]["shape"][3]
+        self.labels = tuple(card["class_names"])
+        payload = self.folder / PAYLOAD[self.format]
+        if not payload.exists():
+            raise UserError(f"{self.folder} is not complete, {payload.name} is missing; export it again.")
+        require(*self.packages, why=f"a {self.format} artifact")
+        self._open(str(payload))
+
+    def predict(self, images):
+        """uint8 (B, H, W, C), B at least 1 -> {output name: float32 array}. A SavedModel takes any height and width."""
+        shape = tuple(images.shape)
+        fits = len(shape) == 4 and shape[3] == self.channels and (self.any_size or shape[1:3] == self.image_size)
+        if images.dtype != "uint8" or not fits or not shape[0]:
+            size = "height, width" if self.any_size else ", ".join(map(str, self.image_size))
+            raise UserError(f"{self.folder.name} takes uint8 pictures of shape (batch, {size}, {self.channels}), not {images.dtype} {shape}.")
+        return self._run(images)
+
+
+class SavedModelArtifact(Artifact):
+    any_size = True
+    packages = ("tensorflow",)
+
+    def _open(self, path):
+        import tensorflow as tf
+
+        self._loaded = tf.saved_model.load(path)  # kept: the signatures do not keep the variables alive
+        self._signatures = self._loaded.signatures
+
+    def _run(self, images):
+        import tensorflow as tf
+
+        return _arrays(self._signatures["serving_default"](images=tf.constant(images)))
+
+    def predict_encoded(self, encoded):
+        """A list of encoded pictures (bytes), of any sizes -> {output name: float32 array}."""
+        import tensorflow as tf
+
+        if "serving_jpeg" not in self._signatures:
+            raise UserError(f"{self.folder.name} decodes no pictures, its model takes {self.channels} channels; use predict.")
+        return _arrays(self._signatures["serving_jpeg"](encoded=tf.constant(encoded)))
+
+
+class OnnxArtifact(Artifact):
+    packages = ("onnxruntime",)
+
+    def _open(self, path):
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def _run(self, images):
+        return dict(zip(self._names, self._session.run(self._names, {"images": images}), strict=True))
+
+
+class LiteRTArtifact(Artifact):
+    packages = ("ai_edge_litert",)
+
+    def _open(self, path):
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._run_signature = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner("serving_default")
+
+    def _run(self, images):
+        return self._run_signature(images=images)
+
+
+RUNTIMES = {"saved_model": SavedModelArtifact, "onnx": OnnxArtifact, "litert": LiteRTArtifact}
+
+
+def open_artifact(folder):
+    """The Artifact in a folder that `kzoo.export` wrote. Raises UserError where it holds none, MissingPackage without its runtime."""
+    card = read_card(folder)
+    if card is None:
+        raise UserError(f"{folder} holds no kzoo artifact; name the folder that kzoo export wrote.")
+    return RUNTIMES[card["format"]](folder, card)
+
+
+def _arrays(outputs):
+    return {name: value.numpy() for name, value in outputs.items()}

@@ -1,0 +1,175 @@
+"""The report card of an artifact: what it is, how to call it, what was measured. `card.json` for programs, `card.md` for people."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+
+from kzoo import __version__
+from kzoo.exporting.place import KIND, PAYLOAD
+
+PACKAGES = {
+    "saved_model": ("keras", "tensorflow", "numpy"),
+    "onnx": ("keras", "tensorflow", "numpy", "tf2onnx", "onnx", "onnxruntime"),
+    "litert": ("keras", "tensorflow", "numpy", "ai-edge-litert"),
+}
+SNIPPETS = {
+    "saved_model": """import tensorflow as tf
+loaded = tf.saved_model.load("1")
+images = tf.zeros((2, {height}, {width}, {channels}), tf.uint8)  # any height and width
+outputs = loaded.signatures["serving_default"](images=images)
+print(outputs["{output}"].numpy())""",
+    "onnx": """import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx")
+images = np.zeros((2, {height}, {width}, {channels}), np.uint8)
+outputs = session.run(["{output}"], {{"images": images}})
+print(outputs[0])""",
+    "litert": """import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+run = Interpreter("model.tflite").get_signature_runner("serving_default")
+images = np.zeros((2, {height}, {width}, {channels}), np.uint8)
+print(run(images=images)["{output}"])""",
+}
+
+
+def describe(serving, format, quantize):
+    """What is known before anything is measured: the part of the card that opening the artifact needs, and the model's identity."""
+    spec, (height, width) = serving.spec, serving.image_size
+    any_size = format == "saved_model"
+    shape = [None, None, None] if any_size else [None, height, width]
+    outputs = {serving.output: list(serving.model.output_shape)}
+    if serving.output == "logits":
+        outputs["probabilities"] = outputs["logits"]
+    return {
+        "kind": KIND,
+        "kzoo": __version__,
+        "format": format,
+        "payload": PAYLOAD[format],
+        "model": spec.name,
+        "overrides": spec.overrides,
+        "task": "classify" if serving.output == "logits" else "features",
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": [*shape, serving.channels],
+            "range": [0, 255],
+            "image_size": [height, width],
+            "resize": resize_text(serving, any_size),
+        },
+        "encoded_input": encoded_text(serving) if any_size else None,
+        "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in outputs.items()},
+        "classes": serving.model.output_shape[-1] if serving.output == "logits" else None,
+        "class_names": list(spec.class_names),
+        "preprocessing": {name: getattr(spec.preprocessing, name) for name in ("mean", "std", "crop_pct", "interpolation")},
+        "precision": {None: "float32", "fp16": "float16 weights", "dynamic": "8-bit weights, dynamic range"}[quantize],
+        "quantize": quantize,
+        "parameters": serving.model.count_params(),
+        "weights_sha256": weights_digest(serving.model),
+    }
+
+
+def measure(folder, format, records, times, pictures):
+    """The part of the card that was found out about the files in `folder`."""
+    payload = folder / PAYLOAD[format]
+    files = [payload, *payload.rglob("*")]
+    return {
+        "file_bytes": sum(file.stat().st_size for file in files if file.is_file()),
+        "verified": records,
+        "pictures": pictures,
+        "latency_ms": times | {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES[format]},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write(folder, card):
+    """card.json, card.md and labels.txt (class names, or numbers where there are none, one a line); returns what card.json says."""
+    card = json.loads(json.dumps(card))
+    labels = card["class_names"] or [str(i) for i in range(card["classes"] or 0)]
+    for name, text in (
+        ("card.json", json.dumps(card, indent=2) + "\n"),
+        ("card.md", markdown(card)),
+        ("labels.txt", "".join(f"{label}\n" for label in labels)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+    return card
+
+
+def resize_text(serving, any_size):
+    """How a picture comes to the size of the input, in words."""
+    (height, width), pre = serving.image_size, serving.spec.preprocessing
+    steps = f"{pre.interpolation} with antialiasing, aspect ratio kept, until it covers {_over(height, pre)} x {_over(width, pre)}"
+    if any_size:
+        return f"Any height and width; done inside: resize {steps} (height x width), crop the centre {height} x {width}, normalise."
+    return f"Resize {steps} (height x width) and crop the centre {height} x {width}; normalisation is inside."
+
+
+def encoded_text(serving):
+    """What the signature for encoded pictures takes, or None where the artifact has none."""
+    if not serving.decodes:
+        return None
+    return {
+        "name": "encoded",
+        "signature": "serving_jpeg",
+        "dtype": "string",
+        "shape": [None],
+        "takes": "JPEG (Exif orientation is applied), PNG, WebP, BMP or the first frame of a GIF, each of any size",
+    }
+
+
+def weights_digest(model):
+    """SHA-256 over shape, type and bytes of every weight, in the model's order."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.dtype}{weight.shape}".encode())
+        digest.update(weight.tobytes())
+    return digest.hexdigest()
+
+
+def markdown(card):
+    """The card as a short page."""
+    (height, width), channels = card["input"]["image_size"], card["input"]["shape"][3]
+    output = next(iter(card["outputs"]))
+    snippet = SNIPPETS[card["format"]].format(height=height, width=width, channels=channels, output=output)
+    rows = "\n".join(_row(record) for record in card["verified"])
+    times = card["latency_ms"]
+    encoded = card["encoded_input"]
+    decoding = f"\n- `{encoded['signature']}`: strings (batch,) named `{encoded['name']}`: {encoded['takes']}" if encoded else ""
+    outputs = ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in card["outputs"].items())
+    return f"""# {card["model"]} as {card["format"]}
+
+{card["parameters"]:,} parameters, {card["precision"]}, {card["file_bytes"] / 1e6:.1f} MB. Exported by kzoo {card["kzoo"]} on {card["date"][:10]}.
+
+- Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
+- Outputs: {outputs}
+- Classes: {card["classes"] or "none, the model has no head"}; their names are in `labels.txt`
+
+```python
+{snippet}
+```
+
+Compared with Keras on {card["pictures"]}:
+
+| signature | batch | height x width | largest difference | largest output | correlation | top-1 agreement |
+|---|---|---|---|---|---|---|
+{rows}
+
+One picture took {times["artifact"]} ms, in Keras {times["keras"]} ms (medians of {times["rounds"]}, taking turns, {times["cores"]} cores).
+"""
+
+
+def _row(record):
+    size = record["size"] if isinstance(record["size"], str) else " x ".join(map(str, record["size"]))
+    numbers = [f"{record['max_abs_difference']:.2g}", f"{record['largest_output']:.4g}"]
+    numbers += [f"{record[name]:.6g}" if name in record else "" for name in ("correlation", "top1_agreement")]
+    return "| " + " | ".join([record["signature"], str(record["batch"]), size, *numbers]) + " |"
+
+
+def _shape(shape):
+    return "(" + ", ".join("any" if side is None else str(side) for side in shape) + ")"
+
+
+def _over(side, preprocessing):
+    return int(side / preprocessing.crop_pct)

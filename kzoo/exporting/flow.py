@@ -1,0 +1,112 @@
+"""The way of an export: refuse, rebuild, write aside, reopen, compare, and only then move into place."""
+
+import errno
+import pathlib
+
+from kzoo.errors import UsageError, UserError, backend_name, require, unknown
+from kzoo.exporting.place import check_target, move, staging
+
+QUANTIZATIONS = {"saved_model": (), "onnx": (), "litert": ("fp16", "dynamic")}
+PACKAGES = {"saved_model": ("tensorflow",), "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "litert": ("tensorflow", "ai_edge_litert")}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=None, pictures_from="the caller's pictures"):
+    """Writes a model as an artifact folder that runs without kzoo, and returns its card.
+
+    model_or_run: a model of kzoo, or the path of a run or .keras file. format: "saved_model", "onnx" or "litert"; quantize: None, or
+    for litert "fp16" or "dynamic". pictures: uint8 arrays (h, w, c) to verify with, described by pictures_from in the card; by
+    default the embedded digits. `out` may be new, empty, or an artifact of the same format, which is replaced in one step.
+
+    Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError for an
+    unknown format or quantisation, MissingPackage where the format's packages are not installed.
+    """
+    out = pathlib.Path(out).resolve()
+    refuse(format, quantize)
+    check_target(out, format)
+    if backend_name() != "tensorflow":
+        from kzoo.exporting.relay import export_in_child
+
+        return export_in_child(model_or_run, out, format, quantize, pictures, pictures_from)
+    model = _float32(_loaded(model_or_run))
+    pictures, pictures_from = (pictures, pictures_from) if pictures else _digits()
+    try:
+        return _write(model, out, format, quantize, pictures, pictures_from)
+    except OSError as error:
+        raise UserError(f"{out} could not be written: {_reason(error)}; what was there is unchanged.") from error
+
+
+def refuse(format, quantize):
+    """Raises before any work is done: for a format or quantisation that does not exist, or packages that are not installed."""
+    if format not in QUANTIZATIONS:
+        raise unknown("export format", format, QUANTIZATIONS)
+    if quantize == "int8":
+        raise UsageError("quantize='int8' is not available in this version; quantize='dynamic' also stores weights in 8 bits.")
+    if quantize is not None and quantize not in QUANTIZATIONS[format]:
+        options = " or ".join(map(repr, QUANTIZATIONS[format])) or "nothing but None"
+        raise UsageError(f"format {format} takes {options} for quantize, not {quantize!r}.")
+    require(*PACKAGES[format], why=f"exporting to {format}")
+
+
+def _write(model, out, format, quantize, pictures, pictures_from):
+    from kzoo.exporting import card as cards
+    from kzoo.exporting.artifact import RUNTIMES
+    from kzoo.exporting.formats import WRITERS
+    from kzoo.exporting.serving import Serving
+    from kzoo.exporting.verify import latency, verify
+
+    serving = Serving(model)
+    with staging(out) as folder:
+        WRITERS[format](serving, folder, quantize)
+        card = cards.describe(serving, format, quantize)
+        artifact = RUNTIMES[format](folder, card)
+        records = verify(artifact, serving, pictures, exact=quantize is None)
+        card |= cards.measure(folder, format, records, latency(artifact, serving, pictures[0]), pictures_from)
+        card = cards.write(folder, card)
+        check_target(out, format)  # again: the work took a while
+        move(folder, out)
+    return card
+
+
+def _loaded(model_or_run):
+    """The model itself, checked to be one that can be served."""
+    model = model_or_run
+    if isinstance(model, (str, pathlib.Path)):
+        from kzoo.weights import load
+
+        model = load(model)
+    if getattr(model, "spec", None) is None:
+        raise UserError("this model carries no spec, so its preprocessing is unknown; export a model built by kzoo.get or kzoo.load.")
+    if isinstance(model.output_shape, (list, dict)):
+        raise UserError(f"{model.spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
+    return model
+
+
+def _float32(model):
+    """The model itself, or, of one that computes in reduced precision, its twin in float32 with the same weights."""
+    import keras
+
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+    from kzoo.registry import get
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        twin = get(model.spec.name, **model.spec.overrides)
+    finally:
+        keras.config.set_dtype_policy(before)
+    twin.set_weights(model.get_weights())
+    twin.spec = model.spec
+    return twin
+
+
+def _digits():
+    from kzoo.data import open_source
+
+    source = open_source("digits", "test")
+    return [source.read(i)[0] for i in range(8)], "the first 8 pictures of the embedded digits' test split"
+
+
+def _reason(error):
+    return "the disk is full, free some space" if error.errno in NO_ROOM else error.strerror or str(error)

@@ -1,0 +1,69 @@
+"""One writer a format: `write(serving, folder, quantize)` puts the payload of that format into the folder."""
+
+import tempfile
+
+import tensorflow as tf
+
+from kzoo.errors import UserError
+from kzoo.exporting.place import PAYLOAD
+
+OPSET = 18  # of ONNX: what tf2onnx writes best; onnxruntime 1.14 and later read it
+ONE_FILE = 2_000_000_000  # bytes of weights that a protocol buffer and a flat buffer can hold
+
+
+def write_saved_model(serving, folder, quantize=None):
+    """`1/`, a version folder of TensorFlow Serving: serving_default for pictures of any size, serving_jpeg for encoded ones."""
+    endpoints = {"serving_default": (serving.any_size, serving.any_size_spec())}
+    if serving.decodes:
+        endpoints["serving_jpeg"] = (serving.encoded, serving.encoded_spec())
+    _archive(serving.model, endpoints, folder / PAYLOAD["saved_model"])
+
+
+def write_onnx(serving, folder, quantize=None):
+    """`model.onnx`: uint8 pictures of the model's own size, any batch."""
+    import onnx
+    import tf2onnx
+
+    _fits_one_file(serving.model, "onnx")
+    spec = serving.own_size_spec()
+    graph, _ = tf2onnx.convert.from_function(_graph(serving.own_size, spec), [spec], opset=OPSET)
+    unknown = sorted({node.op_type for node in graph.graph.node if not onnx.defs.has(node.op_type, node.domain)})
+    if unknown:  # tf2onnx only logs these
+        raise UserError(f"ONNX has no operation for {', '.join(unknown)}, which {serving.spec.name} uses; export it as saved_model.")
+    graph.graph.name = serving.spec.name
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, folder / PAYLOAD["onnx"])
+
+
+def write_litert(serving, folder, quantize=None):
+    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input; "fp16" or "dynamic" weights."""
+    _fits_one_file(serving.model, "litert")
+    with tempfile.TemporaryDirectory(dir=folder) as archive:
+        _archive(serving.model, {"serving_default": (serving.own_size, serving.own_size_spec())}, archive)
+        converter = tf.lite.TFLiteConverter.from_saved_model(archive, signature_keys=["serving_default"])
+        if quantize:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "fp16":
+            converter.target_spec.supported_types = [tf.float16]
+        content = converter.convert()
+    (folder / PAYLOAD["litert"]).write_bytes(content)
+
+
+def _archive(model, endpoints, path):
+    """A SavedModel of {name: (function, its input)}. Keras' own ExportArchive would store every weight twice."""
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    signatures = {name: _graph(function, spec) for name, (function, spec) in endpoints.items()}
+    tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+def _graph(function, spec):
+    return tf.function(function, input_signature=[spec], autograph=False)
+
+
+def _fits_one_file(model, format):
+    if 4 * model.count_params() > ONE_FILE:
+        raise UserError(f"the model's weights exceed the 2 GB that one {format} file holds; export it as saved_model.")
+
+
+WRITERS = {"saved_model": write_saved_model, "onnx": write_onnx, "litert": write_litert}

@@ -1,0 +1,132 @@
+"""Whether an artifact, reopened by its own runtime, computes what Keras computes; and how long each takes."""
+
+import dataclasses
+import io
+import statistics
+import time
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from kzoo.data import decode, prepare
+from kzoo.errors import UserError
+
+BATCHES = (1, 3, 8)
+TOLERANCE = 1e-4  # float32: of the largest difference, in units of the largest output where that exceeds 1
+ROUNDS, SECONDS = 31, 10.0  # of timing, whichever ends first
+
+
+class Reference:
+    """The model in Keras on pictures that NumPy prepared: shares neither the graph's preprocessing nor its decoding."""
+
+    def __init__(self, serving):
+        self.serving = serving
+        spec = tf.TensorSpec((None, *serving.image_size, serving.channels), tf.float32)
+        self._outputs = tf.function(serving.outputs, input_signature=[spec])
+
+    def __call__(self, pictures, preprocessing):
+        """uint8 pictures (h, w, C) of any sizes -> {output name: float32 array}."""
+        inputs = np.stack([prepare(picture, self.serving.image_size, preprocessing) for picture in pictures])
+        return {name: value.numpy() for name, value in self._outputs(inputs).items()}
+
+
+def verify(artifact, serving, pictures, exact):
+    """Compares artifact and Keras in every way the artifact can be called; returns one record a comparison.
+
+    pictures: uint8 (h, w, c) arrays, at least one, of any sizes. Raises UserError where they disagree: any number that is not
+    finite, or, if `exact`, a difference above TOLERANCE.
+    """
+    reference, records = Reference(serving), []
+    for signature, size, batch, expected, found in _calls(artifact, serving, reference, _cycled(pictures, serving.channels)):
+        record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.output)
+        _judge(record, artifact.format, exact)
+        records.append(record)
+    return records
+
+
+def _calls(artifact, serving, reference, pictures):
+    """(signature, size, batch, expected, found) of every comparison."""
+    (height, width), spec = serving.image_size, serving.spec
+    whole = spec.preprocessing if artifact.any_size else serving.normalisation
+    sizes = [((height, width), BATCHES)]
+    if artifact.any_size:
+        sizes.append(((height * 3 // 2 + 1, width + 5), BATCHES[1:2]))
+    for size, batches in sizes:
+        images = np.stack([at_size(picture, size, spec.preprocessing) for picture in pictures])
+        for batch in batches:
+            yield "serving_default", size, batch, reference(images[:batch], whole), artifact.predict(images[:batch])
+    if artifact.any_size and serving.decodes:
+        files = [_encode(picture, kind) for picture, kind in zip(pictures[:4], ("PNG", "JPEG", "PNG", "JPEG"), strict=True)]
+        decoded = [decode(file, "a picture encoded for verification", channels=serving.channels) for file in files]
+        yield "serving_jpeg", "each its own", len(files), reference(decoded, whole), artifact.predict_encoded(files)
+
+
+def compare(expected, found, output):
+    """Largest difference over all outputs, and of the model's own output its largest value, correlation and top-1 agreement."""
+    if set(expected) != set(found) or any(expected[name].shape != found[name].shape for name in expected):
+        shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (expected, found)]
+        raise UserError(f"the artifact returned {shapes[1]} where Keras returned {shapes[0]}; report this as a bug.")
+    a, b = (np.asarray(outputs[output], np.float64) for outputs in (expected, found))
+    difference = max(float(np.max(np.abs(np.subtract(expected[name], found[name], dtype=np.float64)))) for name in expected)
+    record = {"max_abs_difference": difference, "largest_output": float(np.max(np.abs(a)))}
+    if a.std() > 0 and b.std() > 0:
+        record["correlation"] = float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    if output == "logits":
+        record["top1_agreement"] = float(np.mean(a.argmax(-1) == b.argmax(-1)))
+    return record
+
+
+def _judge(record, format, exact):
+    difference, limit = record["max_abs_difference"], TOLERANCE * max(1.0, record["largest_output"])
+    if np.isfinite(difference) and (difference <= limit or not exact):
+        return
+    where = f"{record['signature']}, batch {record['batch']}"
+    raise UserError(
+        f"the {format} artifact disagrees with Keras by {difference:.3g} where at most {limit:.3g} is allowed ({where}), "
+        "so it was not kept; try another format or report this as a bug."
+    )
+
+
+def latency(artifact, serving, picture):
+    """Median milliseconds of one picture, in Keras (its compiled function) and in the artifact, taking turns on this machine."""
+    image = at_size(_channels(picture, serving.channels), serving.image_size, serving.spec.preprocessing)[None]
+    function, spec = (serving.any_size, serving.any_size_spec()) if artifact.any_size else (serving.own_size, serving.own_size_spec())
+    keras_function = tf.function(function, input_signature=[spec], autograph=False)
+
+    def in_keras():
+        return {name: value.numpy() for name, value in keras_function(image).items()}
+
+    calls = {"keras": in_keras, "artifact": lambda: artifact.predict(image)}
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # the first call traces and allocates
+    until = time.monotonic() + SECONDS
+    while len(times["keras"]) < ROUNDS and time.monotonic() < until:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: round(statistics.median(values), 3) for name, values in times.items()} | {"batch": 1, "rounds": len(times["keras"])}
+
+
+def at_size(picture, size, preprocessing):
+    """The whole picture, uint8 (h, w, C), resampled and cropped to `size` (height, width), as uint8."""
+    zeros, ones = ((value,) * picture.shape[-1] for value in (0.0, 1.0))
+    plain = dataclasses.replace(preprocessing, mean=zeros, std=ones, crop_pct=1.0)
+    return np.rint(255.0 * prepare(picture, size, plain)).clip(0, 255).astype(np.uint8)
+
+
+def _cycled(pictures, channels):
+    """As many pictures as the largest batch needs, with the model's number of channels."""
+    return [_channels(pictures[i % len(pictures)], channels) for i in range(max(BATCHES))]
+
+
+def _channels(picture, channels):
+    return picture[..., np.arange(channels) % picture.shape[-1]]
+
+
+def _encode(picture, kind):
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, kind, quality=95)
+    return file.getvalue()

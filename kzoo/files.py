@@ -1,0 +1,26 @@
+"""Writing files so that a reader, or a run killed at any moment, finds the old content or the new, never a part. Standard library only."""
+
+import contextlib
+import os
+import pathlib
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`, else it is removed."""
+    path = pathlib.Path(path)
+    # The suffix stays, for writers that look at it.
+    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Replaces a text file whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)

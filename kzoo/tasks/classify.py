@@ -1,0 +1,65 @@
+"""Classification: softmax cross-entropy over logits; targets are labels (B,) or probabilities (B, C)."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kzoo.errors import UsageError
+
+
+def cross_entropy(logits, targets, label_smoothing=0.0):
+    """Per-sample loss (B,) in nats, float32: logits (B, C); targets integer labels (B,) or probabilities (B, C)."""
+    classes = logits.shape[-1]
+    if len(targets.shape) == 1:
+        targets = ops.one_hot(ops.cast(targets, "int32"), classes, dtype="float32")
+    targets = ops.cast(targets, "float32") * (1.0 - label_smoothing) + label_smoothing / classes
+    return -ops.sum(targets * ops.log_softmax(ops.cast(logits, "float32")), axis=-1)
+
+
+def hits(logits, targets):
+    """1.0 where the best class is the target's (its largest probability), else 0.0: (B,) float32."""
+    labels = ops.argmax(targets, axis=-1) if len(targets.shape) == 2 else targets
+    return ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32")), "float32")
+
+
+class Classify(keras.Model):
+    """Trains a classifier by cross-entropy with label smoothing; sample weights, where given, weight loss and accuracy alike."""
+
+    def __init__(self, model, label_smoothing=0.0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise UsageError(f"label_smoothing must lie in [0, 1), not {label_smoothing}.")
+        self.network, self.label_smoothing = model, label_smoothing
+        self.accuracy = keras.metrics.Mean(name="accuracy")
+
+    def build(self, input_shape):
+        self.built = True  # the model came built
+
+    def call(self, images, training=None):
+        return self.network(images, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses = cross_entropy(y_pred, y, self.label_smoothing)
+        if sample_weight is None:
+            loss = ops.mean(losses)
+        else:
+            weights = ops.cast(sample_weight, "float32")
+            loss = ops.sum(losses * weights) / ops.maximum(ops.sum(weights), 1e-12)
+        return sum(self.losses, start=loss)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.accuracy.update_state(hits(y_pred, y), sample_weight=sample_weight)
+        return self.get_metrics_result()
+
+
+def measure(logits, labels):
+    """Metrics of a whole set in float64: logits (N, C), labels (N,) -> accuracy, top5_accuracy (above 5 classes), loss, images."""
+    logits = np.asarray(logits, "float64")
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    rank = (logits > own).sum(axis=1) + ((logits == own).sum(axis=1) - 1) / 2  # ties share their ranks: a constant model is no expert
+    metrics = {"accuracy": float(np.mean(rank == 0)), "loss": float(-np.take_along_axis(log_p, labels[:, None], axis=1).mean())}
+    if logits.shape[1] > 5:
+        metrics["top5_accuracy"] = float(np.mean(rank < 5))
+    return metrics | {"images": len(labels)}

@@ -1,0 +1,295 @@
+"""kzoo.train: a recipe becomes a run in a folder, which a second call continues where it stopped."""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import math
+import pathlib
+import platform
+import tempfile
+import time
+
+import keras
+
+from kzoo import __version__, registry
+from kzoo import data as kdata
+from kzoo.errors import UserError, unknown
+from kzoo.files import replacing, write_text
+from kzoo.schema import Recipe, dump, flatten, override, parse
+from kzoo.schema import smoke as shrink
+from kzoo.tasks import task as make_task
+from kzoo.tasks.classify import measure
+from kzoo.training import logs, state
+from kzoo.training.evaluation import averaged, loader_for, predictions
+from kzoo.training.optimizer import compiled_as, learning_rate, make_optimizer, require_xla, wants_xla
+from kzoo.weights import fit_for_get, load
+from kzoo.weights.read import CHECKPOINT
+
+MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
+VERSIONS = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its metrics on the evaluation split, its history (one row an epoch)."""
+
+    workdir: pathlib.Path
+    metrics: dict
+    history: tuple[dict, ...]
+
+    @property
+    def model(self):
+        """The trained model (averaged weights where the recipe keeps an average)."""
+        return load(self.workdir)
+
+
+def find_recipe(source):
+    """(name, Recipe) from a recipe's name, a Recipe, a run's recipe.txt, or a recipe file `X.py` or `X.py:NAME`."""
+    if isinstance(source, Recipe):
+        return source.model, source
+    path, _, wanted = str(source).partition(".py:")
+    path = pathlib.Path(path + ".py" if wanted else path)
+    if path.suffix == ".txt" and path.is_file():
+        return path.parent.name, parse(path.read_text(), str(path))[0]
+    if path.suffix == ".py" and path.is_file():
+        recipes = registry.load_module(path).RECIPES
+        name = wanted or next(iter(recipes))
+        if name not in recipes:
+            raise unknown(f"recipe of {path.name}", name, recipes)
+        return name, recipes[name]
+    if path.suffix in (".txt", ".py"):
+        raise UserError(f"{path} does not exist; give the name of a recipe (kzoo.list_recipes()), a recipe file or a run's recipe.txt.")
+    return str(source), registry.recipe(str(source))
+
+
+def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
+    """Trains a recipe in `workdir` (default runs/NAME) and returns a Run; called again on the same folder, it continues.
+
+    overrides: {dotted recipe key: value}; data: another source, or a pair of kzoo.data sources (training, evaluation);
+    smoke: the toy row, generated data, two steps, in a temporary folder unless one is given.
+    Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to be had.
+    """
+    name, recipe = find_recipe(recipe)
+    if smoke:
+        recipe = shrink(recipe, registry.toy_of(recipe.model))
+        workdir = workdir or tempfile.mkdtemp(prefix=f"kzoo-smoke-{name}-")
+    recipe = override(recipe, overrides or {})
+    if isinstance(data, str):
+        recipe, data = override(recipe, {"data.source": data}), None
+    workdir = pathlib.Path(workdir or pathlib.Path("runs") / name)
+    with _claimed(workdir, recipe), _precision(recipe.precision):
+        return _Session(recipe, workdir, data).run()
+
+
+@contextlib.contextmanager
+def _claimed(workdir, recipe):
+    """Holds the folder for this process, after making sure that it is new or holds this very run."""
+    record = workdir / "recipe.txt"
+    if workdir.exists() and not record.exists() and any(p.name != ".lock" for p in workdir.iterdir()):
+        raise UserError(f"{workdir} exists and is not a run; choose another --workdir, or empty it.")
+    if record.exists():
+        old, new = flatten(parse(record.read_text(), str(record))[0]), flatten(recipe)
+        changed = sorted(k for k in old | new if json.dumps(old.get(k)) != json.dumps(new.get(k)) and k not in MAY_CHANGE)
+        if changed:
+            listed = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in changed[:4])
+            raise UserError(f"{workdir} holds a run with other settings: {listed}; continue it with the same ones or choose another --workdir.")
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+        except BlockingIOError:
+            raise UserError(f"another process is training in {workdir}; wait for it or choose another --workdir.") from None
+        yield
+
+
+@contextlib.contextmanager
+def _precision(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class _Session:
+    """One process's work on a run."""
+
+    def __init__(self, recipe, workdir, data):
+        keras.utils.set_random_seed(recipe.seed)
+        self.recipe, self.workdir = recipe, workdir
+        sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
+        self.network = self._build(sources[0])
+        self.training, self.evaluation = self._loaders(*sources)
+        per_epoch = self.training.steps_per_epoch
+        self.total_steps = min(recipe.epochs * per_epoch, recipe.steps or math.inf)
+        self.epochs = math.ceil(self.total_steps / per_epoch)
+        self.schedule = learning_rate(recipe, per_epoch, self.total_steps)
+        self.task = make_task(self.network, label_smoothing=recipe.label_smoothing)
+        self.task.compile(optimizer=make_optimizer(recipe, self.schedule, self.network), jit_compile=wants_xla(recipe))
+        require_xla(recipe, self.task)
+        self.task.optimizer.build(self.task.trainable_variables)
+        self.step, self.history, self.metrics, self.seconds = 0, [], {}, 0.0
+        self.compiled = None
+
+    def _splits(self):
+        return self.recipe.data.train_split, self.recipe.data.eval_split
+
+    def _build(self, source):
+        """The model for this data: its classes and channels are the data's where the recipe does not say otherwise."""
+        recipe = self.recipe
+        overrides = {"num_classes": source.num_classes, "in_channels": source.channels} | recipe.overrides
+        if recipe.preprocessing is not None:
+            overrides["preprocessing"] = recipe.preprocessing
+        model = registry.get(recipe.model, **overrides)
+        if source.num_classes > model.output_shape[-1]:
+            raise UserError(f"{source.name} has {source.num_classes} classes, overrides.num_classes says {model.output_shape[-1]}.")
+        names = source.class_names if len(source.class_names) == model.output_shape[-1] else ()
+        model.spec = dataclasses.replace(model.spec, class_names=tuple(names))
+        if recipe.init_from and not (self.workdir / CHECKPOINT).exists():
+            report = fit_for_get(model, recipe.init_from, asked=("image_size", "num_classes"))
+            write_text(self.workdir / "init_from.json", json.dumps({"source": recipe.init_from} | dataclasses.asdict(report), indent=1) + "\n")
+            logs.say(f"started from {recipe.init_from}: {report}")
+        return model
+
+    def _loaders(self, train_source, eval_source):
+        data = self.recipe.data
+        height, width, channels = self.network.input_shape[1:]
+        training = kdata.Loader(
+            train_source,
+            image_size=(height, width),
+            channels=channels,
+            preprocessing=self.network.spec.preprocessing,
+            batch_size=data.batch_size,
+            augment=data.augment,
+            seed=self.recipe.seed,
+        )
+        return training, loader_for(self.network, eval_source, data.eval_batch_size or data.batch_size)
+
+    def run(self):
+        metric_values = None
+        if (self.workdir / CHECKPOINT).exists():
+            meta, metric_values = state.restore(self.task, self.workdir)
+            self.step, self.history, self.metrics, self.seconds = meta["step"], meta["history"], meta["metrics"], meta["seconds"]
+            logs.say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
+        else:
+            self._record()
+        self.board = logs.TensorBoard(self.workdir, self.history)
+        self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
+        while self.step < self.total_steps:
+            self._epoch(metric_values)
+            metric_values = None
+        self.board.close()
+        return self._finish()
+
+    def _epoch(self, metric_values):
+        """Trains to the end of the current epoch (or of the run), evaluates, and saves."""
+        per_epoch = self.training.steps_per_epoch
+        epoch, done = divmod(self.step, per_epoch)
+        steps = min(per_epoch - done, self.total_steps - self.step)
+        batches = self.training.epoch(epoch, start_step=done)
+        watch = _Watch(self, epoch, metric_values)
+        self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+        self.progress.end_line()
+        row = {"epoch": epoch + 1, "step": self.step, "lr": float(self.schedule(self.step - 1)), "time": time.time()} | watch.logs
+        row |= {"images_per_second": round(self.progress.rate(self.step), 1), "minutes": round(self.seconds / 60, 3)}
+        if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
+            with averaged(self.task):
+                self.metrics = measure(*predictions(self.network, self.evaluation))
+            row |= {f"eval_{k}": self.metrics[k] for k in ("loss", "accuracy")}
+            logs.say(f"epoch {epoch + 1}/{self.epochs}: evaluation accuracy {row['eval_accuracy']:.4f}, loss {row['eval_loss']:.4f}")
+        self.history.append(row)
+        self.save()
+        logs.write_csv(self.workdir, self.history)
+        self.board.add(row)
+        logs.draw_curve(self.workdir, self.history)
+
+    def save(self):
+        meta = {
+            "step": self.step,
+            "history": self.history,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "spec": dataclasses.asdict(self.network.spec),
+            "kzoo": __version__,
+        }
+        state.save(self.task, self.workdir, meta)
+
+    def first_step_done(self):
+        """Asks the compiled step what it is, once; a run that requires XLA stops here if the answer is another."""
+        self.compiled = compiled_as(self.task)
+        require_xla(self.recipe, self.task, self.compiled)
+        self._record()
+
+    def _record(self):
+        versions = {f"version.{n}": importlib.metadata.version(n) for n in VERSIONS if _installed(n)}
+        record = versions | {
+            "version.kzoo": __version__,
+            "version.python": platform.python_version(),
+            "backend": keras.backend.backend(),
+            "devices": keras.distribution.list_devices() if keras.backend.backend() != "torch" else [],
+            "compiled": self.compiled,
+            "parameters": self.network.count_params(),
+            "steps_per_epoch": self.training.steps_per_epoch,
+            "total_steps": self.total_steps,
+            "training_images": len(self.training.source),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        path = self.workdir / "recipe.txt"
+        if path.exists():
+            record["started"] = parse(path.read_text())[1].get("started", record["started"])
+        write_text(path, dump(self.recipe, record))
+
+    def _finish(self):
+        with averaged(self.task), replacing(self.workdir / "model.keras") as temporary:
+            self.network.save(temporary)
+        write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
+        logs.say(f"done: {self.workdir}, accuracy {self.metrics['accuracy']:.4f} on {self.metrics['images']} pictures")
+        return Run(self.workdir, self.metrics, tuple(self.history))
+
+
+class _Watch(keras.callbacks.Callback):
+    """After every step: counts it, stops at a loss that is not finite, saves when it is time."""
+
+    def __init__(self, session, epoch, metric_values):
+        super().__init__()
+        self.session, self.epoch, self.metric_values = session, epoch, metric_values
+        self.logs = {}
+        self.saved_step, self.saved_time = session.step, time.monotonic()
+        self.last = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.metric_values:  # continue the epoch's running means where the checkpoint left them
+            state.set_metrics(self.session.task, self.metric_values)
+
+    def on_train_batch_end(self, batch, logs=None):
+        session, self.logs = self.session, {k: float(v) for k, v in logs.items()}
+        session.step += 1
+        now = time.monotonic()
+        session.seconds += now - self.last
+        self.last = now
+        if not math.isfinite(self.logs["loss"]):  # a running mean: once not finite, it stays so
+            raise UserError(
+                f"the loss became {self.logs['loss']} at step {session.step}; the run stopped and its last good checkpoint is kept: "
+                "lower optim.lr, warm up longer or set optim.clip_norm, in a new --workdir."
+            )
+        if session.compiled is None:
+            session.first_step_done()
+        session.progress.update(session.step, self.epoch, session.epochs, self.logs)
+        limits = session.recipe.checkpoint
+        by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
+        by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60
+        if by_steps or by_time:
+            session.save()
+            self.saved_step, self.saved_time = session.step, time.monotonic()
+
+
+def _installed(distribution):
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""Evaluation: every picture once, metrics in float64."""
+
+import contextlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from kzoo import data as kdata
+from kzoo.errors import UserError
+from kzoo.files import write_text
+from kzoo.schema import parse
+from kzoo.tasks.classify import measure
+from kzoo.training.optimizer import averages
+from kzoo.weights import load
+
+
+def predictions(model, loader):
+    """(outputs (N, ...), labels (N,)) over the loader's evaluation pass; padding left out."""
+    outputs, labels = [], []
+    for images, targets, weights in loader.evaluation():
+        real = np.asarray(weights) > 0
+        outputs.append(np.asarray(model.predict_on_batch(np.asarray(images)))[real])
+        labels.append(np.asarray(targets)[real])
+    return np.concatenate(outputs), np.concatenate(labels)
+
+
+def loader_for(model, source, batch_size):
+    """The evaluation Loader that fits a model. Raises UserError where the classes do not."""
+    classes = model.output_shape[-1]
+    if source.num_classes > classes:
+        raise UserError(f"{source.name} has {source.num_classes} classes, the model {classes}; evaluate on the data it was trained for.")
+    height, width, channels = model.input_shape[1:]
+    return kdata.Loader(
+        source, image_size=(height, width), channels=channels, preprocessing=model.spec.preprocessing, batch_size=batch_size
+    )
+
+
+@contextlib.contextmanager
+def averaged(task):
+    """Within it the task's weights are the averaged ones, where an average is kept."""
+    mean = averages(task.optimizer)
+    if mean is None:
+        yield
+        return
+    raw = [keras.ops.convert_to_numpy(v) for v in task.trainable_variables]
+    for variable, value in zip(task.trainable_variables, mean, strict=True):
+        variable.assign(value)
+    try:
+        yield
+    finally:
+        for variable, value in zip(task.trainable_variables, raw, strict=True):
+            variable.assign(value)
+
+
+def read_recipe(run):
+    """(Recipe, record) of a run's recipe.txt."""
+    path = pathlib.Path(run) / "recipe.txt"
+    if not path.is_file():
+        raise UserError(f"{run} is not a run: it has no recipe.txt; give the --workdir of kzoo train.")
+    return parse(path.read_text(), str(path))
+
+
+def evaluate(run, data=None):
+    """Metrics of a run on its evaluation split, or on another `data` source; also written to the run's evaluation.json.
+
+    accuracy, top5_accuracy (above five classes), loss in nats, images.
+    """
+    recipe, _ = read_recipe(run)
+    model = load(run)
+    source = kdata.open_source(data or recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
+    loader = loader_for(model, source, recipe.data.eval_batch_size or recipe.data.batch_size)
+    metrics = measure(*predictions(model, loader))
+    write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": source.name, **metrics}, indent=1) + "\n")
+    return metrics

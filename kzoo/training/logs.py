@@ -1,0 +1,112 @@
+"""What a run tells: progress on stderr, log.csv, TensorBoard, the learning curve. All are drawn from one history of rows."""
+
+import csv
+import importlib.util
+import io
+import shutil
+import sys
+import time
+
+from kzoo.files import replacing, write_text
+
+COLUMNS = ("epoch", "step", "lr", "loss", "accuracy", "eval_loss", "eval_accuracy", "images_per_second", "minutes")
+
+
+def say(text):
+    """A line for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def clock(seconds):
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """One line that is rewritten on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, total, batch_size, start):
+        self.total, self.batch_size, self.start = total, batch_size, start
+        self.live = sys.stderr.isatty()
+        self.began = None  # the first step compiles; the rate counts from its end
+        self.shown = 0.0
+
+    def update(self, step, epoch, epochs, logs):
+        now = time.monotonic()
+        if self.began is None:
+            self.began, self.start = now, step
+        if now - self.shown < (0.2 if self.live else 10) and step != self.total:
+            return
+        self.shown = now
+        rate = self.rate(step)
+        left = f"{rate:.0f} images/s, {clock((self.total - step) * self.batch_size / rate)} left" if rate else "compiled"
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in logs.items())
+        text = f"epoch {epoch + 1}/{epochs}  step {step}/{self.total}  {shown}  {left}"
+        print(f"\r{text:<100}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def rate(self, step):
+        """Images per second since the first step of this process."""
+        seconds = time.monotonic() - self.began if self.began else 0.0
+        return (step - self.start) * self.batch_size / seconds if seconds and step > self.start else 0.0
+
+    def end_line(self):
+        if self.live:
+            print(file=sys.stderr)
+
+
+def write_csv(run, history):
+    """log.csv, whole, so that a resumed run has no row twice."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(run / "log.csv", text.getvalue())
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, where its package is installed; rows that were lost with a kill are written anew, not twice."""
+
+    def __init__(self, run, history):
+        self.writer = None
+        if importlib.util.find_spec("tensorboard"):
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)
+            self.writer = EventFileWriter(str(run / "tensorboard"))
+        for row in history:
+            self.add(row)
+
+    def add(self, row):
+        if self.writer is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        names = {"lr": "train/lr", "loss": "train/loss", "accuracy": "train/accuracy", "eval_loss": "eval/loss"}
+        names |= {"eval_accuracy": "eval/accuracy", "images_per_second": "train/images_per_second"}
+        values = [Summary.Value(tag=tag, simple_value=row[key]) for key, tag in names.items() if key in row]
+        self.writer.add_event(Event(wall_time=row["time"], step=row["step"], summary=Summary(value=values)))
+        self.writer.flush()
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.close()
+
+
+def draw_curve(run, history):
+    """learning_curve.png: loss and accuracy over epochs, where matplotlib is installed."""
+    if not history or not importlib.util.find_spec("matplotlib"):
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for key, label in ((name, "training"), (f"eval_{name}", "evaluation")):
+            rows = [row for row in history if key in row]
+            axis.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="." if len(rows) < 40 else None, label=label)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    with replacing(run / "learning_curve.png") as temporary:
+        figure.savefig(temporary, dpi=120)

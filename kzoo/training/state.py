@@ -1,0 +1,60 @@
+"""Everything a run needs to continue bit for bit, in one file: weights, averages, optimizer, random state, metrics, position."""
+
+import json
+
+import numpy as np
+
+from kzoo.errors import UserError
+from kzoo.files import replacing
+from kzoo.training.optimizer import averages
+from kzoo.weights.read import CHECKPOINT, open_checkpoint
+
+
+def _groups(task):
+    """{key: variable} of the task's whole state. Network weights go by path; the rest, unnamed, by its fixed order."""
+    groups = {f"weights/{v.path}": v for v in task.network.weights}
+    if averages(task.optimizer):
+        groups |= {f"average/{v.path}": a for v, a in zip(task.trainable_variables, averages(task.optimizer), strict=True)}
+    known = {id(v) for v in groups.values()}
+    rest = {"optimizer": task.optimizer.variables, "metrics": task.metrics_variables, "state": task.non_trainable_variables}
+    for name, variables in rest.items():
+        fresh = [v for v in variables if id(v) not in known]
+        groups |= {f"{name}/{i:05d}": v for i, v in enumerate(fresh)}
+        known |= {id(v) for v in fresh}
+    return groups
+
+
+def save(task, run, meta):
+    """Replaces the run's checkpoint atomically. Refuses to replace a good one by weights that are not finite."""
+    if hasattr(task, "jax_state_sync"):
+        task.jax_state_sync()
+    arrays = {key: np.asarray(_host(variable)) for key, variable in _groups(task).items()}
+    bad = next((key for key, value in arrays.items() if key.startswith("weights/") and not np.isfinite(value).all()), None)
+    if bad:
+        raise UserError(f"{bad} is not finite after step {meta['step']}; the last good checkpoint is kept. Lower optim.lr or clip harder.")
+    with replacing(run / CHECKPOINT) as temporary:
+        np.savez(temporary, meta=np.frombuffer(json.dumps(meta).encode(), "uint8"), **arrays)
+
+
+def _host(variable):
+    import keras
+
+    return keras.ops.convert_to_numpy(variable)
+
+
+def restore(task, run):
+    """Fills the task from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise reset)."""
+    arrays, meta = open_checkpoint(run)
+    groups = _groups(task)
+    if set(groups) | {"meta"} != set(arrays.files) or any(arrays[k].shape != tuple(v.shape) for k, v in groups.items()):
+        raise UserError(f"the checkpoint in {run} belongs to another model or optimizer; train in another folder.")
+    for key, variable in groups.items():
+        variable.assign(arrays[key])
+    return meta, {key: arrays[key] for key in groups if key.startswith("metrics/")}
+
+
+def set_metrics(task, values):
+    """Puts metric values from restore() back."""
+    groups = _groups(task)
+    for key, value in values.items():
+        groups[key].assign(value)

@@ -1,0 +1,319 @@
+"""Artifacts against Keras, each called through its own runtime alone; what is refused; the card."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import kzoo
+from kzoo.errors import UsageError, UserError
+from kzoo.exporting.artifact import open_artifact
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("exporting runs under the TensorFlow backend; test_export_backends.py covers the others", allow_module_level=True)
+
+HEIGHT, WIDTH, NAMES = 32, 48, ("ant", "bee", "cat", "dog", "eel")
+FORMATS = ("saved_model", "onnx", "litert")
+
+
+def toy(crop_pct=0.8, class_names=NAMES, **overrides):
+    """A small model whose weights all matter: the zoo's own start has zeros in its head."""
+    overrides = {"image_size": (HEIGHT, WIDTH), "num_classes": 5} | overrides
+    model = kzoo.get("vit_toy", **overrides)
+    random = np.random.default_rng(0)
+    model.set_weights([weight + random.normal(0, 0.2, weight.shape).astype("float32") for weight in model.get_weights()])
+    preprocessing = dataclasses.replace(model.spec.preprocessing, crop_pct=crop_pct, mean=(0.3,) * model.input_shape[3])
+    model.spec = dataclasses.replace(model.spec, preprocessing=preprocessing, class_names=class_names)
+    return model
+
+
+def photos(count=8, height=70, width=60, channels=3):
+    """Smooth pictures, so that resizing them means something: uint8 (h, w, C)."""
+    random = np.random.default_rng(1)
+    small = random.integers(0, 256, (count, 6, 5, channels), dtype=np.uint8)
+    return [
+        np.stack([np.asarray(Image.fromarray(s[..., c]).resize((width, height), Image.Resampling.BICUBIC)) for c in range(channels)], -1)
+        for s in small
+    ]
+
+
+def in_keras(model, images):
+    """Logits or features of uint8 pictures that have the model's size: normalised here, by hand."""
+    mean, std = (np.float32(v) for v in (model.spec.preprocessing.mean, model.spec.preprocessing.std))
+    return model.predict_on_batch((images.astype(np.float32) / np.float32(255) - mean) / std)
+
+
+def through_pillow(model, image):
+    """The model's input from a picture of any size, resized by Pillow in float: (1, H, W, C)."""
+    pre, (height, width) = model.spec.preprocessing, model.input_shape[1:3]
+    target = int(height / pre.crop_pct), int(width / pre.crop_pct)
+    ratio = max(t / s for t, s in zip(target, image.shape[:2], strict=True))
+    h, w = (max(int(side * ratio + 0.5), t) for side, t in zip(image.shape[:2], target, strict=True))
+    planes = [Image.fromarray(image[..., c].astype(np.float32)).resize((w, h), Image.Resampling.BICUBIC) for c in range(image.shape[-1])]
+    top, left = (h - height) // 2, (w - width) // 2
+    resized = np.stack([np.asarray(p) for p in planes], -1).clip(0, 255)[top : top + height, left : left + width]
+    return ((resized / 255 - np.array(pre.mean)) / np.array(pre.std)).astype(np.float32)[None]
+
+
+def softmax(logits):
+    e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def model():
+    return toy()
+
+
+@pytest.fixture(scope="session")
+def artifacts(model, tmp_path_factory):
+    """{format: folder}, and the cards that export returned, of the one model that most tests share."""
+    root = tmp_path_factory.mktemp("artifacts")
+    cards = {format: kzoo.export(model, root / format, format=format, pictures=photos(), pictures_from="test pictures") for format in FORMATS}
+    return {format: root / format for format in FORMATS}, cards
+
+
+def own_size(count):
+    return np.random.default_rng(count).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_onnx(model, artifacts, batch):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(artifacts[0]["onnx"] / "model.onnx")
+    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [("images", "tensor(uint8)", [HEIGHT, WIDTH, 3])]
+    images = own_size(batch)
+    logits, probabilities = session.run(["logits", "probabilities"], {"images": images})
+    expected = in_keras(model, images)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    np.testing.assert_allclose(probabilities, softmax(expected), atol=1e-5)
+
+
+def test_onnx_graph_is_lean(artifacts):
+    """Shapes are constants but for the batch, and norms are single nodes: this toy has 2 blocks, 5 norms and 9 dense products."""
+    import collections
+
+    import onnx
+
+    graph = onnx.load(artifacts[0]["onnx"] / "model.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    counts = collections.Counter(node.op_type for node in graph.graph.node)
+    assert counts["Shape"] <= 1  # of the class token's batch
+    assert counts["LayerNormalization"] == 5 and counts["ReduceMean"] == 0
+    assert counts["Reshape"] == 5  # patches, and heads apart and together in each block
+    assert len(graph.graph.node) < 90
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_litert(model, artifacts, batch):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(artifacts[0]["litert"] / "model.tflite"))
+    given = interpreter.get_input_details()[0]
+    assert given["dtype"] == np.uint8 and given["shape_signature"].tolist() == [-1, HEIGHT, WIDTH, 3]
+    interpreter.resize_tensor_input(given["index"], (batch, HEIGHT, WIDTH, 3), strict=True)
+    interpreter.allocate_tensors()
+    images = own_size(batch)
+    interpreter.set_tensor(given["index"], images)
+    interpreter.invoke()
+    expected = in_keras(model, images)
+    found = {out["name"]: interpreter.get_tensor(out["index"]) for out in interpreter.get_output_details()}.values()
+    assert any(np.allclose(array, expected, atol=1e-4) for array in found)
+    assert any(np.allclose(array, softmax(expected), atol=1e-5) for array in found)
+    outputs = interpreter.get_signature_runner("serving_default")(images=images)
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-4)
+
+
+ALONE = """
+import json, sys, numpy as np, tensorflow as tf
+folder, pictures, out = sys.argv[1:]
+signatures = tf.saved_model.load(folder).signatures
+stored = np.load(pictures)
+outputs = {name: signatures["serving_default"](images=tf.constant(stored[name])) for name in stored.files}
+assert not any(name.split(".")[0] in ("kzoo", "keras") for name in sys.modules), "only TensorFlow may be loaded"
+np.savez(out, **{f"{n}_{k}": v.numpy() for n, o in outputs.items() for k, v in o.items()})
+"""
+
+
+def test_saved_model_runs_where_only_tensorflow_is_imported(model, artifacts, tmp_path):
+    batches = {f"{h}x{w}": np.stack(photos(3, h, w)) for h, w in ((70, 60), (HEIGHT, WIDTH), (20, 90), (41, 61))}
+    np.savez(tmp_path / "in.npz", **batches)
+    (tmp_path / "alone.py").write_text(ALONE)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "alone.py", str(artifacts[0]["saved_model"] / "1"), "in.npz", "out.npz"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as found:
+        for name, images in batches.items():
+            expected = model.predict_on_batch(np.concatenate([through_pillow(model, image) for image in images]))
+            # Pillow resizes in float here, with weights rounded otherwise than ours.
+            np.testing.assert_allclose(found[f"{name}_logits"], expected, atol=2e-4)
+            np.testing.assert_allclose(found[f"{name}_probabilities"], softmax(expected), atol=1e-4)
+
+
+def test_serving_jpeg_takes_mixed_files(model, artifacts):
+    import io
+
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(artifacts[0]["saved_model"] / "1")).signatures["serving_jpeg"]
+    files, expected = [], []
+    for kind, (height, width) in (("PNG", (70, 60)), ("JPEG", (33, 99)), ("BMP", (64, 64))):
+        file = io.BytesIO()
+        Image.fromarray(photos(1, height, width)[0]).save(file, kind)
+        files.append(file.getvalue())
+        expected.append(through_pillow(model, np.asarray(Image.open(file).convert("RGB"))))
+    found = signature(encoded=tf.constant(files))["logits"].numpy()
+    np.testing.assert_allclose(found, model.predict_on_batch(np.concatenate(expected)), atol=2e-4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_artifacts_open_without_keras(model, artifacts, format, tmp_path):
+    """What `kzoo predict` uses: the same numbers, the class names, and a clear word on a wrong picture."""
+    artifact = open_artifact(artifacts[0][format])
+    assert (artifact.format, artifact.image_size, artifact.channels, artifact.labels) == (format, (HEIGHT, WIDTH), 3, NAMES)
+    images = own_size(2)
+    if format == "saved_model":
+        expected = model.predict_on_batch(np.concatenate([through_pillow(model, image) for image in images]))
+    else:
+        expected = in_keras(model, images)
+    found = artifact.predict(images)
+    assert set(found) == {"logits", "probabilities"}
+    np.testing.assert_allclose(found["logits"], expected, atol=2e-4)
+    for wrong in (images.astype("float32"), images[0], images[..., :1], images[:0]):
+        with pytest.raises(UserError, match="takes uint8 pictures of shape"):
+            artifact.predict(wrong)
+    (tmp_path / "card.json").write_text((artifacts[0][format] / "card.json").read_text())
+    with pytest.raises(UserError, match="is not complete"):
+        open_artifact(tmp_path)
+
+
+def test_onnx_and_litert_open_without_tensorflow(artifacts):
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+        "import numpy as np; from kzoo.exporting.artifact import open_artifact\n"
+        f"images = np.zeros((2, {HEIGHT}, {WIDTH}, 3), np.uint8)\n"
+        "print([open_artifact(path).predict(images)['logits'].shape for path in sys.argv[1:]])"
+    )
+    folders = [str(artifacts[0][format]) for format in ("onnx", "litert")]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True)
+    assert done.stdout.strip() == "[(2, 5), (2, 5)]", done.stderr
+
+
+def test_a_picture_of_another_size_is_refused_where_nothing_resizes(artifacts):
+    for format in ("onnx", "litert"):
+        with pytest.raises(UserError, match=r"\(batch, 32, 48, 3\), not uint8 \(1, 48, 32, 3\)"):
+            open_artifact(artifacts[0][format]).predict(np.zeros((1, 48, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_card(model, artifacts, format):
+    folders, cards = artifacts
+    card = json.loads((folders[format] / "card.json").read_text())
+    assert card == cards[format]
+    assert (folders[format] / "labels.txt").read_text().split() == list(NAMES)
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"float32{weight.shape}".encode() + weight.tobytes())
+    assert card["weights_sha256"] == digest.hexdigest()
+    assert card["model"] == "vit_toy" and card["overrides"] == {"image_size": [HEIGHT, WIDTH], "num_classes": 5}
+    assert card["input"]["dtype"] == "uint8" and card["input"]["image_size"] == [HEIGHT, WIDTH]
+    assert card["parameters"] == sum(weight.size for weight in model.get_weights())
+    assert card["pictures"] == "test pictures"
+    assert {record["batch"] for record in card["verified"]} >= {1, 3, 8}
+    assert all(record["max_abs_difference"] <= 1e-4 and record["top1_agreement"] == 1 for record in card["verified"])
+    assert card["latency_ms"]["keras"] > 0 and card["latency_ms"]["artifact"] > 0
+    assert card["versions"]["keras"] == keras.__version__
+    signatures = {record["signature"] for record in card["verified"]}
+    assert signatures == ({"serving_default", "serving_jpeg"} if format == "saved_model" else {"serving_default"})
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_snippet_of_the_card_runs(artifacts, format):
+    page = (artifacts[0][format] / "card.md").read_text()
+    snippet = page.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=artifacts[0][format], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith("[[")
+
+
+def test_headless_grey_model(tmp_path):
+    model = toy(num_classes=0, in_channels=1, image_size=32, crop_pct=1.0, class_names=())
+    images = np.stack(photos(3, 32, 32, channels=1))
+    for format in FORMATS:
+        card = kzoo.export(model, tmp_path / format, format=format)  # verified on the embedded digits, which are grey
+        assert list(card["outputs"]) == ["features"] and card["classes"] is None and "digits" in card["pictures"]
+        assert (tmp_path / format / "labels.txt").read_text() == ""
+        found = open_artifact(tmp_path / format).predict(images)
+        np.testing.assert_allclose(found["features"], in_keras(model, images), atol=1e-4)
+
+
+@pytest.mark.parametrize(("quantize", "shrinks", "correlation"), [("fp16", 0.75, 0.99999), ("dynamic", 0.75, 0.99)])
+def test_quantised_litert_says_what_it_costs(artifacts, model, tmp_path, quantize, shrinks, correlation):
+    card = kzoo.export(model, tmp_path / "q", format="litert", quantize=quantize, pictures=photos())
+    assert card["file_bytes"] < shrinks * artifacts[1]["litert"]["file_bytes"]
+    images = own_size(8)
+    found = open_artifact(tmp_path / "q").predict(images)["logits"]
+    assert np.corrcoef(found.ravel(), in_keras(model, images).ravel())[0, 1] > correlation
+    assert all(0 < record["max_abs_difference"] and record["correlation"] > correlation for record in card["verified"])
+
+
+def test_other_channels_have_no_picture_decoder(tmp_path):
+    model = toy(in_channels=5, image_size=16, patch_size=8, crop_pct=1.0)
+    card = kzoo.export(model, tmp_path / "a", pictures=photos(channels=5))
+    assert card["encoded_input"] is None
+    with pytest.raises(UserError, match="decodes no pictures"):
+        open_artifact(tmp_path / "a").predict_encoded([b""])
+
+
+def test_reduced_precision_is_exported_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = toy()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    card = kzoo.export(model, tmp_path / "a", format="onnx", pictures=photos())
+    images, twin = own_size(3), toy()
+    np.testing.assert_allclose(open_artifact(tmp_path / "a").predict(images)["logits"], in_keras(twin, images), atol=1e-4)
+    assert card["precision"] == "float32" and card["trained_precision"] == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "onx"}, "unknown export format 'onx'; did you mean onnx"),
+        ({"format": "onnx", "quantize": "fp16"}, "format onnx takes nothing but None for quantize, not 'fp16'"),
+        ({"format": "litert", "quantize": "fp8"}, "format litert takes 'fp16' or 'dynamic' for quantize, not 'fp8'"),
+        ({"format": "litert", "quantize": "int8"}, "quantize='int8' is not available"),
+    ],
+)
+def test_impossible_pairs_are_refused_first(options, words, tmp_path):
+    with pytest.raises(UsageError) as refusal:
+        kzoo.export(None, tmp_path / "a", **options)
+    assert words in str(refusal.value) and list(tmp_path.iterdir()) == []
+
+
+def test_models_that_cannot_be_served(tmp_path):
+    plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    with pytest.raises(UserError, match="carries no spec"):
+        kzoo.export(plain, tmp_path / "a")
+    with pytest.raises(UserError, match="several feature maps"):
+        kzoo.export(kzoo.get("vit_toy", features_only=True), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_package_is_named(monkeypatch, tmp_path):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tf2onnx" else real(name, *rest))
+    with pytest.raises(kzoo.errors.MissingPackage, match=r'needs tf2onnx: pip install "kzoo\[export\]"'):
+        kzoo.export(None, tmp_path / "a", format="onnx")
