@@ -7,6 +7,7 @@ kill is compared and another begins, until all kills are spent.
 
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ RECIPE = schema.Recipe(
     schedule=schema.Schedule(warmup_steps=10),
     checkpoint=schema.Checkpoint(every_steps=3),
     epochs=1000,
-    steps=400,  # ends the run
+    steps=1200,  # ends the run; long enough that most kills fall into its steps
     label_smoothing=0.1,
 )
 # Prints the digest of a run's final weights: names, shapes, types and every bit.
@@ -86,7 +87,8 @@ def measure(recipe, folder, kills, seed):
     while (left := kills - sum(len(run["killed_after_s"]) for run in runs)) > 0:
         workdir = folder / f"killed_{len(runs)}"
         history = killed_run(recipe_file, workdir, left, lambda: draw.uniform(0, duration))
-        runs.append({"killed_after_s": history, "identical": weights_digest(workdir) == expected})
+        resumed = [int(step) for step in re.findall(r"from step (\d+) of", workdir.with_suffix(".log").read_text())]
+        runs.append({"killed_after_s": history, "resumed_from_step": resumed, "identical": weights_digest(workdir) == expected})
         progress(f"{workdir.name}: identical {runs[-1]['identical']}")
     return {
         "steps": recipe.steps,

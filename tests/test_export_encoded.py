@@ -35,6 +35,20 @@ def graphs():
     return {c: tf.function(lambda file, c=c: decode(file, c), input_signature=scalar, autograph=False) for c in (1, 3)}
 
 
+def narrow_grey(depth):
+    """A grey PNG of less than 8 bits, which Pillow reads but does not write: all its levels in one row, repeated."""
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    levels = 2**depth
+    row = b"\0" + int("".join(f"{level:0{depth}b}" for level in list(range(levels)) * 8), 2).to_bytes(levels * depth, "big")
+    header = struct.pack(">IIBBBBB", levels * 8, 3, depth, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 3)) + chunk(b"IEND", b"")
+
+
 EXACT = {
     "jpeg": lambda: saved(rgb(), "JPEG", quality=90),
     "jpeg grey": lambda: saved(rgb().convert("L"), "JPEG"),
@@ -43,6 +57,8 @@ EXACT = {
     "png grey": lambda: saved(rgb().convert("L"), "PNG"),
     "png palette": lambda: saved(rgb().quantize(32), "PNG"),
     "png one bit": lambda: saved(rgb().convert("1"), "PNG"),
+    "png grey, 2 bits": lambda: narrow_grey(2),
+    "png grey, 4 bits": lambda: narrow_grey(4),
     "webp": lambda: saved(rgb(), "WEBP", quality=80),
     "webp lossless": lambda: saved(rgb(), "WEBP", lossless=True),
     "bmp": lambda: saved(rgb(), "BMP"),

@@ -24,7 +24,7 @@ class FolderSource(Source):
             raise UserError(f"{name}: there is no folder {root}; check the path.")
         home = _split_folder(root, split)
         self.name = name
-        self.class_names = tuple(_classes(_split_folder(root, "train") or home or root))
+        self.class_names = tuple(_classes(root / "train" if (root / "train").is_dir() else home or root))
         self.num_classes = len(self.class_names)
         self._files, self._labels = self._list(home or root, known=home is not None)
         if home is None:
@@ -58,11 +58,12 @@ class FolderSource(Source):
 
 
 def _split_folder(root, split):
-    """root/<split> or a synonym of it, None where root has no split folders; raises UserError where it has only others."""
+    """root/<split> or a synonym of it; None where root has no split folders; raises UserError where it has only others."""
     words = (split, *EVALUATION) if split in EVALUATION else (split,)
     home = next((root / word for word in words if (root / word).is_dir()), None)
-    if home is None and (root / "train").is_dir():
-        raise UserError(f"{root} has a folder train but none for the split {split!r}; add one or name an existing split.")
+    others = [word for word in ("train", *EVALUATION) if (root / word).is_dir()]
+    if home is None and others:
+        raise UserError(f"{root} has no folder for the split {split!r}, only {', '.join(others)}; add one or name an existing split.")
     return home
 
 

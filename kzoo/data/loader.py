@@ -53,7 +53,10 @@ class Loader:
         return self._run(batch, range(start_step, self.steps_per_epoch), order_of=epoch)
 
     def evaluation(self):
-        """Every sample once, in order: images, labels and weights float32 (B,); the last batch is padded with weight 0."""
+        """Every sample once, in order: images, labels and weights float32 (B,); the last batch is padded with weight 0.
+
+        Give a compiled model its metrics as weighted_metrics, which alone see the weights.
+        """
 
         def batch(index, images, labels):
             return self._pad(self._evaluate(images), labels)

@@ -6,6 +6,7 @@ of 8x8, the values 0..16 scaled to 0..255, every fifth of each class held out as
 
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def open_npz(name, path, split):
         raise UserError(f"{name}: there is no file {path}; check the path or write one with `kzoo data pack`.") from None
     except UserError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{name} cannot be read as an .npz file ({error}); write it again with `kzoo data pack`.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{name}: {path} is damaged or no .npz file of plain arrays; write it again with `kzoo data pack`.") from error
 
 
 def _source(name, file, split):
@@ -47,7 +48,7 @@ def _source(name, file, split):
     images = images[..., None] if images.ndim == 3 else images
     labels = labels.reshape(-1) if labels.shape[1:] == (1,) else labels
     _check(name, keys, images, labels)
-    class_names = tuple(file["class_names"].tolist()) if "class_names" in file.files else ()
+    class_names = tuple(map(str, file["class_names"])) if "class_names" in file.files else ()
     num_classes = _num_classes(file, class_names)
     source = ArraySource(name, images, labels, num_classes, class_names)  # checks the labels by their number in the file
     if keys[0] == "images":
@@ -86,4 +87,4 @@ def _num_classes(file, class_names):
     if "num_classes" in file.files:
         return int(file["num_classes"])
     every = [file[key] for key in file.files if key.startswith(("y_", "labels")) or key.endswith("_labels")]
-    return 1 + max(int(labels.max()) for labels in every if labels.size and np.issubdtype(labels.dtype, np.integer))
+    return 1 + max((int(labels.max()) for labels in every if labels.size), default=0)

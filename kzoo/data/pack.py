@@ -28,6 +28,8 @@ def pack(source, path, data_dir=None, splits=("train", "test")):
 
 
 def _arrays(source):
+    if source.streams:
+        raise UserError(f"{source.name} is too large to be packed into one file; read it as it is.")
     images, labels = source.batch(np.arange(len(source)))
     sizes = {image.shape for image in images}
     if len(sizes) > 1:

@@ -1,12 +1,13 @@
 """Prepared TensorFlow Datasets for classification; nothing is ever downloaded."""
 
 import os
+import sys
 
 import numpy as np
 
 from kzoo.data.decode import decode
 from kzoo.data.sources import EVALUATION, ArraySource, Source, check_labels
-from kzoo.errors import UserError, require
+from kzoo.errors import UserError, backend_name, require
 
 IN_MEMORY = 2**30  # bytes up to which a split is read once and kept; larger ones are streamed
 
@@ -60,6 +61,7 @@ def open_tfds(spec, name, split, data_dir):
     Raises UserError for a set that is not there, an unknown split, a set that is not for classification or a label out of range.
     """
     require("tensorflow", "tensorflow_datasets", why=f"the data source {spec}")
+    _leave_accelerators_alone()
     builder = _builder(name, data_dir or os.environ.get("KZOO_DATA_DIR"))
     image, label = _features(spec, builder.info.features)
     split = _split(spec, split, builder.info.splits)
@@ -73,6 +75,14 @@ def open_tfds(spec, name, split, data_dir):
         encoded, labels = _batches(records)
         return EncodedSource(spec, encoded, labels, label, channels)
     return StreamSource(spec, records, count, label, channels)
+
+
+def _leave_accelerators_alone():
+    """TensorFlow only reads here: first imported under another backend, it must not claim the memory of that backend's device."""
+    if backend_name() != "tensorflow" and "tensorflow" not in sys.modules:
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
 
 
 def _builder(name, data_dir):

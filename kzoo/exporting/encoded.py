@@ -18,8 +18,8 @@ def decode(encoded, channels):
     rgb = tf.case(
         [
             (starts(b"\xff\xd8"), lambda: _jpeg(encoded)),
-            (starts(b"\x89PNG"), lambda: _on_white(tf.io.decode_png(encoded, channels=4))),
-            (starts(b"RIFF"), lambda: _on_white(tf.io.decode_webp(encoded, channels=4)[0])),
+            (starts(b"\x89PNG"), lambda: _png(encoded)),
+            (starts(b"RIFF"), lambda: _webp(encoded)),
         ],
         default=lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
@@ -30,6 +30,20 @@ def decode(encoded, channels):
 def _jpeg(encoded):
     # The accurate transform is the one Pillow uses; TensorFlow's default is the fast one.
     return _upright(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), orientation(encoded))
+
+
+def _png(encoded):
+    # Grey of 1, 2 or 4 bits gets a senseless alpha from TensorFlow. Byte 24 is the depth, byte 25 the colour type, 0 for grey.
+    depth, colour = tf.unstack(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8), 2)
+    narrow = tf.logical_and(colour == 0, depth < 8)
+    return tf.cond(
+        narrow, lambda: tf.io.decode_png(encoded, channels=3), lambda: _on_white(tf.io.decode_png(encoded, channels=4))
+    )
+
+
+def _webp(encoded):
+    first = tf.io.decode_webp(encoded)[0]  # of the frames; it has the file's own channels, 3 or 4
+    return tf.cond(tf.shape(first)[-1] == 4, lambda: _on_white(first), lambda: first)
 
 
 def _on_white(rgba):

@@ -28,7 +28,7 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
         from kzoo.exporting.relay import export_in_child
 
         return export_in_child(model_or_run, out, format, quantize, pictures, pictures_from)
-    model = _float32(_loaded(model_or_run))
+    model = _loaded(model_or_run)
     pictures, pictures_from = (pictures, pictures_from) if pictures else _digits()
     try:
         return _write(model, out, format, quantize, pictures, pictures_from)
@@ -55,10 +55,11 @@ def _write(model, out, format, quantize, pictures, pictures_from):
     from kzoo.exporting.serving import Serving
     from kzoo.exporting.verify import latency, verify
 
-    serving = Serving(model)
+    trained = precision(model)
+    serving = Serving(model if trained == "float32" else _in_float32(model))
     with staging(out) as folder:
         WRITERS[format](serving, folder, quantize)
-        card = cards.describe(serving, format, quantize)
+        card = cards.describe(serving, format, quantize) | {"trained_precision": trained}
         artifact = RUNTIMES[format](folder, card)
         records = verify(artifact, serving, pictures, exact=quantize is None)
         card |= cards.measure(folder, format, records, latency(artifact, serving, pictures[0]), pictures_from)
@@ -82,12 +83,15 @@ def _loaded(model_or_run):
     return model
 
 
-def _float32(model):
-    """The model itself, or, of one that computes in reduced precision, its twin in float32 with the same weights."""
+def precision(model):
+    """The policy the model computes in: "float32", or the reduced one of any of its layers."""
+    return next((layer.dtype_policy.name for layer in model.layers if layer.compute_dtype != "float32"), "float32")
+
+
+def _in_float32(model):
+    """The twin, computing in float32 with the same weights, of a model that computes in reduced precision."""
     import keras
 
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
-        return model
     from kzoo.registry import get
 
     before = keras.config.dtype_policy()

@@ -24,6 +24,8 @@ def write_onnx(serving, folder, quantize=None):
     import onnx
     import tf2onnx
 
+    from kzoo.exporting.onnx_graph import simplify
+
     _fits_one_file(serving.model, "onnx")
     spec = serving.own_size_spec()
     graph, _ = tf2onnx.convert.from_function(_graph(serving.own_size, spec), [spec], opset=OPSET)
@@ -31,6 +33,7 @@ def write_onnx(serving, folder, quantize=None):
     if unknown:  # tf2onnx only logs these
         raise UserError(f"ONNX has no operation for {', '.join(unknown)}, which {serving.spec.name} uses; export it as saved_model.")
     graph.graph.name = serving.spec.name
+    simplify(graph)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, folder / PAYLOAD["onnx"])
 

@@ -29,6 +29,7 @@ from kzoo.weights import fit_for_get, load
 from kzoo.weights.read import CHECKPOINT
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
+CURVE_SECONDS = 30  # between drawings of the learning curve, which cost more than a short epoch's bookkeeping
 VERSIONS = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorflow-datasets")
 
 
@@ -133,7 +134,7 @@ class _Session:
         require_xla(recipe, self.task)
         self.task.optimizer.build(self.task.trainable_variables)
         self.step, self.history, self.metrics, self.seconds = 0, [], {}, 0.0
-        self.compiled = None
+        self.compiled, self.drawn = None, -math.inf
 
     def _splits(self):
         return self.recipe.data.train_split, self.recipe.data.eval_split
@@ -192,7 +193,8 @@ class _Session:
         steps = min(per_epoch - done, self.total_steps - self.step)
         batches = self.training.epoch(epoch, start_step=done)
         watch = _Watch(self, epoch, metric_values)
-        self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+        with self.training.plain_errors():
+            self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
         row = {"epoch": epoch + 1, "step": self.step, "lr": float(self.schedule(self.step - 1)), "time": time.time()} | watch.logs
         row |= {"images_per_second": round(self.progress.rate(self.step), 1), "minutes": round(self.seconds / 60, 3)}
@@ -205,7 +207,12 @@ class _Session:
         self.save()
         logs.write_csv(self.workdir, self.history)
         self.board.add(row)
+        if time.monotonic() - self.drawn > CURVE_SECONDS:
+            self.draw()
+
+    def draw(self):
         logs.draw_curve(self.workdir, self.history)
+        self.drawn = time.monotonic()
 
     def save(self):
         meta = {
@@ -244,6 +251,7 @@ class _Session:
         write_text(path, dump(self.recipe, record))
 
     def _finish(self):
+        self.draw()
         with averaged(self.task), replacing(self.workdir / "model.keras") as temporary:
             self.network.save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")

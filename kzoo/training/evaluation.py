@@ -19,10 +19,11 @@ from kzoo.weights import load
 def predictions(model, loader):
     """(outputs (N, ...), labels (N,)) over the loader's evaluation pass; padding left out."""
     outputs, labels = [], []
-    for images, targets, weights in loader.evaluation():
-        real = np.asarray(weights) > 0
-        outputs.append(np.asarray(model.predict_on_batch(np.asarray(images)))[real])
-        labels.append(np.asarray(targets)[real])
+    with loader.plain_errors():
+        for images, targets, weights in loader.evaluation():
+            real = np.asarray(weights) > 0
+            outputs.append(np.asarray(model.predict_on_batch(np.asarray(images)))[real])
+            labels.append(np.asarray(targets)[real])
     return np.concatenate(outputs), np.concatenate(labels)
 
 

@@ -73,9 +73,12 @@ def compiled_as(task):
         return "not applicable (torch)"
     if backend == "jax":
         return "xla" if task.jit_compile and not task.run_eagerly else "eager"
-    functions = getattr(task.train_function, "_list_all_concrete_functions", list)()
-    bodies = [body for function in functions for body in function.graph.as_graph_def().library.function]
-    return "xla" if any(body.attr["_XlaMustCompile"].b for body in bodies) else "graph" if functions else "eager"
+    # Keras wraps its tf.functions in plain ones: `fit` traces a loop around the step, `train_on_batch` the step alone.
+    found = [cell.cell_contents for cell in task.train_function.__closure__ or ()]
+    found += [getattr(f, "__wrapped__", None) for f in found]
+    traced = [c for f in found for c in getattr(f, "_list_all_concrete_functions", list)()]
+    definitions = [d for c in traced for d in (c.function_def, *c.graph.as_graph_def().library.function)]
+    return "xla" if any(d.attr["_XlaMustCompile"].b for d in definitions) else "graph" if traced else "eager"
 
 
 def require_xla(recipe, task, compiled=None):

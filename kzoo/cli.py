@@ -1,0 +1,247 @@
+"""The command line. Each command imports what it needs when it runs, so that `kzoo list` costs milliseconds."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+
+from kzoo.errors import UsageError, UserError
+
+# A backend's own failures that say what the user has to do are told in one line too; everything else is our mistake and shows itself.
+EXPECTED = (UserError, KeyboardInterrupt)
+
+
+def main(arguments=None):
+    """Runs one command and returns the exit status: 0 done, 1 the work failed, 2 wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        return options.run(options) or 0
+    except BrokenPipeError:  # the reader of a pipe (head) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except EXPECTED as error:
+        if options.debug:
+            raise
+        print(f"kzoo: {error or 'interrupted; started again in the same folder, a run continues'}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="kzoo", description="A pluggable zoo of image models for Keras 3.")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    printing = argparse.ArgumentParser(add_help=False, parents=[shared])
+    printing.add_argument("--json", action="store_true", help="machine-readable output alone on stdout")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def command(name, run, help, *, parents=(printing,), of=commands):
+        added = of.add_parser(name, help=help, description=help, parents=list(parents))
+        added.set_defaults(run=run)
+        return added
+
+    c = command("list", list_, "names of models, or of recipes")
+    c.add_argument("pattern", nargs="?", default="*", help="shell-style, for example 'vit_*_384'")
+    c.add_argument("--task", help="only models of this task")
+    c.add_argument("--family", help="only models of this family")
+    c.add_argument("--recipes", action="store_true", help="recipes instead of models")
+
+    c = command("info", info, "what a model is: size, parameters, multiply-accumulates, features, recipes")
+    c.add_argument("name")
+
+    c = command("train", train, "train a recipe; started again on the same folder, it continues")
+    c.add_argument("recipe", help="a recipe's name, a recipe file (X.py or X.py:NAME) or a run's recipe.txt")
+    c.add_argument("--workdir", help="the run's folder (default runs/RECIPE)")
+    c.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe")
+    c.add_argument("--smoke", action="store_true", help="the toy row, generated data, two steps")
+
+    c = command("evaluate", evaluate, "metrics of a run on its evaluation split")
+    c.add_argument("folder", metavar="RUN")
+    c.add_argument("--data", help="another source, for example folder:PATH")
+
+    c = command("predict", predict, "classes of pictures by a run, an artifact or a model with weights")
+    c.add_argument("target", metavar="RUN|ARTIFACT|NAME")
+    c.add_argument("images", nargs="+", metavar="IMAGE")
+    c.add_argument("--weights", help="for a NAME: a run, .keras or .weights.h5 file")
+    c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
+    c.add_argument("--top", type=int, default=5, help="how many classes to show (default 5)")
+    c.add_argument("--out", metavar="DIR", help="also write each picture with its classes there")
+
+    c = command("export", export, "write a verified artifact: SavedModel, ONNX or LiteRT")
+    c.add_argument("target", metavar="RUN|NAME")
+    c.add_argument("--format", required=True, help="saved_model, onnx or litert")
+    c.add_argument("--out", required=True, metavar="DIR")
+    c.add_argument("--weights", help="for a NAME: a run, .keras or .weights.h5 file")
+    c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
+    c.add_argument("--quantize", help="litert: fp16 or dynamic")
+
+    c = command("check", check, "the conformance list of a model or of a family's toy, a line each")
+    c.add_argument("name", metavar="NAME|FAMILY")
+
+    data = commands.add_parser("data", help="data sets").add_subparsers(metavar="COMMAND", required=True)
+    c = command("pack", pack, "a data set as one .npz that needs no TensorFlow to read", of=data)
+    c.add_argument("source", help="for example tfds:cifar10 or folder:PATH")
+    c.add_argument("file", help="FILE.npz")
+    c.add_argument("--data-dir", help="where TFDS keeps its data (default: the setting KZOO_DATA_DIR)")
+
+    c = command("quickstart", quickstart, "train the embedded digits, export three ways, verify and show")
+    c.add_argument("--out", default="kzoo-quickstart", metavar="DIR")
+    return parser
+
+
+def _version():
+    from kzoo import __version__
+
+    return f"kzoo {__version__}"
+
+
+@contextlib.contextmanager
+def _hushed(debug):
+    """Keeps TensorFlow's start-up chatter, which is written below Python, off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if debug:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _backend(options):
+    """Imports Keras and its backend quietly."""
+    from kzoo.errors import require_backend
+
+    require_backend()
+    with _hushed(options.debug):
+        import keras  # noqa: F401
+
+
+def _emit(options, value, text):
+    """The result on stdout: JSON where it was asked for, else text."""
+    print(json.dumps(value) if options.json else text)
+
+
+def list_(options):
+    from kzoo import registry
+
+    if options.recipes:
+        names = registry.list_recipes(options.pattern)
+    else:
+        names = registry.list_models(options.pattern, task=options.task, family=options.family)
+    if not names:
+        raise UserError(f"nothing matches {options.pattern!r}; kzoo list shows every name.")
+    _emit(options, names, "\n".join(names))
+
+
+def info(options):
+    from kzoo import registry
+
+    registry.find(options.name)
+    _backend(options)
+    facts = dataclasses.asdict(registry.info(options.name))
+    shown = facts | {"params": f"{facts['params']:,}", "gmacs": f"{facts['gmacs']:.3f}", "image_size": "{} x {}".format(*facts["image_size"])}
+    stages = facts["feature_info"]
+    shown["feature_info"] = f"{len(stages)} maps, strides {sorted({s['stride'] for s in stages})}, channels {sorted({s['channels'] for s in stages})}"
+    shown |= {key: ", ".join(facts[key]) or "none" for key in ("recipes", "tags")}
+    _emit(options, facts, "\n".join(f"{key:<13} {value}" for key, value in shown.items()))
+
+
+def _settings(pairs):
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes KEY=VALUE, for example optim.lr=3e-4, not {pair!r}.")
+        settings[key] = value
+    return settings
+
+
+def train(options):
+    settings = _settings(options.set)
+    _backend(options)
+    from kzoo.training import train
+
+    run = train(options.recipe, options.workdir, settings, smoke=options.smoke)
+    _emit(options, {"workdir": str(run.workdir), **run.metrics}, f"{run.workdir}: " + _metrics(run.metrics))
+
+
+def _metrics(metrics):
+    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
+
+
+def evaluate(options):
+    _backend(options)
+    from kzoo.training import evaluate
+
+    metrics = evaluate(options.folder, options.data)
+    _emit(options, metrics, _metrics(metrics))
+
+
+def predict(options):
+    from kzoo.predicting import draw, open_target, predict
+
+    with _hushed(options.debug):  # the target decides which runtime is imported
+        predictor = open_target(options.target, options.weights, options.random_weights)
+    results = predict(predictor, options.images, options.top)
+    lines = [f"{r['image']}: " + ", ".join(f"{c['label']} {c['probability']:.4f}" for c in r["classes"]) for r in results]
+    if options.out:
+        draw(results, options.out)
+    _emit(options, results, "\n".join(lines))
+
+
+def export(options):
+    from kzoo.exporting.flow import refuse
+
+    refuse(options.format, options.quantize)
+    _backend(options)
+    from kzoo.exporting import export
+    from kzoo.predicting import open_model, run_pictures
+
+    model = open_model(options.target, options.weights, options.random_weights)
+    card = export(model, options.out, options.format, options.quantize, **run_pictures(options.target))
+    worst = max(record["max_abs_difference"] for record in card["verified"])
+    text = f"{options.out}: {card['format']}, {card['file_bytes'] / 1e6:.1f} MB, largest difference from Keras {worst:.1e}"
+    _emit(options, card, text)
+
+
+def check(options):
+    from kzoo.errors import unknown
+    from kzoo.registry import rows
+
+    families = {row.family: name for name, row in rows().items() if name.endswith("_toy")}
+    if options.name not in families and options.name not in rows():
+        raise unknown("model or family", options.name, [*families, *rows()])
+    _backend(options)
+    from kzoo.checking import run_checks
+
+    results = run_checks(families.get(options.name, options.name), show=not options.json)
+    if options.json:
+        print(json.dumps(results))
+    return 0 if all(r["result"] != "failed" for r in results) else 1
+
+
+def pack(options):
+    from kzoo.data import pack
+
+    pack(options.source, options.file, data_dir=options.data_dir)
+    _emit(options, {"file": options.file}, f"{options.source} packed into {options.file}")
+
+
+def quickstart(options):
+    _backend(options)
+    from kzoo.quickstart import quickstart
+
+    rows, text = quickstart(options.out)
+    _emit(options, rows, text)

@@ -1,0 +1,126 @@
+"""Pictures to classes, by whatever holds the model: a run, a .keras file, an artifact, or a name with weights."""
+
+import pathlib
+
+import numpy as np
+
+from kzoo import data, registry
+from kzoo.errors import UsageError, UserError, require, require_backend
+from kzoo.exporting.artifact import open_artifact
+from kzoo.exporting.place import read_card
+from kzoo.files import replacing
+from kzoo.schema import Preprocessing
+from kzoo.weights import load
+
+
+class ModelPredictor:
+    """Probabilities by a Keras model."""
+
+    def __init__(self, model):
+        if len(model.output_shape) != 2:
+            raise UserError(f"{model.spec.name} was built without a classifier's head; predict needs num_classes above 0.")
+        self.model, self.labels = model, model.spec.class_names
+        self.channels = model.input_shape[3]
+
+    def __call__(self, picture):
+        prepared = data.prepare(picture, self.model.input_shape[1:3], self.model.spec.preprocessing)
+        logits = np.asarray(self.model.predict_on_batch(prepared[None]))[0].astype("float64")
+        exp = np.exp(logits - logits.max())
+        return exp / exp.sum()
+
+
+class ArtifactPredictor:
+    """Probabilities by an exported artifact; those of one fixed size are given the resized picture, rounded to uint8."""
+
+    def __init__(self, artifact):
+        self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
+        self.preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in artifact.card["preprocessing"].items()})
+
+    def __call__(self, picture):
+        if not self.artifact.any_size:
+            fitted = data.fit(picture, self.artifact.image_size, self.preprocessing)
+            picture = np.clip(np.rint(fitted), 0, 255).astype("uint8")
+        outputs = self.artifact.predict(picture[None])
+        if "probabilities" not in outputs:
+            raise UserError(f"{self.artifact.folder} gives features, not classes; export a model with a head.")
+        return outputs["probabilities"][0]
+
+
+def open_model(target, weights=None, random_weights=False):
+    """The model of a run, a .keras file, or a NAME with weights (random ones only where allowed)."""
+    path = pathlib.Path(target)
+    if path.exists():
+        if weights:
+            raise UsageError("--weights goes with the NAME of a model; a run or a file has weights of its own.")
+        return load(path)
+    if target not in registry.rows() and (path.suffix or len(path.parts) > 1):
+        raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")
+    registry.find(target)
+    if not weights and not random_weights:
+        raise UsageError(f"{target} is a bare name: add --weights FILE (a run, .keras or .weights.h5), or --random-weights to go without.")
+    require_backend()
+    return registry.get(target, weights=weights)
+
+
+def open_target(target, weights=None, random_weights=False):
+    """A callable from one uint8 picture (h, w, c) to probabilities (classes,), with `labels` and `channels`."""
+    if pathlib.Path(target).is_dir() and read_card(target) is not None:
+        return ArtifactPredictor(open_artifact(target))
+    return ModelPredictor(open_model(target, weights, random_weights))
+
+
+def run_pictures(target, count=8):
+    """{"pictures", "pictures_from"} of a run's own evaluation data, to verify an export with; {} for other targets."""
+    if not (pathlib.Path(target) / "recipe.txt").is_file():
+        return {}
+    from kzoo.training.evaluation import read_recipe
+
+    recipe = read_recipe(target)[0]
+    try:
+        source = data.open_source(recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
+        pictures = [source.read(i)[0] for i in range(min(count, len(source)))]
+    except UserError as error:  # the data may live on another machine: the embedded pictures serve
+        print(f"verifying with the embedded pictures, the run's own cannot be read: {error}")
+        return {}
+    return {"pictures": pictures, "pictures_from": f"{recipe.data.source}, {recipe.data.eval_split} split"}
+
+
+def predict(predictor, images, top=5):
+    """[{"image": path, "classes": [{"label", "index", "probability"}, ...best first]}] of picture files.
+
+    Raises UserError that names a file that is missing or no picture.
+    """
+    if top < 1:
+        raise UsageError(f"--top must be at least 1, not {top}.")
+    results = []
+    for name in images:
+        path = pathlib.Path(name)
+        if not path.is_file():
+            raise UserError(f"{name} does not exist or is not a file; give the path of a picture.")
+        probabilities = predictor(data.decode(path.read_bytes(), str(path), channels=predictor.channels))
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        labels = predictor.labels or [str(i) for i in range(len(probabilities))]
+        classes = [{"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in best]
+        results.append({"image": str(path), "classes": classes})
+    return results
+
+
+def draw(results, folder):
+    """Writes each picture with its classes as bars into `folder` (PNG). Needs the extra "plots"."""
+    require("matplotlib", why="--out")
+    from matplotlib.figure import Figure
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, result in enumerate(results):
+        path = pathlib.Path(result["image"])
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(data.decode(path.read_bytes(), str(path)))
+        left.axis("off")
+        classes = result["classes"][::-1]
+        bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
+        right.bar_label(bars, fmt="%.3f", padding=3)
+        right.set(xlim=(0, 1.15), xlabel="probability")
+        with replacing(folder / f"{number:03d}_{path.stem}.png") as temporary:
+            figure.savefig(temporary, dpi=120)
