@@ -15,7 +15,9 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
-CHILD_ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}  # of the processes that are timed or killed
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # the figures are a CPU's, wherever they are taken
+CHILD_ENVIRONMENT = os.environ | ON_CPU | {"PYTHONPATH": str(ROOT)}  # of the processes that are timed or killed
+LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # well above 0: something else was running
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "timm", "keras-hub", "numpy")
 
 
@@ -36,6 +38,7 @@ def environment():
         "device": "cpu",
         "cpu": _cpu_model(),
         "cores": cores(),
+        "load_at_start": LOAD_AT_START,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES if name in installed},
@@ -101,10 +104,10 @@ class Peer:
     The process ends with its parent.
     """
 
-    def __init__(self, setup, *arguments, variables=None):
+    def __init__(self, setup, *arguments):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, variables or {}, setup, arguments), daemon=True).start()
+        context.Process(target=_serve, args=(theirs, setup, arguments), daemon=True).start()
         theirs.close()  # so that a dead peer is an EOFError here
         self._pipe.recv()
 
@@ -113,8 +116,8 @@ class Peer:
         return self._pipe.recv()
 
 
-def _serve(pipe, variables, setup, arguments):
-    os.environ.update(variables)
+def _serve(pipe, setup, arguments):
+    os.environ.update(ON_CPU)
     os.dup2(2, 1)  # what a library prints is not the result
     workload = setup(*arguments)
     workload()  # compilation and first touch

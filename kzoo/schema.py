@@ -22,6 +22,13 @@ def _at_least(owner, low, *names):
             raise UsageError(f"{type(owner).__name__.lower()}.{name} must be at least {low}, not {value}.")
 
 
+def _below_one(owner, *names):
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not 0 <= value < 1:
+            raise UsageError(f"{type(owner).__name__.lower()}.{name} must lie in [0, 1), not {value}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x / 255 - mean) / std."""
@@ -63,7 +70,7 @@ class Augment:
     crop_scale: tuple[float, ...] = ()  # (low, high) share of the area of a random resized crop; empty: the evaluation resize
     crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)  # (low, high) width / height of that crop
     flip: float = 0.0  # probability of a horizontal flip
-    shift: int = 0  # largest translation in pixels of the model's input, each way, the border filled with the mean colour
+    shift: int = 0  # largest translation in pixels of the model's input, each way, the edge pixels repeated
 
     def __post_init__(self):
         for name in ("crop_scale", "crop_ratio"):
@@ -110,14 +117,15 @@ class Optim:
 
     def __post_init__(self):
         _choice(self, "name", ("adamw", "sgd"))
-        _at_least(self, 0, "lr", "weight_decay", "clip_norm", "ema")
-        if self.ema is not None and not self.ema < 1:
-            raise UsageError(f"optim.ema must lie in [0, 1), not {self.ema}.")
+        _at_least(self, 0, "lr", "weight_decay", "epsilon")
+        _below_one(self, "beta_1", "beta_2", "momentum", "ema")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"optim.clip_norm must be above 0, not {self.clip_norm}; None leaves gradients as they are.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The learning rate over the run: linear warm-up from `warmup_from`, then the cosine to `min_lr`."""
+    """The learning rate over the run: linear warm-up from `warmup_from` (at most half of the run), then the cosine to `min_lr`."""
 
     name: str = "cosine"
     warmup_epochs: float = 0.0
@@ -168,9 +176,11 @@ class Recipe:
         _choice(self, "xla", ("required", "auto", "off"))
         _choice(self, "task", ("classify",))
         _at_least(self, 1, "epochs", "steps", "eval_every")
-        _at_least(self, 0, "seed")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"recipe.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
+        _below_one(self, "label_smoothing")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"recipe.seed must lie in 0..2^32 - 1, not {self.seed}.")
+        if self.schedule.min_lr > self.optim.lr:
+            raise UsageError(f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak.")
 
 
 def smoke(recipe, toy):
@@ -182,10 +192,7 @@ def smoke(recipe, toy):
     data = dataclasses.replace(
         recipe.data, source="fake", data_dir=None, train_split="train", eval_split="test", batch_size=4, eval_batch_size=4
     )
-    schedule = dataclasses.replace(recipe.schedule, warmup_epochs=0.0, warmup_steps=None if recipe.schedule.warmup_steps is None else 1)
-    return dataclasses.replace(
-        recipe, model=toy, overrides=kept, init_from=None, data=data, schedule=schedule, epochs=1, steps=2, eval_every=1
-    )
+    return dataclasses.replace(recipe, model=toy, overrides=kept, init_from=None, data=data, epochs=1, steps=2, eval_every=1)
 
 
 def flatten(value, prefix=""):
@@ -211,7 +218,7 @@ def override(owner, changes, prefix=""):
     for key, value in changes.items():
         head, _, rest = key.partition(".")
         if head not in hints or (rest and not _nests(owner, head, hints[head])):
-            raise unknown("recipe key", prefix + key, [prefix + name for name in hints])
+            raise _unknown_key(owner, key, prefix)
         if rest:
             nested.setdefault(head, {})[rest] = value
         else:
@@ -224,6 +231,12 @@ def override(owner, changes, prefix=""):
             current = _dataclass_in(hints[head])() if current is None else current
             updates[head] = override(current, inner, f"{prefix}{head}.")
     return dataclasses.replace(owner, **updates)
+
+
+def _unknown_key(owner, key, prefix):
+    """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr` means `optim.lr`."""
+    valid = [prefix + name for name in {**dict.fromkeys(f.name for f in dataclasses.fields(owner)), **flatten(owner)}]
+    return unknown("recipe key", prefix + key, [name for name in valid if name.rpartition(".")[2] == key] or valid)
 
 
 def _nests(owner, head, hint):
@@ -250,18 +263,19 @@ def plain(value):
 
 def coerce(value, hint, key):
     """`value` as the annotated type `hint`; raises UsageError that names the key and the type it wants."""
-    if value is not None and _dataclass_in(hint):
-        if isinstance(value, _dataclass_in(hint)):
-            return value
-        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{dataclasses.fields(_dataclass_in(hint))[0].name}.")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is not str and str in options and isinstance(value, str) and not (value in ("None", "null") and type(None) in options):
+    if type(None) in options and value in (None, "None", "null"):
+        return None
+    nested = _dataclass_in(hint)
+    if nested:
+        if isinstance(value, nested):
+            return value
+        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{dataclasses.fields(nested)[0].name}.")
+    if str in options and isinstance(value, str):
         return json.loads(value) if len(value) > 1 and value[0] == value[-1] == '"' else value
     value = plain(value)
     for option in options:
         origin = typing.get_origin(option) or option
-        if origin is type(None) and value is None:
-            return None
         if origin is tuple and isinstance(value, tuple):
             return tuple(coerce(v, typing.get_args(option)[0], key) for v in value)
         if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):

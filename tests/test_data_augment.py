@@ -72,7 +72,7 @@ def test_windows_follow_the_rule():
     augment = Augment(crop_scale=(0.25, 0.5), crop_ratio=(0.5, 2.0))
     top, left, height, width = plan(augment, 0, 0, np.arange(count), np.full((count, 2), 1000)).windows.T
     assert min(top.min(), left.min(), height.min(), width.min()) >= 0
-    assert (top + height).max() <= 1000 and (left + width).max() <= 1000
+    assert (top + height).max() == (left + width).max() == 1000  # inside, and the far border is reached
     # At scale <= 0.5 and ratio <= 2 every first try fits, so that area and log ratio are uniform.
     assert stats.kstest(height * width / 1e6, "uniform", (0.25, 0.25)).pvalue > 1e-3
     assert stats.kstest(np.log(width / height), "uniform", (-np.log(2), 2 * np.log(2))).pvalue > 1e-3

@@ -64,8 +64,8 @@ def test_cmyk_jpeg_is_not_inverted():
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_cut():
-    wide = np.array([[0, 257, 32768, 65535]], np.uint16)
-    np.testing.assert_array_equal(data.decode(encode(Image.fromarray(wide)), "x", 1)[..., 0], [[0, 1, 128, 255]])
+    wide = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    np.testing.assert_array_equal(data.decode(encode(Image.fromarray(wide)), "x", 1)[..., 0], np.rint(wide / 257))
 
 
 def test_transparency_is_flattened_onto_white():
@@ -115,7 +115,7 @@ def test_a_truncated_picture_is_named(form):
         data.decode(encoded[: len(encoded) // 2], "half.pic")
 
 
-@pytest.mark.parametrize("encoded", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+@pytest.mark.parametrize("encoded", [b"", b"hello", b"P6 1 1 255\nabc", encode(Image.fromarray(GREY), "TIFF")])
 def test_no_picture_is_named(encoded):
     with pytest.raises(UserError, match="notes.jpg cannot be decoded as a picture .no known picture format.; replace or remove the file"):
         data.decode(encoded, "notes.jpg")

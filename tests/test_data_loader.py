@@ -88,7 +88,7 @@ def test_an_augmented_picture_is_one_of_its_flips_and_shifts():
     source = ArraySource("set", images, np.arange(64), 64)
     made = loader(source, image_size=(6, 5), batch_size=64, augment=Augment(flip=0.5, shift=1), engine="numpy")
     batch, labels = next(iter(made.epoch(0)))
-    normal = np.pad((images / 255.0 - PREPROCESSING.mean) / PREPROCESSING.std, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    normal = np.pad((images / 255.0 - PREPROCESSING.mean) / PREPROCESSING.std, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     kinds = set()
     for image, label in zip(batch, labels, strict=True):
         options = {

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,9 +16,6 @@ from PIL import Image
 import kzoo
 from kzoo.errors import UsageError, UserError
 from kzoo.exporting.artifact import open_artifact
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("exporting runs under the TensorFlow backend; test_export_backends.py covers the others", allow_module_level=True)
 
 HEIGHT, WIDTH, NAMES = 32, 48, ("ant", "bee", "cat", "dog", "eel")
 FORMATS = ("saved_model", "onnx", "litert")
@@ -76,7 +74,9 @@ def model():
 def artifacts(model, tmp_path_factory):
     """{format: folder}, and the cards that export returned, of the one model that most tests share."""
     root = tmp_path_factory.mktemp("artifacts")
-    cards = {format: kzoo.export(model, root / format, format=format, pictures=photos(), pictures_from="test pictures") for format in FORMATS}
+    cards = {
+        format: kzoo.export(model, root / format, format=format, pictures=photos(), pictures_from="test pictures") for format in FORMATS
+    }
     return {format: root / format for format in FORMATS}, cards
 
 
@@ -194,6 +194,70 @@ def test_artifacts_open_without_keras(model, artifacts, format, tmp_path):
     (tmp_path / "card.json").write_text((artifacts[0][format] / "card.json").read_text())
     with pytest.raises(UserError, match="is not complete"):
         open_artifact(tmp_path)
+
+
+@pytest.mark.parametrize(("format", "damaged"), [("saved_model", "1/saved_model.pb"), ("onnx", "model.onnx"), ("litert", "model.tflite")])
+def test_a_damaged_artifact_is_named(artifacts, format, damaged, tmp_path):
+    folder = shutil.copytree(artifacts[0][format], tmp_path / "a")
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"{damaged.split('/')[0]} cannot be opened by .*; export it again"):
+        open_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("format", "operation", "words"),
+    [("onnx", "erfc", "ONNX has no operation for Erfc"), ("litert", "betainc", "LiteRT cannot express vit_toy")],
+)
+def test_an_operation_the_format_lacks_is_named(model, tmp_path, monkeypatch, format, operation, words):
+    import tensorflow as tf
+
+    from kzoo.exporting.serving import Serving
+
+    function = {"erfc": tf.math.erfc, "betainc": lambda x: tf.math.betainc(tf.abs(x) + 1, tf.abs(x) + 2, tf.sigmoid(x))}[operation]
+    outputs = Serving.outputs
+    monkeypatch.setattr(Serving, "outputs", lambda self, x: {name: function(value) for name, value in outputs(self, x).items()})
+    with pytest.raises(UserError, match=words):
+        kzoo.export(model, tmp_path / "a", format=format, pictures=photos())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graph_rewrites_leave_other_patterns_alone():
+    """A reshape that moves the rows, and a norm over another axis, look alike but are not: the numbers stay, so do the nodes."""
+    import onnx
+    import onnxruntime
+
+    from kzoo.exporting.onnx_graph import simplify
+
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        g (float[b, 6, 4] x) => (float[b, 4, 6] moved, float[b, 6, 4] normed)
+        <float[4, 6] kernel = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6}, float epsilon = {0.1},
+         float[1, 1, 4] gamma = {1, 2, 3, 4}, float[1, 1, 4] beta = {4, 3, 2, 1}, int64[1] axes = {1},
+         int64[2] flat = {-1, 4}, int64[3] shape = {-1, 4, 6}> {
+            rows = Reshape (x, flat)
+            product = MatMul (rows, kernel)
+            moved = Reshape (product, shape)
+            mean = ReduceMean (x, axes)
+            centred = Sub (x, mean)
+            squares = Mul (centred, centred)
+            variance = ReduceMean (squares, axes)
+            sum = Add (variance, epsilon)
+            root = Sqrt (sum)
+            inverse = Reciprocal (root)
+            scale = Mul (inverse, gamma)
+            scaled = Mul (x, scale)
+            negative = Neg (mean)
+            shifted = Mul (negative, scale)
+            offset = Add (shifted, beta)
+            normed = Add (scaled, offset)
+        }""")
+    before = model.SerializeToString()
+    simplify(model)
+    assert [node.op_type for node in model.graph.node] == [node.op_type for node in onnx.load_from_string(before).graph.node]
+    x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    old, new = (onnxruntime.InferenceSession(m).run(None, {"x": x}) for m in (before, model.SerializeToString()))
+    for a, b in zip(old, new, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_onnx_and_litert_open_without_tensorflow(artifacts):

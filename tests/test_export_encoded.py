@@ -4,12 +4,11 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageOps
 
-tf = pytest.importorskip("tensorflow", reason="the graph is TensorFlow's")
-
-from kzoo.data import decode as reference  # noqa: E402
-from kzoo.exporting.encoded import decode, orientation  # noqa: E402
+from kzoo.data import decode as reference
+from kzoo.exporting.encoded import decode, orientation
 
 
 def picture(height=37, width=53, channels=3):

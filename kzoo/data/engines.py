@@ -1,5 +1,7 @@
 """Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data over a stream."""
 
+import collections
+import concurrent.futures
 import os
 
 import keras
@@ -20,6 +22,17 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return self._batch(self._steps[index])
+
+    def __iter__(self):
+        """The batches in order, a few ahead; Keras' own threads serve fit(), evaluate() and predict() alone."""
+        ahead = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+            for index in range(len(self)):
+                ahead.append(pool.submit(self.__getitem__, index))
+                if len(ahead) > WORKERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
 
 def numpy_batches(batch, steps, signature):

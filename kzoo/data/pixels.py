@@ -1,8 +1,9 @@
 """From uint8 pictures to a model's input, in NumPy: resize (whole or a window), normalise, flip and shift."""
 
 import numpy as np
+from PIL import Image
 
-from kzoo.ops.resize import resize_weights, resized_size
+from kzoo.ops.resize import resample, resize_weights, resized_size
 
 
 def prepare(image, image_size, preprocessing):
@@ -16,15 +17,28 @@ def fit(image, image_size, preprocessing):
     if have == tuple(image_size) and preprocessing.crop_pct == 1:
         return image
     grown = resized_size(*have, image_size, preprocessing.crop_pct)
-    axes = zip(have, image_size, grown, strict=True)
-    return _resample(image, *(_axis(h, size, preprocessing.interpolation, h / g, (g - size) // 2) for h, size, g in axes))
+    rows, columns = (
+        resize_weights(side, size, preprocessing.interpolation, scale=side / full, offset=(full - size) // 2)
+        for side, size, full in zip(have, image_size, grown, strict=True)
+    )
+    return _resample(image, rows, columns)
 
 
 def fit_window(image, window, image_size, method):
-    """The window (top, left, height, width) of (h, w, C) resized to float32 (H, W, C) in 0..255."""
+    """The window (top, left, height, width) of uint8 (h, w, C) resized to uint8 (H, W, C).
+
+    Training pictures go through Pillow, as torchvision's do: the same kernels rounded to whole numbers, and several times faster.
+    """
     top, left, height, width = window
     inside = image[top : top + height, left : left + width]
-    return _resample(inside, *(resize_weights(have, size, method) for have, size in zip((height, width), image_size, strict=True)))
+    if inside.shape[-1] != 3:  # plane by plane, for Pillow would weight colours with a fourth channel as their alpha
+        return np.stack([_pillow(plane, image_size, method) for plane in np.moveaxis(inside, -1, 0)], axis=-1)
+    return _pillow(inside, image_size, method)
+
+
+def _pillow(array, image_size, method):
+    resized = Image.fromarray(np.ascontiguousarray(array)).resize((image_size[1], image_size[0]), Image.Resampling[method.upper()])
+    return np.asarray(resized)
 
 
 def normalise(images, preprocessing):
@@ -37,30 +51,20 @@ def normalise(images, preprocessing):
 
 
 def move(images, flips, shifts):
-    """Flips (B,) bool mirror left and right, then shifts (B, 2) int (down, right) translate; zeros come in from outside.
+    """Flips (B,) bool mirror left and right, then shifts (B, 2) int (down, right) translate; the edge pixels repeat outwards.
 
-    images (B, H, W, C) normalised, so that zero is the mean colour. |shift| < H, W.
+    images (B, H, W, C). Repeated edges look like more of the same picture, whatever its background.
     """
     if not (flips.any() or shifts.any()):
         return images
     height, width = images.shape[1:3]
-    out = np.zeros_like(images)
+    rows, columns = np.arange(height), np.arange(width)
+    out = np.empty_like(images)
     for target, image, flip, (down, right) in zip(out, images, flips, shifts.tolist(), strict=True):
         image = image[:, ::-1] if flip else image
-        inside = image[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
-        target[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = inside
+        target[:] = image[np.clip(rows - down, 0, height - 1)][:, np.clip(columns - right, 0, width - 1)]
     return out
 
 
-def _axis(have, size, method, scale, offset):
-    return resize_weights(have, size, method, scale=scale, offset=offset)
-
-
-def _resample(images, rows, columns):
-    """kzoo.ops.resize.resample and its clipping to 0..255, as two large products: many times faster here than one for each line."""
-    *lead, height, width, channels = images.shape
-    x = np.matmul(rows, images.astype(np.float32).reshape(*lead, height, width * channels))
-    x = x.reshape(*lead, len(rows), width, channels).swapaxes(-3, -2)
-    x = np.matmul(columns, x.reshape(*lead, width, len(rows) * channels))
-    x = x.reshape(*lead, len(columns), len(rows), channels).swapaxes(-3, -2)
-    return np.clip(x, 0, 255)  # bicubic overshoots
+def _resample(image, rows, columns):
+    return np.clip(resample(image.astype(np.float32), rows, columns), 0, 255)  # bicubic overshoots

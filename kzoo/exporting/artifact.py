@@ -21,7 +21,11 @@ class Artifact:
         if not payload.exists():
             raise UserError(f"{self.folder} is not complete, {payload.name} is missing; export it again.")
         require(*self.packages, why=f"a {self.format} artifact")
-        self._open(str(payload))
+        try:
+            self._open(str(payload))
+        except Exception as error:  # every runtime has its own classes for a file it cannot read
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{payload} cannot be opened by {self.packages[0]} ({reason}); export it again.") from error
 
     def predict(self, images):
         """uint8 (B, H, W, C), B at least 1 -> {output name: float32 array}. A SavedModel takes any height and width."""
@@ -29,7 +33,9 @@ class Artifact:
         fits = len(shape) == 4 and shape[3] == self.channels and (self.any_size or shape[1:3] == self.image_size)
         if images.dtype != "uint8" or not fits or not shape[0]:
             size = "height, width" if self.any_size else ", ".join(map(str, self.image_size))
-            raise UserError(f"{self.folder.name} takes uint8 pictures of shape (batch, {size}, {self.channels}), not {images.dtype} {shape}.")
+            raise UserError(
+                f"{self.folder.name} takes uint8 pictures of shape (batch, {size}, {self.channels}), not {images.dtype} {shape}."
+            )
         return self._run(images)
 
 

@@ -9,6 +9,7 @@ import platform
 
 from kzoo import __version__
 from kzoo.exporting.place import KIND, PAYLOAD
+from kzoo.registry import find
 
 PACKAGES = {
     "saved_model": ("keras", "tensorflow", "numpy"),
@@ -49,7 +50,7 @@ def describe(serving, format, quantize):
         "payload": PAYLOAD[format],
         "model": spec.name,
         "overrides": spec.overrides,
-        "task": "classify" if serving.output == "logits" else "features",
+        "task": find(spec.name).task,
         "input": {
             "name": "images",
             "dtype": "uint8",
@@ -134,13 +135,13 @@ def markdown(card):
     output = next(iter(card["outputs"]))
     snippet = SNIPPETS[card["format"]].format(height=height, width=width, channels=channels, output=output)
     rows = "\n".join(_row(record) for record in card["verified"])
-    times = card["latency_ms"]
+    times, size = card["latency_ms"], f"{card['file_bytes'] / 1e6:.1f}"
     encoded = card["encoded_input"]
     decoding = f"\n- `{encoded['signature']}`: strings (batch,) named `{encoded['name']}`: {encoded['takes']}" if encoded else ""
     outputs = ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in card["outputs"].items())
     return f"""# {card["model"]} as {card["format"]}
 
-{card["parameters"]:,} parameters, {card["precision"]}, {card["file_bytes"] / 1e6:.1f} MB. Exported by kzoo {card["kzoo"]} on {card["date"][:10]}.
+{card["parameters"]:,} parameters, {card["precision"]}, {size} MB. Exported by kzoo {card["kzoo"]} on {card["date"][:10]}.
 
 - Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
 - Outputs: {outputs}

@@ -36,9 +36,7 @@ def _png(encoded):
     # Grey of 1, 2 or 4 bits gets a senseless alpha from TensorFlow. Byte 24 is the depth, byte 25 the colour type, 0 for grey.
     depth, colour = tf.unstack(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8), 2)
     narrow = tf.logical_and(colour == 0, depth < 8)
-    return tf.cond(
-        narrow, lambda: tf.io.decode_png(encoded, channels=3), lambda: _on_white(tf.io.decode_png(encoded, channels=4))
-    )
+    return tf.cond(narrow, lambda: tf.io.decode_png(encoded, channels=3), lambda: _on_white(tf.io.decode_png(encoded, channels=4)))
 
 
 def _webp(encoded):

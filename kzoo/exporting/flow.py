@@ -7,7 +7,11 @@ from kzoo.errors import UsageError, UserError, backend_name, require, unknown
 from kzoo.exporting.place import check_target, move, staging
 
 QUANTIZATIONS = {"saved_model": (), "onnx": (), "litert": ("fp16", "dynamic")}
-PACKAGES = {"saved_model": ("tensorflow",), "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "litert": ("tensorflow", "ai_edge_litert")}
+PACKAGES = {
+    "saved_model": ("tensorflow",),
+    "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+    "litert": ("tensorflow", "ai_edge_litert"),
+}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -29,7 +33,7 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
 
         return export_in_child(model_or_run, out, format, quantize, pictures, pictures_from)
     model = _loaded(model_or_run)
-    pictures, pictures_from = (pictures, pictures_from) if pictures else _digits()
+    pictures, pictures_from = _digits() if pictures is None else (_checked(pictures), pictures_from)
     try:
         return _write(model, out, format, quantize, pictures, pictures_from)
     except OSError as error:
@@ -103,6 +107,12 @@ def _in_float32(model):
     twin.set_weights(model.get_weights())
     twin.spec = model.spec
     return twin
+
+
+def _checked(pictures):
+    if len(pictures) and all(getattr(p, "dtype", None) == "uint8" and p.ndim == 3 for p in pictures):
+        return list(pictures)
+    raise UsageError("pictures to verify with are a list of at least one uint8 array of shape (height, width, channels).")
 
 
 def _digits():

@@ -1,5 +1,7 @@
 """One writer a format: `write(serving, folder, quantize)` puts the payload of that format into the folder."""
 
+import errno
+import os
 import tempfile
 
 import tensorflow as tf
@@ -48,8 +50,16 @@ def write_litert(serving, folder, quantize=None):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "fp16":
             converter.target_spec.supported_types = [tf.float16]
-        content = converter.convert()
+        content = _converted(converter, serving.spec.name)
     (folder / PAYLOAD["litert"]).write_bytes(content)
+
+
+def _converted(converter, name):
+    try:
+        return converter.convert()
+    except Exception as error:  # the converter's own class is not public
+        reason = next((line for line in str(error).splitlines() if "op" in line.lower()), type(error).__name__)
+        raise UserError(f"LiteRT cannot express {name} ({reason.strip()[:200]}); export it as saved_model or onnx.") from error
 
 
 def _archive(model, endpoints, path):
@@ -57,7 +67,12 @@ def _archive(model, endpoints, path):
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     signatures = {name: _graph(function, spec) for name, (function, spec) in endpoints.items()}
-    tf.saved_model.save(module, str(path), signatures=signatures)
+    try:
+        tf.saved_model.save(module, str(path), signatures=signatures)
+    except tf.errors.ResourceExhaustedError as error:
+        if "No space left" not in str(error):  # TensorFlow's words for ENOSPC; the same class stands for memory
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _graph(function, spec):

@@ -95,7 +95,10 @@ def _gelu_erf(graph, found, shapes, constants, node):
     if factor is None or not np.allclose(numpy_helper.to_array(factor), 0.5**0.5, rtol=1e-6):
         return None
     root, scaled = _constant(graph, constants, "sqrt_2", np.float32(2**0.5)), f"{node.output[0]}/scaled"
-    return [helper.make_node("Div", [found["x"], root], [scaled], name=scaled), helper.make_node("Erf", [scaled], list(node.output), name=node.name)]
+    return [
+        helper.make_node("Div", [found["x"], root], [scaled], name=scaled),
+        helper.make_node("Erf", [scaled], list(node.output), name=node.name),
+    ]
 
 
 def _vector(graph, constants, name, value):

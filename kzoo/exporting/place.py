@@ -26,7 +26,8 @@ def read_card(folder):
         card = json.loads((pathlib.Path(folder) / "card.json").read_text())
     except (OSError, ValueError):
         return None
-    return card if isinstance(card, dict) and card.get("kind") == KIND else None
+    ours = isinstance(card, dict) and card.get("kind") == KIND and card.get("format") in PAYLOAD
+    return card if ours else None
 
 
 def check_target(out, format):

@@ -24,7 +24,7 @@ def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from
         source = pathlib.Path(model_or_run).resolve() if isinstance(model_or_run, (str, pathlib.Path)) else folder / "model.keras"
         if source.parent == folder:
             model_or_run.save(source)
-        if pictures:
+        if pictures is not None:
             np.savez(folder / "pictures.npz", *pictures)
         job = {"source": str(source), "out": str(out), "format": format, "quantize": quantize, "pictures_from": pictures_from}
         (folder / "job.json").write_text(json.dumps(job))

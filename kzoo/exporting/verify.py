@@ -1,5 +1,6 @@
 """Whether an artifact, reopened by its own runtime, computes what Keras computes; and how long each takes."""
 
+import contextlib
 import dataclasses
 import io
 import statistics
@@ -23,7 +24,7 @@ class Reference:
     def __init__(self, serving):
         self.serving = serving
         spec = tf.TensorSpec((None, *serving.image_size, serving.channels), tf.float32)
-        self._outputs = tf.function(serving.outputs, input_signature=[spec])
+        self._outputs = tf.function(serving.outputs, input_signature=[spec], autograph=False)
 
     def __call__(self, pictures, preprocessing):
         """uint8 pictures (h, w, C) of any sizes -> {output name: float32 array}."""
@@ -38,11 +39,23 @@ def verify(artifact, serving, pictures, exact):
     finite, or, if `exact`, a difference above TOLERANCE.
     """
     reference, records = Reference(serving), []
-    for signature, size, batch, expected, found in _calls(artifact, serving, reference, _cycled(pictures, serving.channels)):
-        record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.output)
-        _judge(record, artifact.format, exact)
-        records.append(record)
+    with _full_float32():
+        for signature, size, batch, expected, found in _calls(artifact, serving, reference, _cycled(pictures, serving.channels)):
+            record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.output)
+            _judge(record, artifact.format, exact)
+            records.append(record)
     return records
+
+
+@contextlib.contextmanager
+def _full_float32():
+    """Keeps TensorFlow from rounding products to 10 bits on GPUs, which it does by default (TensorFloat-32)."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def _calls(artifact, serving, reference, pictures):

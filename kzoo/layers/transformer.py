@@ -3,10 +3,15 @@
 Softmax and norms compute in float32 under mixed precision; token counts are static, so that no export has to compute shapes.
 """
 
+import math
+
 import keras
 from keras import ops
 
-from kzoo.ops.activation import gelu
+
+def gelu(x):
+    """The exact (erf) GELU of any-shaped `x`. Keras' own becomes an `Erfc` node, which no ONNX runtime knows."""
+    return 0.5 * x * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
 
 
 def _dense(units, policy, name, use_bias=True, bias_stddev=None, kernel_scale=1.0):

@@ -44,11 +44,16 @@ def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.
 
 
 def resample(images, rows, columns, xp=np):
-    """Applies resize_weights matrices to images (..., H, W, C): rows (h, H), columns (w, W) -> (..., h, w, C) float32."""
-    images = xp.swapaxes(images, -1, -2)  # (..., H, C, W): the columns' product is then one plain matmul
-    images = xp.swapaxes(xp.matmul(images, xp.transpose(columns)), -1, -2)  # (..., H, w, C)
-    images = xp.swapaxes(images, -3, -2)  # (..., w, H, C)
-    return xp.swapaxes(xp.matmul(rows, images), -3, -2)
+    """Applies resize_weights matrices to images (..., H, W, C): rows (h, H), columns (w, W) -> (..., h, w, C).
+
+    Two large products; the rows' comes first because it needs no transposition of the large side.
+    """
+    *lead, height, width, channels = xp.shape(images)
+    h, w = rows.shape[0], columns.shape[0]
+    x = xp.matmul(rows, xp.reshape(images, (*lead, height, width * channels)))
+    x = xp.swapaxes(xp.reshape(x, (*lead, h, width, channels)), -3, -2)
+    x = xp.matmul(columns, xp.reshape(x, (*lead, width, h * channels)))
+    return xp.swapaxes(xp.reshape(x, (*lead, w, h, channels)), -3, -2)
 
 
 def resized_size(height, width, image_size, crop_pct):

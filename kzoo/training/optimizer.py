@@ -9,11 +9,10 @@ from kzoo.errors import UserError
 
 
 def learning_rate(recipe, steps_per_epoch, total_steps):
-    """The schedule over `total_steps` optimizer steps: linear warm-up, then the cosine to min_lr."""
+    """The schedule over `total_steps` optimizer steps: linear warm-up (at most half of the run), then the cosine to min_lr."""
     schedule, peak = recipe.schedule, recipe.optim.lr
     warmup = schedule.warmup_steps if schedule.warmup_steps is not None else round(schedule.warmup_epochs * steps_per_epoch)
-    if warmup >= total_steps:
-        raise UserError(f"the warm-up of {warmup} steps fills the whole run of {total_steps}; shorten schedule.warmup_epochs or train longer.")
+    warmup = min(warmup, total_steps // 2)  # a run cut short (epochs=1, a smoke) still decays
     warm = {"warmup_target": peak, "warmup_steps": warmup} if warmup else {}
     start = schedule.warmup_from if warmup else peak
     return keras.optimizers.schedules.CosineDecay(start, total_steps - warmup, alpha=schedule.min_lr / peak if peak else 0.0, **warm)
