@@ -1,8 +1,9 @@
 """Inference in images a second: kzoo on TensorFlow (graph and XLA) beside timm on torch (eager) and the machine's own matmul peak.
 
-The best mode of each side is compared: eager torch is run with OpenMP threads that spin while they wait (its default) and with ones
-that sleep, because spinning costs it a multiple as soon as anything else runs on the machine. Each peer is a process of its own; they take turns. float32, batches ready in memory, every weight random. The peak is the faster
-of TensorFlow's and torch's large square matrix product in the same run; a model's share of it is images/s * 2 * GMACs / peak.
+The best mode of each side is compared: eager torch is run with OpenMP threads that spin while they wait and with ones that sleep,
+because spinning costs it a multiple as soon as anything else runs on the machine. Each peer is a process of its own; they take turns.
+float32, batches ready in memory, every weight random. The peak is the faster of TensorFlow's and torch's large square matrix product
+in the same run; a model's share of it is images/s * 2 * GMACs / peak.
 """
 
 import os

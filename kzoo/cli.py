@@ -28,7 +28,7 @@ def main(arguments=None):
     except EXPECTED as error:
         if options.debug:
             raise
-        print(f"kzoo: {error or 'interrupted; started again in the same folder, a run continues'}", file=sys.stderr)
+        print(f"kzoo: {str(error) or 'interrupted; started again in the same folder, a run continues'}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

@@ -235,8 +235,9 @@ def override(owner, changes, prefix=""):
 
 def _unknown_key(owner, key, prefix):
     """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr` means `optim.lr`."""
-    valid = [prefix + name for name in {**dict.fromkeys(f.name for f in dataclasses.fields(owner)), **flatten(owner)}]
-    return unknown("recipe key", prefix + key, [name for name in valid if name.rpartition(".")[2] == key] or valid)
+    valid = {f.name for f in dataclasses.fields(owner)} | set(flatten(owner))
+    nearest = [name for name in valid if name.rpartition(".")[2] == key] or valid
+    return unknown("recipe key", prefix + key, [prefix + name for name in nearest])
 
 
 def _nests(owner, head, hint):

@@ -2,6 +2,8 @@
 
 import csv
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -29,6 +31,18 @@ def test_counts(row):
     assert params == int(row["params"])
     if row["gmacs"]:
         assert gmacs == pytest.approx(float(row["gmacs"]), rel=0.01)
+
+
+def test_counting_a_huge_model_leaves_no_memory_behind():
+    code = (
+        "import resource, kzoo\n"
+        "def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "kzoo.get('vit_toy'); before = megabytes()\n"
+        "kzoo.info('vit_huge_patch14_224'); kzoo.get('vit_toy')\n"  # 632 M weights would take 2,500 MB
+        "print(megabytes() - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert int(grown.split()[-1]) < 500
 
 
 def copy_timm(reference, model):

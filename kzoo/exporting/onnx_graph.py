@@ -6,6 +6,7 @@ Each rewrite is an identity that holds for any weights; a pattern that is not fo
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 # A pattern is an operator with its inputs, or a name that binds a tensor: the same name is the same tensor.
 _MEAN = ("ReduceMean", "x", "axes")
@@ -15,6 +16,25 @@ _SCALE = ("Mul", ("Reciprocal", ("Sqrt", ("Add", _VARIANCE, "epsilon"))), "gamma
 LAYER_NORM = ("Add", ("Mul", "x", _SCALE), ("Add", ("Mul", ("Neg", _MEAN), _SCALE), "beta"))
 GELU_ERF = ("Erf", ("Mul", "x", "factor"))
 DENSE = ("Reshape", ("MatMul", ("Reshape", "x", "flat"), "kernel"), "shape")
+
+
+REARRANGING = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")  # operators that only move numbers
+
+
+def bind(model, values):
+    """Turns inputs into constants: {input name: array}. What merely rearranges constants is done here and now."""
+    graph = model.graph
+    inputs = [given for given in graph.input if given.name not in values]
+    graph.initializer.extend(numpy_helper.from_array(values[given.name], given.name) for given in graph.input if given.name in values)
+    del graph.input[:]
+    graph.input.extend(inputs)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in REARRANGING and all(name in constants for name in node.input):
+            arrays = {name: numpy_helper.to_array(constants[name]) for name in node.input}
+            (result,) = ReferenceEvaluator(node).run(None, arrays)
+            _constant(graph, constants, node.output[0], result)
+    _keep_needed(graph, [node for node in graph.node if node.output[0] not in constants])
 
 
 def simplify(model):

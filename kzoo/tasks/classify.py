@@ -4,14 +4,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from kzoo.errors import UsageError
+from kzoo.errors import UsageError, UserError
 
 
 def cross_entropy(logits, targets, label_smoothing=0.0):
-    """Per-sample loss (B,) in nats, float32: logits (B, C); targets integer labels (B,) or probabilities (B, C)."""
+    """Per-sample loss (B,) in nats, float32: logits (B, C); targets integer labels (B,) or probabilities (B, C).
+
+    Raises UserError for targets of another shape, which broadcasting would otherwise accept.
+    """
     classes = logits.shape[-1]
     if len(targets.shape) == 1:
         targets = ops.one_hot(ops.cast(targets, "int32"), classes, dtype="float32")
+    elif tuple(targets.shape[1:]) != (classes,):
+        raise UserError(f"targets must be labels (B,) or probabilities (B, {classes}), not {tuple(targets.shape)}; reshape them first.")
     targets = ops.cast(targets, "float32") * (1.0 - label_smoothing) + label_smoothing / classes
     return -ops.sum(targets * ops.log_softmax(ops.cast(logits, "float32")), axis=-1)
 
@@ -25,8 +30,8 @@ def hits(logits, targets):
 class Classify(keras.Model):
     """Trains a classifier by cross-entropy with label smoothing; sample weights, where given, weight loss and accuracy alike."""
 
-    def __init__(self, model, label_smoothing=0.0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, model, label_smoothing=0.0):
+        super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"label_smoothing must lie in [0, 1), not {label_smoothing}.")
         self.network, self.label_smoothing = model, label_smoothing
@@ -58,7 +63,8 @@ def measure(logits, labels):
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     own = np.take_along_axis(logits, labels[:, None], axis=1)
-    rank = (logits > own).sum(axis=1) + ((logits == own).sum(axis=1) - 1) / 2  # ties share their ranks: a constant model is no expert
+    ties = (logits == own).sum(axis=1) - 1  # share their ranks: a constant model is no expert
+    rank = (~(logits < own)).sum(axis=1) - 1 - ties / 2  # counted this way, a NaN is the last
     metrics = {"accuracy": float(np.mean(rank == 0)), "loss": float(-np.take_along_axis(log_p, labels[:, None], axis=1).mean())}
     if logits.shape[1] > 5:
         metrics["top5_accuracy"] = float(np.mean(rank < 5))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -25,10 +24,10 @@ from kzoo.tasks.classify import measure
 from kzoo.training import logs, state
 from kzoo.training.evaluation import averaged, loader_for, predictions
 from kzoo.training.optimizer import compiled_as, learning_rate, make_optimizer, require_xla, wants_xla
+from kzoo.training.workdir import RECEIPT, RECORD, claimed
 from kzoo.weights import fit_for_get, load
 from kzoo.weights.read import CHECKPOINT
 
-MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
 CURVE_SECONDS = 30  # between drawings of the learning curve, which cost more than a short epoch's bookkeeping
 VERSIONS = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorflow-datasets")
 
@@ -54,7 +53,7 @@ def find_recipe(source):
     path, _, wanted = str(source).partition(".py:")
     path = pathlib.Path(path + ".py" if wanted else path)
     if path.suffix == ".txt" and path.is_file():
-        return path.parent.name, parse(path.read_text(), str(path))[0]
+        return path.parent.name, parse(path.read_text(errors="replace"), str(path))[0]
     if path.suffix == ".py" and path.is_file():
         recipes = registry.load_module(path).RECIPES
         name = wanted or next(iter(recipes))
@@ -69,41 +68,24 @@ def find_recipe(source):
 def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
     """Trains a recipe in `workdir` (default runs/NAME) and returns a Run; called again on the same folder, it continues.
 
-    overrides: {dotted recipe key: value}; data: another source, or a pair of kzoo.data sources (training, evaluation);
-    smoke: the toy row, generated data, two steps, in a temporary folder unless one is given.
-    Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to be had.
+    overrides: {dotted recipe key: value}; data: another source, or a pair of kzoo.data sources (training, evaluation), whose name
+    then stands in the record; smoke: the toy row, generated data, two steps, in a temporary folder unless one is given.
+    Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to be had, a
+    disk that is full.
     """
     name, recipe = find_recipe(recipe)
     if smoke:
         recipe = shrink(recipe, registry.toy_of(recipe.model))
         workdir = workdir or tempfile.mkdtemp(prefix=f"kzoo-smoke-{name}-")
-    recipe = override(recipe, overrides or {})
-    if isinstance(data, str):
-        recipe, data = override(recipe, {"data.source": data}), None
+    recipe = override(override(recipe, flatten(recipe)), overrides or {})  # the first checks the types of one written in Python
+    if data is not None:
+        recipe = override(recipe, {"data.source": data if isinstance(data, str) else data[0].name})
     workdir = pathlib.Path(workdir or pathlib.Path("runs") / name)
-    with _claimed(workdir, recipe), _precision(recipe.precision):
-        return _Session(recipe, workdir, data).run()
-
-
-@contextlib.contextmanager
-def _claimed(workdir, recipe):
-    """Holds the folder for this process, after making sure that it is new or holds this very run."""
-    record = workdir / "recipe.txt"
-    if workdir.exists() and not record.exists() and any(p.name != ".lock" for p in workdir.iterdir()):
-        raise UserError(f"{workdir} exists and is not a run; choose another --workdir, or empty it.")
-    if record.exists():
-        old, new = flatten(parse(record.read_text(), str(record))[0]), flatten(recipe)
-        changed = sorted(k for k in old | new if json.dumps(old.get(k)) != json.dumps(new.get(k)) and k not in MAY_CHANGE)
-        if changed:
-            listed = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in changed[:4])
-            raise UserError(f"{workdir} holds a run with other settings: {listed}; continue it with the same ones or choose another --workdir.")
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
-        except BlockingIOError:
-            raise UserError(f"another process is training in {workdir}; wait for it or choose another --workdir.") from None
-        yield
+    with claimed(workdir, recipe):
+        with _precision(recipe.precision):
+            session = _Session(recipe, workdir, None if isinstance(data, str) else data)
+            session.run()
+        return session.finish()
 
 
 @contextlib.contextmanager
@@ -135,6 +117,7 @@ class _Session:
         self.task.optimizer.build(self.task.trainable_variables)
         self.step, self.history, self.metrics, self.seconds = 0, [], {}, 0.0
         self.compiled, self.drawn = None, -math.inf
+        self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
     def _splits(self):
         return self.recipe.data.train_split, self.recipe.data.eval_split
@@ -146,13 +129,17 @@ class _Session:
         if recipe.preprocessing is not None:
             overrides["preprocessing"] = recipe.preprocessing
         model = registry.get(recipe.model, **overrides)
+        if not overrides["num_classes"] or not isinstance(model.output_shape, tuple) or len(model.output_shape) != 2:
+            raise UserError(
+                f"the overrides of {recipe.model} leave it without a classifier's head; train it with one logit for each class."
+            )
         if source.num_classes > model.output_shape[-1]:
             raise UserError(f"{source.name} has {source.num_classes} classes, overrides.num_classes says {model.output_shape[-1]}.")
         names = source.class_names if len(source.class_names) == model.output_shape[-1] else ()
         model.spec = dataclasses.replace(model.spec, class_names=tuple(names))
         if recipe.init_from and not (self.workdir / CHECKPOINT).exists():
             report = fit_for_get(model, recipe.init_from, asked=("image_size", "num_classes"))
-            write_text(self.workdir / "init_from.json", json.dumps({"source": recipe.init_from} | dataclasses.asdict(report), indent=1) + "\n")
+            write_text(self.workdir / RECEIPT, json.dumps({"source": recipe.init_from} | dataclasses.asdict(report), indent=1) + "\n")
             logs.say(f"started from {recipe.init_from}: {report}")
         return model
 
@@ -171,20 +158,23 @@ class _Session:
         return training, loader_for(self.network, eval_source, data.eval_batch_size or data.batch_size)
 
     def run(self):
-        metric_values = None
-        if (self.workdir / CHECKPOINT).exists():
-            meta, metric_values = state.restore(self.task, self.workdir)
-            self.step, self.history, self.metrics, self.seconds = meta["step"], meta["history"], meta["metrics"], meta["seconds"]
-            logs.say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
-        else:
-            self._record()
+        """Trains from the last checkpoint, or from the start, to the end of the recipe."""
+        metric_values = self._resume() if (self.workdir / CHECKPOINT).exists() else self._record()
         self.board = logs.TensorBoard(self.workdir, self.history)
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
         while self.step < self.total_steps:
             self._epoch(metric_values)
             metric_values = None
         self.board.close()
-        return self._finish()
+
+    def _resume(self):
+        """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two epochs."""
+        meta, metric_values = state.restore(self.task, self.workdir)
+        self.step, self.history, self.metrics, self.seconds = meta["step"], meta["history"], meta["metrics"], meta["seconds"]
+        self.started = meta["started"]
+        logs.write_csv(self.workdir, self.history)  # a kill may have come between the checkpoint and its row
+        logs.say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
+        return metric_values if self.step % self.training.steps_per_epoch else None
 
     def _epoch(self, metric_values):
         """Trains to the end of the current epoch (or of the run), evaluates, and saves."""
@@ -192,7 +182,7 @@ class _Session:
         epoch, done = divmod(self.step, per_epoch)
         steps = min(per_epoch - done, self.total_steps - self.step)
         batches = self.training.epoch(epoch, start_step=done)
-        watch = _Watch(self, epoch, metric_values)
+        watch = _Watch(self, epoch, self.step + steps, metric_values)
         with self.training.plain_errors():
             self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
@@ -221,6 +211,7 @@ class _Session:
             "metrics": self.metrics,
             "seconds": self.seconds,
             "spec": dataclasses.asdict(self.network.spec),
+            "started": self.started,
             "kzoo": __version__,
         }
         state.save(self.task, self.workdir, meta)
@@ -243,28 +234,29 @@ class _Session:
             "steps_per_epoch": self.training.steps_per_epoch,
             "total_steps": self.total_steps,
             "training_images": len(self.training.source),
-            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "started": self.started,
         }
-        path = self.workdir / "recipe.txt"
-        if path.exists():
-            record["started"] = parse(path.read_text())[1].get("started", record["started"])
-        write_text(path, dump(self.recipe, record))
+        write_text(self.workdir / RECORD, dump(self.recipe, record))
 
-    def _finish(self):
+    def finish(self):
+        """Writes what a finished run leaves. model.keras is the model that `kzoo.load` gives: float32, averaged weights."""
         self.draw()
-        with averaged(self.task), replacing(self.workdir / "model.keras") as temporary:
-            self.network.save(temporary)
+        with _precision("float32"), replacing(self.workdir / "model.keras") as temporary:
+            load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
         logs.say(f"done: {self.workdir}, accuracy {self.metrics['accuracy']:.4f} on {self.metrics['images']} pictures")
         return Run(self.workdir, self.metrics, tuple(self.history))
 
 
 class _Watch(keras.callbacks.Callback):
-    """After every step: counts it, stops at a loss that is not finite, saves when it is time."""
+    """After every step: counts it, stops at a loss that is not finite, saves when it is time.
 
-    def __init__(self, session, epoch, metric_values):
+    Never at the epoch's last step: a run continued from there would go on to the next epoch without this one's evaluation.
+    """
+
+    def __init__(self, session, epoch, last_step, metric_values):
         super().__init__()
-        self.session, self.epoch, self.metric_values = session, epoch, metric_values
+        self.session, self.epoch, self.last_step, self.metric_values = session, epoch, last_step, metric_values
         self.logs = {}
         self.saved_step, self.saved_time = session.step, time.monotonic()
         self.last = time.monotonic()
@@ -290,7 +282,7 @@ class _Watch(keras.callbacks.Callback):
         limits = session.recipe.checkpoint
         by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
         by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60
-        if by_steps or by_time:
+        if (by_steps or by_time) and session.step < self.last_step:
             session.save()
             self.saved_step, self.saved_time = session.step, time.monotonic()
 

@@ -32,10 +32,19 @@ def loader_for(model, source, batch_size):
     classes = model.output_shape[-1]
     if source.num_classes > classes:
         raise UserError(f"{source.name} has {source.num_classes} classes, the model {classes}; evaluate on the data it was trained for.")
+    known = model.spec.class_names
+    if known and source.class_names and tuple(source.class_names) != tuple(known):  # the numbers would mean other classes
+        raise UserError(
+            f"{source.name} has the classes {_few(source.class_names)}, the model {_few(known)}; evaluate on data of the same classes."
+        )
     height, width, channels = model.input_shape[1:]
     return kdata.Loader(
         source, image_size=(height, width), channels=channels, preprocessing=model.spec.preprocessing, batch_size=batch_size
     )
+
+
+def _few(names):
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 @contextlib.contextmanager
@@ -60,17 +69,19 @@ def read_recipe(run):
     path = pathlib.Path(run) / "recipe.txt"
     if not path.is_file():
         raise UserError(f"{run} is not a run: it has no recipe.txt; give the --workdir of kzoo train.")
-    return parse(path.read_text(), str(path))
+    return parse(path.read_text(errors="replace"), str(path))
 
 
 def evaluate(run, data=None):
-    """Metrics of a run on its evaluation split, or on another `data` source; also written to the run's evaluation.json.
+    """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's evaluation.json.
 
-    accuracy, top5_accuracy (above five classes), loss in nats, images.
+    accuracy, top5_accuracy (above five classes), loss in nats, images. Raises UserError where the classes are not the model's.
     """
     recipe, _ = read_recipe(run)
     model = load(run)
-    source = kdata.open_source(data or recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
+    source = data
+    if not isinstance(data, kdata.Source):
+        source = kdata.open_source(data or recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
     loader = loader_for(model, source, recipe.data.eval_batch_size or recipe.data.batch_size)
     metrics = measure(*predictions(model, loader))
     write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": source.name, **metrics}, indent=1) + "\n")

@@ -72,8 +72,10 @@ class TensorBoard:
         if importlib.util.find_spec("tensorboard"):
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-            shutil.rmtree(run / "tensorboard", ignore_errors=True)
-            self.writer = EventFileWriter(str(run / "tensorboard"))
+            folder = run / "tensorboard"
+            if folder.exists():
+                shutil.rmtree(folder)
+            self.writer = EventFileWriter(str(folder))
         for row in history:
             self.add(row)
 

@@ -10,11 +10,11 @@ from kzoo.errors import UserError
 
 def learning_rate(recipe, steps_per_epoch, total_steps):
     """The schedule over `total_steps` optimizer steps: linear warm-up (at most half of the run), then the cosine to min_lr."""
-    schedule, peak = recipe.schedule, recipe.optim.lr
+    schedule, peak = recipe.schedule, float(recipe.optim.lr)  # an int would make Keras compute in whole numbers
     warmup = schedule.warmup_steps if schedule.warmup_steps is not None else round(schedule.warmup_epochs * steps_per_epoch)
     warmup = min(warmup, total_steps // 2)  # a run cut short (epochs=1, a smoke) still decays
     warm = {"warmup_target": peak, "warmup_steps": warmup} if warmup else {}
-    start = schedule.warmup_from if warmup else peak
+    start = float(schedule.warmup_from) if warmup else peak
     return keras.optimizers.schedules.CosineDecay(start, total_steps - warmup, alpha=schedule.min_lr / peak if peak else 0.0, **warm)
 
 
@@ -44,7 +44,7 @@ def make_optimizer(recipe, schedule, model):
         adamw = _kept_apart(keras.optimizers.AdamW)
         optimizer = adamw(**common | {"weight_decay": o.weight_decay}, beta_1=o.beta_1, beta_2=o.beta_2, epsilon=o.epsilon)
     else:
-        optimizer = _kept_apart(keras.optimizers.SGD)(**common, momentum=o.momentum, nesterov=o.nesterov)
+        optimizer = _kept_apart(keras.optimizers.SGD)(**common, momentum=float(o.momentum), nesterov=o.nesterov)
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     return optimizer
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import pathlib
 import zipfile
 
@@ -71,7 +70,9 @@ def _load_h5(model, path):
         model.load_weights(path)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         model.set_weights(before)
-        raise UserError(f"{path} does not fit this model ({str(error).splitlines()[0]}); its weights are as before.") from error
+        raise UserError(
+            f"{path} does not fit this model ({(str(error) or type(error).__name__).splitlines()[0]}); its weights are as before."
+        ) from error
     return LoadReport(loaded=tuple(w.path for w in model.weights), format="weights.h5", digest=digest(path))
 
 
@@ -82,22 +83,24 @@ def transfer(model, donor, *, resize, new_head):
     number of classes keeps its fresh values.
     """
     given = {w.path: w for w in donor.weights}
-    grids = {table.path: (layer_of(donor, table.path), layer) for table, layer in _tables(model)}
+    new_grids, old_grids = _position_layers(model), _position_layers(donor)
     values, names = {}, {"loaded": [], "resized": [], "reinitialised": []}
     misfits = []
     for weight in model.weights:
-        source = given.pop(weight.path, None)
-        if source is not None and tuple(source.shape) == tuple(weight.shape):
-            values[weight.path], fate = np.asarray(source), "loaded"
-        elif source is not None and resize and weight.path in grids:
-            values[weight.path], fate = _resize_table(np.asarray(source), *grids[weight.path]), "resized"
-        elif weight.path.startswith("head/") and new_head:
+        path, source = weight.path, given.pop(weight.path, None)
+        old, new = old_grids.get(path), new_grids.get(path)
+        moved = old is not None and new is not None and old.grid_size != new.grid_size  # even where both have as many cells
+        if source is not None and tuple(source.shape) == tuple(weight.shape) and not moved:
+            values[path], fate = np.asarray(source), "loaded"
+        elif moved and resize and old.prefix == new.prefix and source.shape[-1] == weight.shape[-1]:
+            values[path], fate = _resize_table(np.asarray(source), old, new), "resized"
+        elif path.startswith("head/") and new_head:
             fate = "reinitialised"
         else:
             found = "is missing" if source is None else f"has shape {tuple(source.shape)}"
-            misfits.append(f"{weight.path} {tuple(weight.shape)} {found}")
+            misfits.append(f"{path} {tuple(weight.shape)} {found}{f' for the grid {old.grid_size}' if moved else ''}")
             continue
-        names[fate].append(weight.path)
+        names[fate].append(path)
     headless = not any(w.path.startswith("head/") for w in model.weights)
     unused = [path for path in given if not (headless and new_head and path.startswith("head/"))]
     if misfits or unused:
@@ -117,22 +120,14 @@ def _explain(misfits, unused):
     )
 
 
-def _tables(model):
-    """(weight, layer) of every learned position table."""
-    for layer in model._flatten_layers(include_self=False):
-        if hasattr(layer, "grid_size") and getattr(layer, "table", None) is not None:
-            yield layer.table, layer
-
-
-def layer_of(model, path):
-    """The position layer of `model` whose table has that path, or None."""
-    return next((layer for table, layer in _tables(model) if table.path == path), None)
+def _position_layers(model):
+    """{path of its table: layer} of every learned position table."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
+    return {layer.table.path: layer for layer in layers if hasattr(layer, "grid_size")}
 
 
 def _resize_table(table, old, new):
     """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
-    if old is None or old.prefix != new.prefix or math.prod(old.grid_size) + old.prefix != table.shape[1]:
-        raise UserError("the position tables differ in more than their grid (class tokens?); build the model as the weights' own was.")
     prefix, body = table[:, : old.prefix], table[0, old.prefix :]
     grid = body.reshape(*old.grid_size, -1)
     rows, columns = (resize_weights(a, b, "bicubic") for a, b in zip(old.grid_size, new.grid_size, strict=True))

@@ -12,15 +12,22 @@ from kzoo.errors import UserError, require_backend
 CHECKPOINT = "checkpoint.npz"
 
 
-def open_checkpoint(run):
-    """(lazy arrays, meta) of a run's checkpoint. Raises UserError where there is none or it is damaged."""
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile)  # what broken bytes make NumPy raise
+
+
+def read_checkpoint(run, prefixes=("",)):
+    """({key: array}, meta) of a run's checkpoint, of the keys that begin with one of `prefixes`.
+
+    Raises UserError where there is none or it is damaged.
+    """
     path = pathlib.Path(run) / CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} holds no {CHECKPOINT}: it is not a run, or it was stopped before its first checkpoint.")
     try:
-        arrays = np.load(path, allow_pickle=False)
-        return arrays, json.loads(arrays["meta"].tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key != "meta" and key.startswith(tuple(prefixes))}
+            return arrays, json.loads(file["meta"].tobytes())
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy or start the run again in another folder.") from error
 
 
@@ -49,13 +56,15 @@ def load(source):
 
 
 def _load_run(path):
-    arrays, meta = open_checkpoint(path)
+    arrays, meta = read_checkpoint(path, ("weights/", "average/"))
     from kzoo.models.base import spec_from_dict
 
     spec = spec_from_dict(meta["spec"])
     model = registry.get(spec.name, **spec.overrides)
     model.spec = spec
-    for weight in model.weights:
-        key = f"average/{weight.path}"
-        weight.assign(arrays[key if key in arrays else f"weights/{weight.path}"])
+    values = [arrays.get(f"average/{w.path}", arrays.get(f"weights/{w.path}")) for w in model.weights]
+    if any(v is None or v.shape != tuple(w.shape) for v, w in zip(values, model.weights, strict=True)):
+        raise UserError(f"the checkpoint in {path} does not fit {spec.name} as this version builds it; use the version of its recipe.txt.")
+    for weight, value in zip(model.weights, values, strict=True):
+        weight.assign(value)
     return model
