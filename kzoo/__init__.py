@@ -6,8 +6,8 @@ import sys
 __version__ = "0.1.0"
 
 _HOME = {
-    "list_models": "registry", "list_recipes": "registry", "info": "registry", "get": "registry", "recipe": "registry", "register": "registry",
-    "ModelInfo": "registry", "Recipe": "schema", "UserError": "errors",
+    "list_models": "registry", "list_recipes": "registry", "info": "registry", "get": "registry", "recipe": "registry",
+    "register": "registry", "ModelInfo": "registry", "Recipe": "schema", "UserError": "errors",
     "load": "weights", "load_weights": "weights",
     "preprocessor": "preprocess", "task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting",

@@ -151,9 +151,15 @@ def info(options):
     registry.find(options.name)
     _backend(options)
     facts = dataclasses.asdict(registry.info(options.name))
-    shown = facts | {"params": f"{facts['params']:,}", "gmacs": f"{facts['gmacs']:.3f}", "image_size": "{} x {}".format(*facts["image_size"])}
+    shown = facts | {
+        "params": f"{facts['params']:,}",
+        "gmacs": f"{facts['gmacs']:.3f}",
+        "image_size": "{} x {}".format(*facts["image_size"]),
+    }
     stages = facts["feature_info"]
-    shown["feature_info"] = f"{len(stages)} maps, strides {sorted({s['stride'] for s in stages})}, channels {sorted({s['channels'] for s in stages})}"
+    shown["feature_info"] = (
+        f"{len(stages)} maps, strides {sorted({s['stride'] for s in stages})}, channels {sorted({s['channels'] for s in stages})}"
+    )
     shown |= {key: ", ".join(facts[key]) or "none" for key in ("recipes", "tags")}
     _emit(options, facts, "\n".join(f"{key:<13} {value}" for key, value in shown.items()))
 

@@ -95,7 +95,9 @@ def _draw_predictions(path, pictures, labels, probabilities, names, count=24):
     for axis, i in zip(figure.subplots(3, 8).flat, order, strict=True):
         said = int(probabilities[i].argmax())
         axis.imshow(pictures[i], cmap="gray_r")
-        axis.set_title(f"{names[said]} ({probabilities[i, said]:.0%})\nis {names[labels[i]]}", fontsize=9, color="g" if said == labels[i] else "r")
+        axis.set_title(
+            f"{names[said]} ({probabilities[i, said]:.0%})\nis {names[labels[i]]}", fontsize=9, color="g" if said == labels[i] else "r"
+        )
         axis.axis("off")
     figure.suptitle("The least certain of the held-out digits")
     _save(figure, path)

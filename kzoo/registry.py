@@ -163,9 +163,7 @@ def _spell(hint):
     return " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in _options(hint))
 
 
-def get(
-    name, weights=None, num_classes=None, image_size=None, in_channels=None, features_only=False, out_indices=None, **overrides
-):
+def get(name, weights=None, num_classes=None, image_size=None, in_channels=None, features_only=False, out_indices=None, **overrides):
     """A built Keras model by name.
 
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of

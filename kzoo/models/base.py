@@ -77,6 +77,4 @@ def spec_from_dict(plain):
     """Rebuilds a Spec from its JSON form (lists become tuples again)."""
     pre = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["preprocessing"].items()}
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["overrides"].items()}
-    return Spec(
-        name=plain["name"], overrides=overrides, preprocessing=Preprocessing(**pre), class_names=tuple(plain["class_names"])
-    )
+    return Spec(name=plain["name"], overrides=overrides, preprocessing=Preprocessing(**pre), class_names=tuple(plain["class_names"]))

@@ -118,9 +118,7 @@ def feature_maps(config, tapped, prefix):
     """The chosen blocks' outputs as maps (B, rows, columns, D), without class token and final norm; by default the last three."""
     default = tuple(range(config.depth))[-3:]
     shape = (*config.grid, config.embed_dim)
-    return [
-        keras.layers.Reshape(shape, name=f"feature_{i}")(tapped[i][:, prefix:]) for i in config.selected_features(default)
-    ]
+    return [keras.layers.Reshape(shape, name=f"feature_{i}")(tapped[i][:, prefix:]) for i in config.selected_features(default)]
 
 
 FULL = Preprocessing(crop_pct=1.0)  # sizes above 224 are evaluated on the whole picture

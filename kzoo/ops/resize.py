@@ -70,4 +70,4 @@ def resized_size(height, width, image_size, crop_pct):
     h, w = ops.cast(height, "float32"), ops.cast(width, "float32")
     ratio = ops.maximum(target_h / h, target_w / w)
     grown = (ops.cast(ops.floor(side * ratio + 0.5), "int32") for side in (h, w))
-    return tuple(ops.maximum(side, target) for side, target in zip(grown, (target_h, target_w)))
+    return tuple(ops.maximum(side, target) for side, target in zip(grown, (target_h, target_w), strict=True))

@@ -54,7 +54,8 @@ def averaged(task):
     if mean is None:
         yield
         return
-    raw = [keras.ops.convert_to_numpy(v) for v in task.trainable_variables]
+    # Copies: under JAX prediction consumes the very arrays it is given, which the optimizer still needs.
+    raw, mean = ([keras.ops.convert_to_numpy(v) for v in variables] for variables in (task.trainable_variables, mean))
     for variable, value in zip(task.trainable_variables, mean, strict=True):
         variable.assign(value)
     try:

@@ -1,0 +1,375 @@
+"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where they do not fit."""
+
+import csv
+import dataclasses
+import errno
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import kzoo
+from kzoo import schema
+from kzoo.errors import UserError
+from kzoo.training import engine, state
+from kzoo.weights.read import read_checkpoint
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS_PER_EPOCH, STEPS = 3, 8
+# Everything random is on, every step is saved; the third epoch is cut short.
+RECIPE = schema.Recipe(
+    model="vit_toy",
+    overrides={"image_size": 16, "patch_size": 4, "drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.2},
+    data=schema.Data(source="fake:size=16,n=26,classes=4", batch_size=8, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
+    optim=schema.Optim(ema=0.8),
+    schedule=schema.Schedule(warmup_steps=2),
+    checkpoint=schema.Checkpoint(every_steps=1),
+    label_smoothing=0.1,
+    epochs=3,
+    steps=STEPS,
+)
+
+
+def train(workdir, recipe=RECIPE, **overrides):
+    return kzoo.train(recipe, workdir, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def learned(history):
+    """A history without what the clock says."""
+    return [{k: v for k, v in row.items() if k not in ("time", "minutes", "images_per_second")} for row in history]
+
+
+def assert_same_end(run, other):
+    """Weights, averages, optimizer, random state and running means; metrics and history: everything but times."""
+    (ours, meta), (theirs, other_meta) = read_checkpoint(run), read_checkpoint(other)
+    assert set(ours) == set(theirs)
+    assert any(key.startswith("average/") for key in ours) and any(key.startswith("state/") for key in ours)
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+    assert meta["step"] == other_meta["step"] == STEPS
+    assert (meta["metrics"], learned(meta["history"])) == (other_meta["metrics"], learned(other_meta["history"]))
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("untouched") / "run")
+
+
+def interrupt_after(monkeypatch, step):
+    """The run is interrupted as soon as its checkpoint of that step is on disk."""
+    save = engine._Session.save
+
+    def save_and_stop(self):
+        save(self)
+        if self.step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._Session, "save", save_and_stop)
+
+
+# The middle of an epoch, the end of one, the first step, and the end of the run itself.
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, step)
+        train(tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run")[1]["step"] == step
+    run = train(tmp_path / "run")
+    assert_same_end(run.workdir, untouched.workdir)
+    rows = list(csv.DictReader(io.StringIO((run.workdir / "log.csv").read_text())))
+    assert [int(row["step"]) for row in rows] == [3, 6, 8]
+
+
+def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
+    """The checkpoint may not stand at an epoch's last step before that epoch has its evaluation."""
+    measure, calls = engine.measure, []
+
+    def stop_second(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine, "measure", stop_second)
+        train(tmp_path / "run")
+    assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
+
+
+CHILD = """
+import os, signal, sys
+from kzoo import schema
+from kzoo.training import engine, state
+recipe, _ = schema.parse(open(sys.argv[1]).read())
+if len(sys.argv) > 3:
+    import numpy as np
+    savez, calls = np.savez, []
+    def killed_in_the_middle(file, **arrays):
+        calls.append(1)
+        if len(calls) == int(sys.argv[3]):
+            open(file, "wb").write(b"half a checkpoint")
+            os.kill(os.getpid(), signal.SIGKILL)
+        savez(file, **arrays)
+    np.savez = killed_in_the_middle
+engine.train(recipe, sys.argv[2])
+"""
+
+
+def child(tmp_path, *arguments, **environment):
+    (tmp_path / "recipe.txt").write_text(schema.dump(RECIPE))
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "recipe.txt"), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
+    """kill -9 in the middle of writing the fifth checkpoint: the fourth is whole, the litter is swept, other processes' weights equal ours."""
+    run = tmp_path / "run"
+    assert child(tmp_path, run, 5).returncode == -signal.SIGKILL
+    assert read_checkpoint(run)[1]["step"] == 4
+    assert list(run.glob(".*.tmp-*"))
+    assert_same_end(train(run).workdir, untouched.workdir)
+    assert not list(run.glob(".*.tmp-*"))
+
+
+def test_jax_continues_too(tmp_path):
+    """Two processes of the JAX backend: one to the end; one killed, then continued."""
+    for folder, *kill in (("a",), ("b", 5), ("b",)):
+        result = child(tmp_path, tmp_path / folder, *kill, KERAS_BACKEND="jax")
+        assert result.returncode == (-signal.SIGKILL if kill else 0), result.stderr[-2000:]
+    assert "from step 4 of 8" in result.stderr
+    assert_same_end(tmp_path / "b", tmp_path / "a")
+
+
+def test_what_a_run_leaves(untouched):
+    folder = untouched.workdir
+    files = {p.name for p in folder.iterdir() if p.name != ".lock"}
+    expected = {"checkpoint.npz", "recipe.txt", "metrics.json", "log.csv", "model.keras", "learning_curve.png", "tensorboard"}
+    assert files == expected
+    recipe, record = schema.parse((folder / "recipe.txt").read_text())
+    assert recipe == RECIPE
+    assert record["compiled"] in ("xla", "graph") and record["version.keras"] == keras.__version__
+    assert (record["backend"], record["steps_per_epoch"], record["total_steps"]) == (keras.backend.backend(), STEPS_PER_EPOCH, STEPS)
+    assert json.loads((folder / "metrics.json").read_text()) == untouched.metrics | {"steps": STEPS}
+    assert [row["epoch"] for row in untouched.history] == [1, 2, 3]
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_tells_what_the_csv_tells(untouched):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(untouched.workdir / "tensorboard")).Reload()
+    for tag, key in (("train/loss", "loss"), ("eval/accuracy", "eval_accuracy"), ("train/lr", "lr")):
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(r["step"], np.float32(r[key])) for r in untouched.history]
+
+
+def test_evaluation_and_saved_models_are_on_the_averaged_weights(untouched):
+    arrays, _ = read_checkpoint(untouched.workdir)
+    for model in (untouched.model, kzoo.load(untouched.workdir / "model.keras")):
+        for weight in model.trainable_weights:
+            value = keras.ops.convert_to_numpy(weight)
+            np.testing.assert_array_equal(value, arrays[f"average/{weight.path}"])
+            assert not np.array_equal(value, arrays[f"weights/{weight.path}"])
+    assert kzoo.evaluate(untouched.workdir) == pytest.approx(untouched.metrics, rel=1e-6)
+    assert json.loads((untouched.workdir / "evaluation.json").read_text())["data"] == RECIPE.data.source
+
+
+def test_the_record_of_a_run_reproduces_it(untouched, tmp_path):
+    run = kzoo.train(str(untouched.workdir / "recipe.txt"), tmp_path / "run")
+    assert_same_end(run.workdir, untouched.workdir)
+
+
+def test_data_and_class_names_are_carried_along(tmp_path):
+    run = train(tmp_path / "run", steps=1, data__source="digits", data__batch_size=64)
+    assert run.model.spec.class_names == tuple("0123456789")
+    assert run.model.input_shape == (None, 16, 16, 1) and run.metrics["images"] == 355
+    others = kzoo.evaluate(run.workdir, data="fake:n=9,classes=4,channels=1")
+    assert others["images"] == 9
+    with pytest.raises(UserError, match="20 classes"):
+        kzoo.evaluate(run.workdir, data="fake:classes=20")
+    source = kzoo.data.open_source("digits", "test")
+    source.class_names = tuple("abcdefghij")
+    with pytest.raises(UserError, match="same classes"):
+        kzoo.evaluate(run.workdir, data=source)
+
+
+def test_own_sources_are_named_in_the_record(tmp_path):
+    sources = [kzoo.data.open_source("fake:size=16,n=10,classes=3", split) for split in ("train", "test")]
+    run = kzoo.train(RECIPE, tmp_path / "run", {"steps": 1}, data=sources)
+    assert schema.parse((run.workdir / "recipe.txt").read_text())[0].data.source == "fake:size=16,n=10,classes=3"
+    assert run.model.output_shape == (None, 3)
+    assert run.history[-1]["step"] == 1  # ten pictures make one batch of eight: an epoch of one step
+
+
+def test_mixed_precision_is_the_runs_own(tmp_path):
+    run = train(tmp_path / "run", steps=2, precision="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    for model in (run.model, kzoo.load(run.workdir / "model.keras")):
+        assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    arrays, _ = read_checkpoint(run.workdir)
+    assert {value.dtype.name for key, value in arrays.items() if key.startswith("weights/")} == {"float32"}
+    assert kzoo.evaluate(run.workdir)["loss"] == pytest.approx(run.metrics["loss"], abs=0.05)
+
+
+def test_starting_from_another_run_at_another_resolution(untouched, tmp_path):
+    run = train(tmp_path / "run", steps=1, init_from=str(untouched.workdir), overrides__image_size=24, optim__lr=0.0)
+    receipt = json.loads((run.workdir / "init_from.json").read_text())
+    assert receipt["resized"] == ["pos_embed/table"] and receipt["source"] == str(untouched.workdir)
+    assert receipt["reinitialised"] == receipt["unused"] == [] and len(receipt["loaded"]) > 20
+    first, second = ({w.path: w for w in model.weights} for model in (untouched.model, run.model))
+    assert second["pos_embed/table"].shape[1] == 1 + 36
+    np.testing.assert_array_equal(second["head/kernel"], first["head/kernel"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """With a rate that overflows at the first step, the second step's loss is not finite; the checkpoint of no step is replaced."""
+    with pytest.raises(UserError, match=r"not finite after step 1|at step 2"):
+        train(tmp_path / "run", optim__lr=1e38, schedule__warmup_steps=0, optim__clip_norm=None, optim__name="sgd")
+    good = train(tmp_path / "good", steps=2)
+    before = (good.workdir / "checkpoint.npz").read_bytes()
+    kzoo.load(good.workdir)
+    assert before == (good.workdir / "checkpoint.npz").read_bytes()
+
+
+def test_a_nan_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    from kzoo.tasks import classify
+
+    compute, steps = classify.Classify.compute_loss, 5
+
+    def poisoned(self, *arguments, **options):
+        count = keras.ops.cast(self.optimizer.iterations, "float32")
+        return keras.ops.where(count >= steps - 1, np.nan, compute(self, *arguments, **options))
+
+    monkeypatch.setattr(classify.Classify, "compute_loss", poisoned)
+    with pytest.raises(UserError, match=f"nan at step {steps};.*optim.lr"):
+        train(tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run")[1]["step"] == steps - 1
+    assert all(np.isfinite(weight).all() for weight in kzoo.load(tmp_path / "run").get_weights())
+
+
+def copy_of(untouched, folder):
+    folder.mkdir()
+    for name in ("recipe.txt", "checkpoint.npz"):
+        (folder / name).write_bytes((untouched.workdir / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+@pytest.mark.parametrize("call", [train, kzoo.load], ids=["train", "load"])
+def test_a_damaged_checkpoint_is_told_in_a_sentence(untouched, tmp_path, damage, call):
+    run = copy_of(untouched, tmp_path / "run")
+    good = (run / "checkpoint.npz").read_bytes()
+    middle = good.index(b"weights/blocks_0") + 2000
+    flipped = good[:middle] + bytes(255 - b for b in good[middle : middle + 50]) + good[middle + 50 :]
+    bad = {"truncated": good[: len(good) // 2], "flipped": flipped, "empty": b"", "text": b"no archive"}[damage]
+    (run / "checkpoint.npz").write_bytes(bad)
+    with pytest.raises(UserError, match="checkpoint.npz is damaged") as error:
+        call(run)
+    assert "\n" not in str(error.value)
+
+
+def test_other_settings_are_refused_with_their_keys(untouched, tmp_path):
+    run = copy_of(untouched, tmp_path / "run")
+    with pytest.raises(UserError, match=r"optim.lr \(0.001 there, 0.5 now\).*seed"):
+        train(run, optim__lr=0.5, seed=3)
+    again = train(run, checkpoint__every_minutes=1)  # which changes no result
+    assert again.metrics == untouched.metrics
+
+
+def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        train(tmp_path / "run", data__source=f"npz:{tmp_path}/none.npz")
+    (tmp_path / "run" / "recipe.txt").write_text(schema.dump(dataclasses.replace(RECIPE, seed=9)))  # as a kill at the first step leaves it
+    assert train(tmp_path / "run", steps=1).history[-1]["step"] == 1
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, what):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("dear")
+    target = tmp_path / "work" if what == "folder" else tmp_path / "work" / "thesis.tex"
+    with pytest.raises(UserError, match="is not a run"):
+        train(target)
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+
+
+def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
+    (tmp_path / "run").mkdir()
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run" / ".lock"], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout.readline() == b"held\n"
+            with pytest.raises(UserError, match="another process"):
+                train(tmp_path / "run")
+        finally:
+            holder.kill()
+    with engine.claimed(tmp_path / "run", RECIPE):  # let go of with the process
+        pass
+
+
+def test_a_full_disk_is_told_and_loses_nothing(untouched, tmp_path, monkeypatch):
+    savez, calls = np.savez, []
+
+    def full_at_the_third(file, **arrays):
+        calls.append(1)
+        if len(calls) == 3:
+            pathlib.Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        savez(file, **arrays)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device.*make room"):
+        patch.setattr(state.np, "savez", full_at_the_third)
+        train(tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run")[1]["step"] == 2
+    assert not list((tmp_path / "run").glob(".*.tmp-*"))
+    assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
+
+
+def test_checkpoints_by_minutes(tmp_path, monkeypatch):
+    saved, save = [], engine._Session.save
+    monkeypatch.setattr(engine._Session, "save", lambda self: (saved.append(self.step), save(self)))
+    train(tmp_path / "run", steps=4, checkpoint__every_steps=None, checkpoint__every_minutes=0)
+    assert saved == [1, 2, 3, 4]
+    saved.clear()
+    train(tmp_path / "other", steps=4, checkpoint__every_steps=2, checkpoint__every_minutes=None)
+    assert saved == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"overrides__num_classes": 2}, "4 classes"),
+        ({"overrides__num_classes": 0}, "without a classifier's head"),
+        ({"overrides__features_only": True}, "without a classifier's head"),
+        ({"data__batch_size": 500}, "fewer than one batch"),
+        ({"init_from": "runs/none"}, "does not exist"),
+        ({"data__source": "coco"}, "data source"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(tmp_path, overrides, words):
+    with pytest.raises(UserError, match=words):
+        train(tmp_path / "run", **overrides)
+
+
+def test_progress_tells_rate_and_remaining_time(capsys, monkeypatch):
+    from kzoo.training import logs
+
+    now = [1000.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    progress = logs.Progress(total=1000, batch_size=32, start=0)
+    progress.live = False
+    for step in range(1, 6):  # four seconds a step, a line every ten
+        progress.update(step, 0, 3, {"loss": 1.5})
+        now[0] += 4
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "epoch 1/3  step 1/1000  loss 1.5000  compiled",
+        "epoch 1/3  step 4/1000  loss 1.5000  8 images/s, 1:06:24 left",
+    ]
