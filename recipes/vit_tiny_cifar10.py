@@ -5,6 +5,7 @@ For 32 px the stem cuts patches of 4 pixels (64 tokens) and 6 of the 12 blocks a
 token, over fixed sine-cosine positions.
 Data: tfds:cifar10, or the same packed as npz: (kzoo data pack tfds:cifar10 cifar10.npz) where there is no TensorFlow.
 Expected: 70 % of the test pictures within an hour on two CPU cores.
+Cost: about an hour on two CPU cores.
 Command: kzoo train vit_tiny_cifar10
 """
 

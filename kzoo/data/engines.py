@@ -2,19 +2,18 @@
 
 import collections
 import concurrent.futures
-import os
-
 import keras
 
-WORKERS = min(os.cpu_count() or 1, 16)
 SHUFFLE_BUFFER = 8192  # encoded records of a stream
 
 
 class Batches(keras.utils.PyDataset):
-    """batch(step) for the steps of a range, computed by threads: decoding and NumPy's loops release the GIL."""
+    """batch(step) for the steps of a range, computed ahead by a thread: decoding and NumPy's loops release the GIL."""
 
     def __init__(self, batch, steps):
-        super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=WORKERS + 2)
+        # One worker: Keras hands the batches of several out of order once it has taken one to build a model with. The samples of
+        # a batch are read in parallel instead.
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
         self._batch, self._steps = batch, steps
 
     def __len__(self):

@@ -1,5 +1,9 @@
 """Labelled pictures by sample number: arrays in memory, generated ones, and the table of source names."""
 
+import concurrent.futures
+import functools
+import os
+
 import numpy as np
 
 from kzoo.data.randomness import uniforms
@@ -26,8 +30,14 @@ class Source:
 
     def batch(self, index):
         """(pictures, labels int32 (B,)) of the sample numbers (B,): a list of uint8 (H, W, C), or one array where all sizes are equal."""
-        images, labels = zip(*map(self.read, index), strict=True)
+        images, labels = zip(*_readers().map(self.read, index), strict=True)
         return list(images), np.array(labels, np.int32)
+
+
+@functools.cache
+def _readers():
+    """The threads that read and decode the samples of a batch; Pillow releases the GIL."""
+    return concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="kzoo-read")
 
 
 class ArraySource(Source):

@@ -36,9 +36,11 @@ class Classify(keras.Model):
             raise UsageError(f"label_smoothing must lie in [0, 1), not {label_smoothing}.")
         self.network, self.label_smoothing = model, label_smoothing
         self.accuracy = keras.metrics.Mean(name="accuracy")
+        # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another order.
+        self.built = model.built
 
     def build(self, input_shape):
-        self.built = True  # the model came built
+        self.built = True  # the model builds itself when it is first called
 
     def call(self, images, training=None):
         return self.network(images, training=training)

@@ -1,0 +1,76 @@
+"""Real data, CIFAR-10 as TFDS prepared it: read, packed, trained on for a few steps."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import kzoo
+from kzoo import data
+from kzoo.cli import main
+from kzoo.preprocess import preprocessor
+
+pytestmark = pytest.mark.cifar10
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return data.open_source("tfds:cifar10", "test")
+
+
+def test_the_source_is_what_tfds_reads(test_split):
+    assert (len(test_split), test_split.num_classes, test_split.channels) == (10_000, 10, 3)
+    assert test_split.class_names[:3] == ("airplane", "automobile", "bird")
+    theirs = tfds.load("cifar10", split="test[:50]", data_dir=os.environ["KZOO_DATA_DIR"], download=False)
+    for i, record in enumerate(tfds.as_numpy(theirs)):
+        image, label = test_split.read(i)
+        np.testing.assert_array_equal(image, record["image"])
+        assert label == record["label"]
+
+
+def test_packed_it_gives_the_same_batches(test_split, tmp_path):
+    assert main(["data", "pack", "tfds:cifar10", str(tmp_path / "cifar10.npz")]) == 0
+    packed = data.open_source(f"npz:{tmp_path / 'cifar10.npz'}", "test")
+    options = {"image_size": (32, 32), "channels": 3, "preprocessing": kzoo.get("vit_toy").spec.preprocessing, "batch_size": 64}
+    batches = [next(iter(data.Loader(source, **options).evaluation())) for source in (test_split, packed)]
+    for ours, theirs in zip(*batches, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert packed.class_names == test_split.class_names
+
+
+def test_the_loader_prepares_pictures_as_the_preprocessor_does(test_split):
+    model = kzoo.get("vit_toy", image_size=(40, 48), num_classes=10)
+    loader = data.Loader(test_split, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy")
+    images, _, _ = next(iter(loader.evaluation()))
+    pictures = np.stack([test_split.read(i)[0] for i in range(16)])
+    np.testing.assert_allclose(images, preprocessor(model)(pictures), atol=1e-4)
+
+
+def test_the_recipe_trains_exports_and_predicts(tmp_path, capsys):
+    run = tmp_path / "run"
+    small = [
+        "steps=6",
+        "data.batch_size=16",
+        "overrides.depth=1",
+        "overrides.embed_dim=48",
+        "overrides.num_heads=3",
+        "data.eval_batch_size=1000",
+    ]
+    assert main(["train", "vit_tiny_cifar10", "--workdir", str(run), "--set", *small]) == 0
+    assert main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "onnx"), "--json"]) == 0
+    card = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert card["class_names"][0] == "airplane" and "tfds:cifar10" in card["pictures"]
+    from PIL import Image
+
+    image, _ = data.open_source("tfds:cifar10", "test").read(3)
+    Image.fromarray(image).resize((90, 70)).save(tmp_path / "picture.jpg")
+    probabilities = []
+    for target in (run, tmp_path / "onnx"):
+        assert main(["predict", str(target), str(tmp_path / "picture.jpg"), "--top", "10", "--json"]) == 0
+        (result,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+        probabilities.append({c["label"]: c["probability"] for c in result["classes"]})
+    by_run, by_artifact = probabilities
+    assert by_run.keys() == by_artifact.keys() and sum(by_run.values()) == pytest.approx(1, abs=1e-5)
+    assert max(abs(by_run[label] - by_artifact[label]) for label in by_run) < 0.01  # the artifact is given rounded pixels

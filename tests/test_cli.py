@@ -1,0 +1,202 @@
+"""The command line: exit status 0, 1 or 2, one sentence on stderr, JSON alone on stdout; the whole way also without TensorFlow."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kzoo
+from kzoo import schema
+from kzoo.cli import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on colour pictures with named classes, from folders."""
+    root = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(8)
+    for split in ("train", "test"):
+        for i in range(12):
+            path = root / "pictures" / split / ("bird", "cat", "dog")[i % 3] / f"{i:02}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            low = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+            Image.fromarray(low).resize((60 + i, 44), Image.Resampling.BICUBIC).save(path, quality=92)
+    recipe = schema.Recipe(
+        model="vit_toy",
+        data=schema.Data(source=f"folder:{root / 'pictures'}", batch_size=4),
+        optim=schema.Optim(lr=0.01),
+        preprocessing=schema.Preprocessing(crop_pct=0.875),
+        epochs=2,
+    )
+    kzoo.train(recipe, root / "run")
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def jpeg(run):
+    return run.parent / "pictures" / "test" / "cat" / "01.jpg"
+
+
+def call(capsys, *words):
+    """(exit status, stdout, stderr) of a command in this process."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as end:
+        status = end.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["train", "vit_tiny_digit"], 2, "vit_tiny_digits"),
+        (["train", "vit_tiny_digits", "--set", "optim.lrr=1"], 2, "optim.lr"),
+        (["train", "vit_tiny_digits", "--set", "epochs"], 2, "KEY=VALUE"),
+        (["train", "vit_tiny_digits", "--set", "epochs=many"], 2, "epochs takes int"),
+        (["train", "vit_tiny_digits", "--set", "optim.name=adm"], 2, "adamw"),
+        (["train", "none/recipe.txt"], 1, "does not exist"),
+        (["evaluate", "none"], 1, "not a run"),
+        (["info", "vit_toi"], 2, "vit_toy"),
+        (["list", "resnext*"], 1, "nothing matches"),
+        (["check", "vitt"], 2, "vit"),
+        (["predict", "vit_toy", "a.jpg"], 2, "--random-weights"),
+        (["predict", "vit_toyy", "a.jpg"], 2, "vit_toy"),
+        (["predict", "runs/none", "a.jpg"], 1, "does not exist"),
+        (["predict", "vit_toy", "a.jpg", "--random-weights"], 1, "a.jpg"),
+        (["predict", "vit_toy", "a.jpg", "--weights", "none.keras"], 1, "none.keras does not exist"),
+        (["export", "vit_toy", "--format", "onx", "--out", "x"], 2, "onnx"),
+        (["export", "vit_toy", "--format", "onnx", "--out", "x"], 2, "--random-weights"),
+        (["data", "pack", "digit", "x.npz"], 2, "digits"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_get_a_status_and_one_sentence(capsys, tmp_path, monkeypatch, words, status, sentence):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = call(capsys, *words)
+    assert (found, out) == (status, "")
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("kzoo: ") and sentence in lines[0]
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["trian"], ["train"], ["predict", "vit_toy"], ["list", "--jsn"]], ids=" ".join)
+def test_wrong_usage_is_2(capsys, words):
+    status, out, err = call(capsys, *words)
+    assert (status, out) == (2, "") and "usage: kzoo" in err and "Traceback" not in err
+
+
+def test_no_command_shows_the_help(capsys):
+    status, out, err = call(capsys)
+    assert (status, out) == (2, "") and "quickstart" in err
+
+
+def test_debug_shows_the_traceback(capsys):
+    with pytest.raises(kzoo.UserError, match="not a run"):
+        main(["evaluate", "none", "--debug"])
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kzoo.training.evaluate", interrupted)
+    status, _, err = call(capsys, "evaluate", "run")
+    assert status == 1 and "interrupted" in err and "continues" in err
+
+
+def test_list_and_info(capsys):
+    status, out, err = call(capsys, "list", "vit_*_384", "--json")
+    assert (status, json.loads(out), err) == (0, kzoo.list_models("vit_*_384"), "")
+    status, out, _ = call(capsys, "list", "--recipes", "--json")
+    assert (status, json.loads(out)) == (0, kzoo.list_recipes())
+    status, out, _ = call(capsys, "info", "vit_toy", "--json")
+    facts = json.loads(out)
+    assert status == 0 and facts["params"] == kzoo.get("vit_toy").count_params() and facts["image_size"] == [32, 32]
+    assert call(capsys, "info", "vit_toy")[1].count("\n") > 5
+
+
+def test_train_writes_json_alone_on_stdout(capsys, tmp_path):
+    status, out, err = call(
+        capsys, "train", "vit_tiny_digits", "--smoke", "--workdir", tmp_path / "run", "--set", "steps=1", "seed=4", "--json"
+    )
+    assert status == 0 and json.loads(out)["images"] == 64
+    assert "step 1/1" in err and "evaluation accuracy" in err
+    assert "seed = 4\n" in (tmp_path / "run" / "recipe.txt").read_text()
+
+
+def test_evaluate_tells_the_metrics_of_the_run(capsys, run):
+    status, out, _ = call(capsys, "evaluate", run, "--json")
+    wanted = json.loads((run / "metrics.json").read_text())
+    assert status == 0 and json.loads(out) == pytest.approx({k: v for k, v in wanted.items() if k != "steps"}, rel=1e-6)
+    status, out, err = call(capsys, "evaluate", run, "--data", "fake:classes=4", "--json")
+    assert (status, out) == (1, "") and "4 classes" in err
+
+
+def test_run_and_artifact_agree_on_a_jpeg(capsys, run, jpeg):
+    """The SavedModel resizes by itself; the ONNX file gets the picture resized and rounded to whole numbers."""
+    status, out, _ = call(capsys, "predict", run, jpeg, "--json")
+    (wanted,) = json.loads(out)
+    assert status == 0 and wanted["image"] == str(jpeg)
+    assert {c["label"] for c in wanted["classes"]} == {"bird", "cat", "dog"}
+    assert sum(c["probability"] for c in wanted["classes"]) == pytest.approx(1, abs=1e-6)
+    for format, tolerance in (("saved_model", 1e-4), ("onnx", 0.02)):
+        out_folder = run.parent / format
+        assert call(capsys, "export", run, "--format", format, "--out", out_folder)[0] == 0
+        status, out, _ = call(capsys, "predict", out_folder, jpeg, "--json")
+        (found,) = json.loads(out)
+        expected = {c["label"]: pytest.approx(c["probability"], abs=tolerance) for c in wanted["classes"]}
+        assert status == 0 and {c["label"]: c["probability"] for c in found["classes"]} == expected
+
+
+def test_predict_shows_top_and_draws(capsys, run, jpeg, tmp_path):
+    status, out, _ = call(capsys, "predict", run, jpeg, "--top", 1, "--out", tmp_path / "out")
+    assert status == 0 and out.startswith(f"{jpeg}: ") and out.count("0.") == 1
+    assert [p.suffix for p in (tmp_path / "out").iterdir()] == [".png"]
+    (tmp_path / "no.jpg").write_bytes(b"no picture")
+    status, out, err = call(capsys, "predict", run, tmp_path / "no.jpg")
+    assert (status, out) == (1, "") and "no.jpg cannot be decoded" in err
+
+
+WITHOUT_TENSORFLOW = """
+import json, sys
+sys.modules["tensorflow"] = None
+from kzoo.cli import main
+for words in json.loads(sys.argv[1]):
+    status = main(words)
+    if status:
+        sys.exit(f"{words} ended with {status}")
+assert sys.modules["tensorflow"] is None
+"""
+
+
+def test_the_whole_way_without_tensorflow(tmp_path):
+    """JAX, from a packed file; importing TensorFlow raises. A grey picture of another size is predicted."""
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20), dtype=np.uint8)).save(tmp_path / "grey.jpg")
+    npz, run = tmp_path / "digits.npz", tmp_path / "run"
+    settings = [f"data.source=npz:{npz}", "steps=4", "checkpoint.every_steps=2"]
+    train = ["train", "vit_tiny_digits", "--workdir", str(run), "--json", "--set", *settings]
+    commands = [
+        ["data", "pack", "digits", str(npz), "--json"],
+        train,
+        train,  # finished: tells the same again
+        ["evaluate", str(run), "--json"],
+        ["predict", str(run), str(tmp_path / "grey.jpg"), "--json"],
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"}
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(commands)], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    _, trained, again, evaluated, predicted = (json.loads(line) for line in result.stdout.splitlines())
+    assert trained == again and trained["images"] == 355
+    assert evaluated["accuracy"] == trained["accuracy"]
+    assert [c["label"] for c in predicted[0]["classes"]] and 'record.compiled = "xla"' in (run / "recipe.txt").read_text()
+    assert (run / "tensorboard").is_dir()

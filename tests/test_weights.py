@@ -1,0 +1,155 @@
+"""Weights into models: strict, all or nothing, surgery only where asked for, position tables as torch resizes them, with a receipt."""
+
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+import kzoo
+from kzoo.errors import UserError
+
+
+def filled(seed=1, **overrides):
+    """A toy whose every weight is random."""
+    model = kzoo.get("vit_toy", **overrides)
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(size=w.shape).astype("float32") for w in model.get_weights()])
+    return model
+
+
+def by_path(model):
+    return {w.path: keras.ops.convert_to_numpy(w) for w in model.weights}
+
+
+def assert_equal_weights(model, other):
+    for path, value in by_path(model).items():
+        np.testing.assert_array_equal(value, by_path(other)[path], err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory):
+    path = tmp_path_factory.mktemp("donor") / "donor.keras"
+    model = filled()
+    model.save(path)
+    model.save_weights(path.with_name("donor.weights.h5"))
+    return model, path
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_the_same_model_takes_everything(donor, suffix):
+    model, path = donor
+    path = path.with_name("donor" + suffix)
+    taker = kzoo.get("vit_toy", weights=path)
+    assert_equal_weights(taker, model)
+    report = taker.load_report
+    assert set(report.loaded) == set(by_path(model)) and report.resized == report.reinitialised == report.unused == ()
+    assert report.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"{len(model.weights)} loaded" in str(report)
+    again = kzoo.get("vit_toy")
+    assert kzoo.load_weights(again, path) == report
+    assert_equal_weights(again, model)
+
+
+@pytest.mark.parametrize("size", [64, (24, 40), 16, (16, 64)], ids=str)
+def test_position_tables_are_resized_as_torch_does(donor, size):
+    """(16, 64) has as many cells as the donor's 4 x 4 grid: the shapes agree, the places do not."""
+    model, path = donor
+    taker = kzoo.get("vit_toy", image_size=size, weights=path)
+    table = by_path(model)["pos_embed/table"]
+    grid = torch.tensor(table[:, 1:]).reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    rows, columns = (side // 8 for side in ((size, size) if isinstance(size, int) else size))
+    wanted = torch.nn.functional.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
+    ours = by_path(taker)["pos_embed/table"]
+    np.testing.assert_allclose(ours[:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, rows * columns, -1).numpy(), atol=2e-5)
+    np.testing.assert_array_equal(ours[:, :1], table[:, :1])
+    assert taker.load_report.resized == ("pos_embed/table",)
+    assert len(taker.load_report.loaded) == len(model.weights) - 1
+
+
+def test_another_number_of_classes_reinitialises_the_head_alone(donor):
+    model, path = donor
+    taker = kzoo.get("vit_toy", num_classes=3, weights=path)
+    assert set(taker.load_report.reinitialised) == {"head/kernel", "head/bias"}
+    theirs = by_path(model)
+    for name, value in by_path(taker).items():
+        if not name.startswith("head/"):
+            np.testing.assert_array_equal(value, theirs[name])
+
+
+def test_no_head_leaves_the_donors_head_unused(donor):
+    taker = kzoo.get("vit_toy", num_classes=0, weights=donor[1])
+    assert set(taker.load_report.unused) == {"head/kernel", "head/bias"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"num_classes": 3}, "head/kernel"),
+        ({"image_size": 64}, "pos_embed/table"),
+        ({"image_size": (16, 64)}, r"pos_embed/table.*for the grid \(4, 4\)"),
+        ({"embed_dim": 16}, "and [0-9]+ more"),
+        ({"depth": 1}, "blocks_1.*is not in the model"),
+        ({"depth": 3}, "blocks_2.*is missing"),
+        ({"in_channels": 1}, "patch_embed"),
+    ],
+)
+def test_what_was_not_asked_for_is_refused_and_changes_nothing(donor, overrides, words):
+    taker = filled(seed=2, **overrides)
+    before = by_path(taker)
+    with pytest.raises(UserError, match=words) as error:
+        kzoo.load_weights(taker, donor[1])
+    assert "\n" not in str(error.value)
+    for path, value in by_path(taker).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+@pytest.mark.parametrize("overrides", [{"num_classes": 3}, {"embed_dim": 16}])
+def test_an_h5_that_does_not_fit_changes_nothing(donor, overrides):
+    taker = filled(seed=2, **overrides)
+    before = by_path(taker)
+    with pytest.raises(UserError, match="does not fit this model"):
+        kzoo.load_weights(taker, donor[1].with_name("donor.weights.h5"))
+    for path, value in by_path(taker).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_a_table_with_other_class_tokens_is_not_resized(donor):
+    with pytest.raises(UserError, match="do not fit"):
+        kzoo.get("vit_toy", image_size=64, class_token=False, global_pool="avg", weights=donor[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.keras", None, "does not exist"),
+        ("none.weights.h5", None, "does not exist"),
+        ("model.pkl", b"cos\nsystem\n", "neither the folder of a run nor a .keras file"),
+        ("bad.keras", b"no zip", "could not be read"),
+        ("bad.weights.h5", b"no hdf5", "does not fit"),
+        ("folder", "folder", "holds no checkpoint.npz"),
+    ],
+)
+def test_what_holds_no_weights_is_told(tmp_path, name, content, words):
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        kzoo.get("vit_toy", weights=path)
+
+
+def test_a_keras_file_of_another_kind_is_told(tmp_path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    with pytest.raises(UserError, match="carries no spec"):
+        kzoo.load(tmp_path / "other.keras")
+
+
+def test_nothing_pickled_is_executed(tmp_path):
+    """A checkpoint whose meta is a pickled object is damage, not code."""
+    (tmp_path / "run").mkdir()
+    np.savez(tmp_path / "run" / "checkpoint.npz", meta=np.array([{"step": 1}], dtype=object))
+    with pytest.raises(UserError, match="is damaged"):
+        kzoo.load(tmp_path / "run")
