@@ -1,7 +1,7 @@
 """Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data over a stream."""
 
-import collections
 import concurrent.futures
+
 import keras
 
 SHUFFLE_BUFFER = 8192  # encoded records of a stream
@@ -23,15 +23,15 @@ class Batches(keras.utils.PyDataset):
         return self._batch(self._steps[index])
 
     def __iter__(self):
-        """The batches in order, a few ahead; Keras' own threads serve fit(), evaluate() and predict() alone."""
-        ahead = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        """The batches in order, one ahead; Keras' own thread serves fit(), evaluate() and predict() alone."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            ahead = None
             for index in range(len(self)):
-                ahead.append(pool.submit(self.__getitem__, index))
-                if len(ahead) > WORKERS:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                current, ahead = ahead, pool.submit(self.__getitem__, index)
+                if current is not None:
+                    yield current.result()
+            if ahead is not None:
+                yield ahead.result()
 
 
 def numpy_batches(batch, steps, signature):

@@ -42,6 +42,43 @@ class PatchEmbed(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
+class ConvStem(keras.layers.Layer):
+    """Patches by 3x3 convolutions of stride 2 instead of one cut: (B, H, W, C) -> (B, H / P * (W / P), D), P a power of two.
+
+    The width doubles up to D; each convolution is followed by a norm and ReLU, then one linear map. It learns from far fewer pictures
+    (https://arxiv.org/abs/2106.14881; layer norms here, so that a batch does not mix).
+    """
+
+    def __init__(self, patch_size, dim, norm_eps=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.dim = dim
+        count = patch_size.bit_length() - 1
+        policy = self.dtype_policy
+        self.convs = [
+            keras.layers.Conv2D(
+                dim // 2 ** (count - 1 - i), 3, 2, padding="same", kernel_initializer="he_normal", dtype=policy, name=f"conv_{i}"
+            )
+            for i in range(count)
+        ]
+        self.norms = [keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name=f"norm_{i}") for i in range(count)]
+        self.proj = keras.layers.Conv2D(dim, 1, kernel_initializer="lecun_normal", dtype=policy, name="proj")
+
+    def build(self, input_shape):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            conv.build(input_shape)
+            input_shape = conv.compute_output_shape(input_shape)
+            norm.build(input_shape)
+        self.proj.build(input_shape)
+
+    def call(self, images):
+        x = images
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = ops.relu(norm(conv(x)))
+        x = self.proj(x)
+        return ops.reshape(x, (-1, x.shape[1] * x.shape[2], self.dim))
+
+
+@keras.saving.register_keras_serializable(package="kzoo")
 class ClassToken(keras.layers.Layer):
     """Prepends one learned token: (B, N, D) -> (B, 1 + N, D)."""
 

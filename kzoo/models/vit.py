@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from kzoo.errors import UsageError, unknown
-from kzoo.layers.embed import ClassToken, PatchEmbed, PositionEmbedding
+from kzoo.layers.embed import ClassToken, ConvStem, PatchEmbed, PositionEmbedding
 from kzoo.layers.transformer import TransformerBlock
 from kzoo.models.base import ModelConfig, ZooModel
 from kzoo.registry import register
@@ -30,6 +30,7 @@ class VitConfig(ModelConfig):
     num_heads: int = 3
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
+    stem: str = "patch"  # patch | conv (3x3 convolutions of stride 2, for small pictures and few of them)
     class_token: bool = True
     global_pool: str = "token"  # token | avg (patch tokens, norm after the mean) | none (all normalised tokens)
     pos_embed: str = "learned"  # learned | sincos (fixed)
@@ -41,7 +42,7 @@ class VitConfig(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, valid in (("global_pool", ("token", "avg", "none")), ("pos_embed", ("learned", "sincos"))):
+        for name, valid in (("global_pool", ("token", "avg", "none")), ("pos_embed", ("learned", "sincos")), ("stem", ("patch", "conv"))):
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
         for name in ("patch_size", "embed_dim", "depth", "num_heads"):
@@ -52,6 +53,8 @@ class VitConfig(ModelConfig):
                 raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
         if self.embed_dim % self.num_heads:
             raise UsageError(f"embed_dim {self.embed_dim} must be divisible by num_heads {self.num_heads}.")
+        if self.stem == "conv" and (self.patch_size & (self.patch_size - 1) or any(side % self.patch_size for side in self.size)):
+            raise UsageError(f"stem='conv' needs a patch_size that is a power of two and divides the image size, not {self.patch_size}.")
         if self.pos_embed == "sincos" and self.embed_dim % 4:
             raise UsageError(f"pos_embed='sincos' needs an embed_dim divisible by 4, not {self.embed_dim}.")
         if self.global_pool == "token" and not self.class_token:
@@ -73,7 +76,8 @@ def vit(config):
     """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; tokens (B, N, D) with global_pool "none"."""
     prefix = int(config.class_token)
     images = keras.Input((*config.size, config.in_channels), name="images")
-    x = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")(images)  # (B, N, D)
+    embed = PatchEmbed if config.stem == "patch" else ConvStem
+    x = embed(config.patch_size, config.embed_dim, name="patch_embed")(images)  # (B, N, D)
     if config.class_token:
         x = ClassToken(name="cls_token")(x)
     x = PositionEmbedding(config.grid, prefix, config.pos_embed, name="pos_embed")(x)
