@@ -136,6 +136,39 @@ def test_sincos_positions_are_the_formula_of_mae():
         np.testing.assert_allclose(table[1 + token], expected, atol=1e-6)
 
 
+def test_the_convolutional_stem_is_what_torch_computes():
+    import torch
+    from torch.nn import functional as F
+
+    from kzoo.layers.embed import ConvStem
+
+    layer = ConvStem(4, 16)
+    images = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype("float32")
+    ours = np.asarray(layer(images))
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    for conv, norm in zip(layer.convs, layer.norms, strict=True):
+        kernel, bias = (torch.from_numpy(np.asarray(w)) for w in conv.weights)
+        x = F.conv2d(F.pad(x, (0, 1, 0, 1)), kernel.permute(3, 2, 0, 1), bias, stride=2)
+        x = F.relu(F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=norm.epsilon)).permute(0, 3, 1, 2)
+    kernel, bias = (torch.from_numpy(np.asarray(w)) for w in layer.proj.weights)
+    theirs = F.conv2d(x, kernel.permute(3, 2, 0, 1), bias).flatten(2).transpose(1, 2).numpy()
+    assert ours.shape == (2, 6, 16)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_convolutional_stem_saves_and_counts(tmp_path):
+    model = kzoo.get("vit_toy", stem="conv", num_classes=3)
+    model.save(tmp_path / "m.keras")
+    again = kzoo.load(tmp_path / "m.keras")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(again(images), model(images))
+    from kzoo.models.count import macs
+
+    stem = 16 * 16 * 27 * 8 + 8 * 8 * 9 * 8 * 16 + 4 * 4 * 9 * 16 * 32 + 4 * 4 * 32 * 32
+    patches = 4 * 4 * 192 * 32
+    assert macs(model) - macs(kzoo.get("vit_toy", num_classes=3)) == stem - patches
+
+
 def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
     from kzoo.layers.transformer import DropPath
 
@@ -177,6 +210,7 @@ def test_what_num_classes_and_pooling_return():
         ({"global_pool": "map"}, "token"),
         ({"features_only": True, "out_indices": (5,)}, "0 to 1"),
         ({"out_indices": (0,)}, "features_only"),
+        ({"stem": "conv", "patch_size": 6}, "power of two"),
         ({"dept": 3}, "depth"),
         ({"depth": "three"}, "takes int"),
         ({"embed_dim": True}, "takes int"),
