@@ -115,9 +115,15 @@ class _Session:
         self.task.compile(optimizer=make_optimizer(recipe, self.schedule, self.network), jit_compile=wants_xla(recipe))
         require_xla(recipe, self.task)
         self.task.optimizer.build(self.task.trainable_variables)
-        self.step, self.history, self.metrics, self.seconds = 0, [], {}, 0.0
+        self.step, self.history, self.metrics = 0, [], {}
+        self.began, self.seconds_before = time.monotonic(), 0.0
         self.compiled, self.drawn = None, -math.inf
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+    @property
+    def seconds(self):
+        """Wall time of the run, evaluations included; what a kill threw away is not counted."""
+        return self.seconds_before + time.monotonic() - self.began
 
     def _splits(self):
         return self.recipe.data.train_split, self.recipe.data.eval_split
@@ -170,7 +176,8 @@ class _Session:
     def _resume(self):
         """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two epochs."""
         meta, metric_values = state.restore(self.task, self.workdir)
-        self.step, self.history, self.metrics, self.seconds = meta["step"], meta["history"], meta["metrics"], meta["seconds"]
+        self.step, self.history, self.metrics = meta["step"], meta["history"], meta["metrics"]
+        self.seconds_before = meta["seconds"]
         self.started = meta["started"]
         logs.write_csv(self.workdir, self.history)  # a kill may have come between the checkpoint and its row
         logs.say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
@@ -187,12 +194,13 @@ class _Session:
             self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
         row = {"epoch": epoch + 1, "step": self.step, "lr": float(self.schedule(self.step - 1)), "time": time.time()} | watch.logs
-        row |= {"images_per_second": round(self.progress.rate(self.step), 1), "minutes": round(self.seconds / 60, 3)}
+        row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             with averaged(self.task):
                 self.metrics = measure(*predictions(self.network, self.evaluation))
             row |= {f"eval_{k}": self.metrics[k] for k in ("loss", "accuracy")}
             logs.say(f"epoch {epoch + 1}/{self.epochs}: evaluation accuracy {row['eval_accuracy']:.4f}, loss {row['eval_loss']:.4f}")
+        row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
         self.save()
         logs.write_csv(self.workdir, self.history)
@@ -259,7 +267,6 @@ class _Watch(keras.callbacks.Callback):
         self.session, self.epoch, self.last_step, self.metric_values = session, epoch, last_step, metric_values
         self.logs = {}
         self.saved_step, self.saved_time = session.step, time.monotonic()
-        self.last = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.metric_values:  # continue the epoch's running means where the checkpoint left them
@@ -269,8 +276,6 @@ class _Watch(keras.callbacks.Callback):
         session, self.logs = self.session, {k: float(v) for k, v in logs.items()}
         session.step += 1
         now = time.monotonic()
-        session.seconds += now - self.last
-        self.last = now
         if not math.isfinite(self.logs["loss"]):  # a running mean: once not finite, it stays so
             raise UserError(
                 f"the loss became {self.logs['loss']} at step {session.step}; the run stopped and its last good checkpoint is kept: "
