@@ -16,35 +16,35 @@ pytestmark = pytest.mark.cifar10
 
 
 @pytest.fixture(scope="module")
-def test_split():
+def held_out():
     return data.open_source("tfds:cifar10", "test")
 
 
-def test_the_source_is_what_tfds_reads(test_split):
-    assert (len(test_split), test_split.num_classes, test_split.channels) == (10_000, 10, 3)
-    assert test_split.class_names[:3] == ("airplane", "automobile", "bird")
+def test_the_source_is_what_tfds_reads(held_out):
+    assert (len(held_out), held_out.num_classes, held_out.channels) == (10_000, 10, 3)
+    assert held_out.class_names[:3] == ("airplane", "automobile", "bird")
     theirs = tfds.load("cifar10", split="test[:50]", data_dir=os.environ["KZOO_DATA_DIR"], download=False)
     for i, record in enumerate(tfds.as_numpy(theirs)):
-        image, label = test_split.read(i)
+        image, label = held_out.read(i)
         np.testing.assert_array_equal(image, record["image"])
         assert label == record["label"]
 
 
-def test_packed_it_gives_the_same_batches(test_split, tmp_path):
+def test_packed_it_gives_the_same_batches(held_out, tmp_path):
     assert main(["data", "pack", "tfds:cifar10", str(tmp_path / "cifar10.npz")]) == 0
     packed = data.open_source(f"npz:{tmp_path / 'cifar10.npz'}", "test")
     options = {"image_size": (32, 32), "channels": 3, "preprocessing": kzoo.get("vit_toy").spec.preprocessing, "batch_size": 64}
-    batches = [next(iter(data.Loader(source, **options).evaluation())) for source in (test_split, packed)]
+    batches = [next(iter(data.Loader(source, **options).evaluation())) for source in (held_out, packed)]
     for ours, theirs in zip(*batches, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert packed.class_names == test_split.class_names
+    assert packed.class_names == held_out.class_names
 
 
-def test_the_loader_prepares_pictures_as_the_preprocessor_does(test_split):
+def test_the_loader_prepares_pictures_as_the_preprocessor_does(held_out):
     model = kzoo.get("vit_toy", image_size=(40, 48), num_classes=10)
-    loader = data.Loader(test_split, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy")
+    loader = data.Loader(held_out, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy")
     images, _, _ = next(iter(loader.evaluation()))
-    pictures = np.stack([test_split.read(i)[0] for i in range(16)])
+    pictures = np.stack([held_out.read(i)[0] for i in range(16)])
     np.testing.assert_allclose(images, preprocessor(model)(pictures), atol=1e-4)
 
 
