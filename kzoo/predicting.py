@@ -74,13 +74,14 @@ def run_pictures(target, count=8):
     if not (pathlib.Path(target) / "recipe.txt").is_file():
         return {}
     from kzoo.training.evaluation import read_recipe
+    from kzoo.training.logs import say
 
     recipe = read_recipe(target)[0]
     try:
         source = data.open_source(recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
         pictures = [source.read(i)[0] for i in range(min(count, len(source)))]
     except UserError as error:  # the data may live on another machine: the embedded pictures serve
-        print(f"verifying with the embedded pictures, the run's own cannot be read: {error}")
+        say(f"verifying with the embedded pictures, the run's own cannot be read: {error}")
         return {}
     return {"pictures": pictures, "pictures_from": f"{recipe.data.source}, {recipe.data.eval_split} split"}
 
