@@ -1,6 +1,7 @@
 """What the benchmarks share: the machine's description, peers that take turns, the one JSON line."""
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import importlib.metadata
@@ -9,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -99,21 +101,30 @@ def seconds_of(call, at_least=0.3):
 class Peer:
     """A process of its own that prepares a workload once and then times it whenever it is called.
 
-    Two frameworks in one process would share, or fight over, its threads; here the peer that has no turn waits on a pipe.
-    `setup(*arguments)` runs in the process and returns a callable without arguments; calling the Peer returns the seconds that it takes.
-    The process ends with its parent.
+    Two frameworks in one process would share, or fight over, its threads; here the peer that has no turn is stopped (SIGSTOP), for
+    threads that spin while they wait would take the others' cores. `setup(*arguments)` runs in the process and returns a callable
+    without arguments; calling the Peer returns the seconds that it takes. The process ends with its parent.
     """
 
     def __init__(self, setup, *arguments):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, setup, arguments), daemon=True).start()
+        process = context.Process(target=_serve, args=(theirs, setup, arguments), daemon=True)
+        process.start()
         theirs.close()  # so that a dead peer is an EOFError here
-        self._pipe.recv()
+        self._pid = process.pid
+        atexit.register(process.kill)  # a stopped process would not hear the polite end that daemons are given
+        self._answer()
 
     def __call__(self):
+        os.kill(self._pid, signal.SIGCONT)
         self._pipe.send("turn")
-        return self._pipe.recv()
+        return self._answer()
+
+    def _answer(self):
+        answer = self._pipe.recv()
+        os.kill(self._pid, signal.SIGSTOP)
+        return answer
 
 
 def _serve(pipe, setup, arguments):
