@@ -55,7 +55,7 @@ def _kill_resume(r):
 
 def _train(r):
     where = f"{r['epochs']} epochs, {r['backend']}, {r['compiled']}"
-    return f"`{r['recipe']}`: {r['accuracy']:.1%} of {r['images']:,} held-out pictures after {r['minutes']:.0f} minutes ({where})"
+    return f"`{r['recipe']}`: {r['accuracy']:.1%} of {r['images']:,} held-out pictures after {r['minutes']:.3g} minutes ({where})"
 
 
 ROWS = {
