@@ -33,16 +33,22 @@ class _AfterKeras:
     Importing kzoo must not import Keras, and Keras looks its custom classes up in its own register alone.
     """
 
+    searching = False
+
     def find_spec(self, name, path=None, target=None):
-        if name != "keras":
+        if name != "keras" or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.searching = True  # the other finders are asked for it now
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
         if spec is not None:
             run = spec.loader.exec_module
 
             def run_and_register(module):
                 run(module)
+                sys.meta_path.remove(self)  # not before: looking for a module is not yet importing it
                 importlib.import_module("kzoo.models.base")
 
             spec.loader.exec_module = run_and_register
