@@ -1,4 +1,4 @@
-"""What tf2onnx writes at length, said shortly: dense layers as one product, layer norms as one node, hardly a computed shape.
+"""What tf2onnx writes at length, said shortly: layer norms as one node, GELUs as the runtime knows them, hardly a computed shape.
 
 Each rewrite is an identity that holds for any weights; a pattern that is not found is left as it was.
 """
@@ -15,7 +15,6 @@ _VARIANCE = ("ReduceMean", ("Mul", _CENTRED, _CENTRED), "axes")
 _SCALE = ("Mul", ("Reciprocal", ("Sqrt", ("Add", _VARIANCE, "epsilon"))), "gamma")
 LAYER_NORM = ("Add", ("Mul", "x", _SCALE), ("Add", ("Mul", ("Neg", _MEAN), _SCALE), "beta"))
 GELU_ERF = ("Erf", ("Mul", "x", "factor"))
-DENSE = ("Reshape", ("MatMul", ("Reshape", "x", "flat"), "kernel"), "shape")
 
 
 REARRANGING = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")  # operators that only move numbers
@@ -53,7 +52,7 @@ def simplify(model):
 
 def _found(node, producers):
     """(rewrite, its bindings) of every pattern that ends in this node."""
-    for pattern, rewrite in ((DENSE, _dense), (LAYER_NORM, _layer_norm), (GELU_ERF, _gelu_erf)):
+    for pattern, rewrite in ((LAYER_NORM, _layer_norm), (GELU_ERF, _gelu_erf)):
         found = _match(pattern, node, producers)
         if found:
             yield rewrite, found
@@ -86,15 +85,6 @@ def _each(pairs, producers, bound):
     elif name in producers and producers[name].op_type == pattern[0]:
         for further in _ways(pattern[1:], producers[name], producers, bound):
             yield from _each(rest, producers, further)
-
-
-def _dense(graph, found, shapes, constants, node):
-    """Flatten, product, unflatten is one product: MatMul takes any number of leading axes."""
-    before, after, kernel = shapes.get(found["x"], ()), shapes.get(node.output[0], ()), constants.get(found["kernel"])
-    kept = len(before) == len(after) > 2 and before[1:-1] == after[1:-1] and None not in before[1:]
-    if kept and kernel is not None and list(kernel.dims) == [before[-1], after[-1]]:
-        return [helper.make_node("MatMul", [found["x"], found["kernel"]], list(node.output), name=node.name)]
-    return None
 
 
 def _layer_norm(graph, found, shapes, constants, node):
