@@ -12,6 +12,7 @@ import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError, require
+from kzoo.models.base import computing_in
 from kzoo.tasks import task as make_task
 from kzoo.training.optimizer import compiled_as
 
@@ -113,12 +114,8 @@ def xla_step(name):
 def bfloat16(name):
     """Under mixed_bfloat16 the outputs are float32 and near those of float32; one step is finite."""
     reference = randomise(registry.get(name))
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with computing_in("mixed_bfloat16"):
         model = registry.get(name)
-    finally:
-        keras.config.set_dtype_policy(before)
     model.set_weights(reference.get_weights())
     for a, b in zip(_call(reference, _images(model)), _call(model, _images(model)), strict=True):
         _expect(b.dtype == np.float32, f"outputs are {b.dtype}")

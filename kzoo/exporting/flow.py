@@ -94,16 +94,11 @@ def precision(model):
 
 def _in_float32(model):
     """The twin, computing in float32 with the same weights, of a model that computes in reduced precision."""
-    import keras
-
+    from kzoo.models.base import computing_in
     from kzoo.registry import get
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with computing_in("float32"):
         twin = get(model.spec.name, **model.spec.overrides)
-    finally:
-        keras.config.set_dtype_policy(before)
     twin.set_weights(model.get_weights())
     twin.spec = model.spec
     return twin

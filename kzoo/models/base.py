@@ -1,5 +1,6 @@
 """What every family shares: the configuration's common fields and the model class that carries its spec."""
 
+import contextlib
 import dataclasses
 import importlib
 from dataclasses import dataclass
@@ -71,6 +72,17 @@ class ZooModel(keras.Model):
         if spec:
             model.spec = spec_from_dict(spec)
         return model
+
+
+@contextlib.contextmanager
+def computing_in(policy):
+    """Within it models are built under that Keras dtype policy, for example "float32" or "mixed_bfloat16"."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def spec_from_dict(plain):

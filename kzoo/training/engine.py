@@ -1,6 +1,5 @@
 """kzoo.train: a recipe becomes a run in a folder, which a second call continues where it stopped."""
 
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -17,6 +16,7 @@ from kzoo import __version__, registry
 from kzoo import data as kdata
 from kzoo.errors import UserError, unknown
 from kzoo.files import replacing, write_text
+from kzoo.models.base import computing_in
 from kzoo.schema import Recipe, dump, flatten, override, parse
 from kzoo.schema import smoke as shrink
 from kzoo.tasks import task as make_task
@@ -82,20 +82,10 @@ def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
         recipe = override(recipe, {"data.source": data if isinstance(data, str) else data[0].name})
     workdir = pathlib.Path(workdir or pathlib.Path("runs") / name)
     with claimed(workdir, recipe):
-        with _precision(recipe.precision):
+        with computing_in(recipe.precision):
             session = _Session(recipe, workdir, None if isinstance(data, str) else data)
             session.run()
         return session.finish()
-
-
-@contextlib.contextmanager
-def _precision(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 class _Session:
@@ -249,7 +239,7 @@ class _Session:
     def finish(self):
         """Writes what a finished run leaves. model.keras is the model that `kzoo.load` gives: float32, averaged weights."""
         self.draw()
-        with _precision("float32"), replacing(self.workdir / "model.keras") as temporary:
+        with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
         logs.say(f"done: {self.workdir}, accuracy {self.metrics['accuracy']:.4f} on {self.metrics['images']} pictures")

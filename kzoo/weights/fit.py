@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from kzoo.errors import UserError
-from kzoo.ops.resize import resize_weights
+from kzoo.ops.resize import resample, resize_weights
 from kzoo.weights.read import CHECKPOINT, load
 
 
@@ -131,5 +131,5 @@ def _resize_table(table, old, new):
     prefix, body = table[:, : old.prefix], table[0, old.prefix :]
     grid = body.reshape(*old.grid_size, -1)
     rows, columns = (resize_weights(a, b, "bicubic") for a, b in zip(old.grid_size, new.grid_size, strict=True))
-    grid = np.einsum("rh,hwd,cw->rcd", rows, grid, columns, optimize=True)
+    grid = resample(grid, rows, columns)
     return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
