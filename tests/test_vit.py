@@ -1,6 +1,8 @@
 """The ViT family: counts of the reference implementations, and numbers equal to timm's under the same random weights."""
 
 import csv
+import dataclasses
+import functools
 import pathlib
 import subprocess
 import sys
@@ -10,7 +12,11 @@ import numpy as np
 import pytest
 
 import kzoo
+from kzoo.checking import randomise
 from kzoo.errors import UsageError
+from kzoo.models.count import count
+from kzoo.registry import config_of
+from kzoo.schema import Preprocessing
 from tests.torch_reference import import_timm
 
 ROWS = list(csv.DictReader((pathlib.Path(__file__).parent / "goldens" / "params.csv").open()))
@@ -22,15 +28,88 @@ def test_counts(row):
         info = kzoo.info(row["name"])
         params, gmacs = info.params, info.gmacs
     else:
-        from kzoo.models.count import count
-        from kzoo.registry import config_of
-
         builder, config = config_of(row["name"], {"num_classes": int(row["num_classes"])})
         params, macs = count(lambda: builder(config))
         gmacs = macs / 1e9
     assert params == int(row["params"])
     if row["gmacs"]:
         assert gmacs == pytest.approx(float(row["gmacs"]), rel=0.01)
+
+
+def architectures():
+    """{name: (builder, config)} of the rows that timm knows, one for each architecture: sizes and preparation apart, rows repeat."""
+    known, found = set(import_timm().list_models()), {}
+    for name in [n for family in ("vit", "vit_clip", "deit3") for n in kzoo.list_models(family=family)]:
+        if name in known:
+            builder, config = config_of(name)
+            found.setdefault(dataclasses.replace(config, image_size=896, preprocessing=Preprocessing()), (name, builder, config))
+    return {name: (builder, config) for name, builder, config in found.values()}
+
+
+def test_every_architecture_is_timms():
+    """Counts, of all but the third to last blocks, and what counts do not show, on timm's models without memory."""
+    timm = import_timm()
+    import torch
+
+    rows = architectures()
+    assert len(rows) > 60
+    for name, (builder, config) in rows.items():
+        with torch.device("meta"):
+            reference = timm.create_model(name, num_classes=config.num_classes, weight_init="skip")
+        params, _ = count(lambda builder=builder, config=config: builder(dataclasses.replace(config, depth=2)))
+        later = sum(p.numel() for p in reference.blocks[2:].parameters())
+        assert params == sum(p.numel() for p in reference.parameters()) - later, name
+        block, act = reference.blocks[0], reference.blocks[0].mlp.act
+        theirs = {
+            "depth": len(reference.blocks),
+            "num_heads": block.attn.num_heads,
+            "norm_eps": block.norm1.eps,
+            "act": {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}[type(act).__name__],
+            "global_pool": reference.global_pool,
+            "norm_after_pooling": not isinstance(reference.fc_norm, torch.nn.Identity),
+            "prefix": reference.num_prefix_tokens,
+            "no_embed_class": reference.no_embed_class,
+        }
+        assert {field: getattr(config, field) for field in theirs} == theirs, name
+
+
+OLDER_HEADS = {"vit_huge_patch14_224", "vit_large_patch32_224", "vit_small_patch8_224"}  # timm lists weights without a head first
+
+
+def test_every_row_prepares_pictures_as_timm_does():
+    timm = import_timm()
+    known = set(timm.list_models())
+    for name in [n for family in ("vit", "vit_clip", "deit3") for n in kzoo.list_models(family=family)]:
+        if name in known - OLDER_HEADS:
+            config, theirs = config_of(name)[1], timm.get_pretrained_cfg(name)
+            ours = config.preprocessing
+            assert (config.size, config.num_classes) == (theirs.input_size[1:], theirs.num_classes), name
+            for field in ("mean", "std", "crop_pct", "crop_mode", "interpolation"):
+                assert getattr(ours, field) == getattr(theirs, field), (name, field)
+
+
+def vit_formula(image_size, patch_size, num_classes, dim, depth, heads, dim_head, mlp_dim, *, class_token=True, bias=False):
+    """The parameters of a plain ViT, part by part."""
+    patches, inner = (image_size // patch_size) ** 2, heads * dim_head
+    embedding = 3 * patch_size**2 * dim + dim + class_token * (dim + (patches + 1) * dim)
+    attention = dim * 3 * inner + bias * 3 * inner + inner * dim + dim
+    mlp = dim * mlp_dim + mlp_dim + mlp_dim * dim + dim
+    return embedding + depth * (4 * dim + attention + mlp) + 2 * dim + dim * num_classes + num_classes
+
+
+@pytest.mark.parametrize("dim_head", [64, 80])
+def test_the_classic_arguments(dim_head):
+    """ViT(image_size=256, patch_size=32, num_classes=1000, dim=1024, depth=6, heads=16, mlp_dim=2048, dropout=0.1, emb_dropout=0.1)."""
+    overrides = dict(image_size=256, patch_size=32, num_classes=1000, embed_dim=1024, depth=6, num_heads=16, mlp_ratio=2048 / 1024)
+    overrides |= dict(head_dim=dim_head, qkv_bias=False, norm_eps=1e-5, pos_drop_rate=0.1, proj_drop_rate=0.1, attn_drop_rate=0.1)
+    builder, config = config_of("vit_base_patch32_224", overrides)
+    assert count(lambda: builder(config))[0] == vit_formula(256, 32, 1000, 1024, 6, 16, dim_head, 2048)
+
+
+@pytest.mark.parametrize(("size", "dim", "depth", "heads"), [("tiny", 192, 12, 3), ("small", 384, 12, 6), ("large", 1024, 24, 16)])
+def test_simple_vit_is_a_plain_one_with_fixed_positions_and_a_tanh_layer(size, dim, depth, heads):
+    plain = vit_formula(224, 16, 1000, dim, depth, heads, 64, 4 * dim, class_token=False, bias=True)
+    assert kzoo.info(f"simple_vit_{size}_patch16_224").params == plain + dim * dim + dim
 
 
 def test_counting_a_huge_model_leaves_no_memory_behind():
@@ -45,73 +124,80 @@ def test_counting_a_huge_model_leaves_no_memory_behind():
     assert int(grown.split()[-1]) < 500
 
 
-def copy_timm(reference, model):
-    """Fills `model` from a timm VisionTransformer: torch stores (out, in) and (out, in, h, w) kernels."""
-    state = {k: v.detach().numpy() for k, v in reference.state_dict().items()}
-
-    def dense(name):
-        return [state[f"{name}.weight"].T, *([state[f"{name}.bias"]] if f"{name}.bias" in state else [])]
-
-    def norm(name):
-        return [state[f"{name}.weight"], state[f"{name}.bias"]]
-
-    values = {"patch_embed": [state["patch_embed.proj.weight"].transpose(2, 3, 1, 0), state["patch_embed.proj.bias"]]}
-    values |= {"cls_token": [state["cls_token"]]} if "cls_token" in state else {}
-    values |= {"pos_embed": [state["pos_embed"]]}
-    for i in range(len(reference.blocks)):
-        b = f"blocks.{i}"
-        parts = [norm(f"{b}.norm1"), dense(f"{b}.attn.qkv"), dense(f"{b}.attn.proj"), norm(f"{b}.norm2"), dense(f"{b}.mlp.fc1")]
-        values[f"blocks_{i}"] = [v for part in [*parts, dense(f"{b}.mlp.fc2")] for v in part]
-    values["fc_norm" if "fc_norm.weight" in state else "norm"] = norm("fc_norm" if "fc_norm.weight" in state else "norm")
-    values["head"] = dense("head")
-    for layer in model.layers:
-        if layer.weights:
-            layer.set_weights(values.pop(layer.name))
-    assert not values, f"not used: {list(values)}"
+def fill_from_timm(model, reference):
+    """Fills `model` with the weights of a timm VisionTransformer, every one used: torch stores (out, in) and (out, in, h, w) kernels."""
+    state = {name: value.detach().numpy() for name, value in reference.state_dict().items()}
+    for weight in model.weights:
+        *layers, last = weight.path.replace("blocks_", "blocks/").split("/")
+        if last in ("token", "table"):
+            name = layers[0]
+        elif last == "gamma" and layers[-1].startswith("ls"):
+            name = ".".join([*layers, last])
+        else:
+            name = ".".join([*layers, {"kernel": "weight", "gamma": "weight", "beta": "bias"}.get(last, last)])
+        value = state.pop(name)
+        if last == "kernel":
+            value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+        weight.assign(value[0] if last == "latent" else value)
+    assert not state, f"not used: {list(state)}"
 
 
 TOY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 7}
+TIMM_NAMES = {"image_size": "img_size", "in_channels": "in_chans", "act": "act_layer"}
 CASES = {
-    "vit_tiny_patch16_224": ("vit_tiny_patch16_224", {}, {}),
-    "non-square toy": ("vit_toy", {**TOY, "image_size": (32, 48)}, {"img_size": (32, 48)}),
-    "average pooling": ("vit_toy", {**TOY, "global_pool": "avg"}, {"img_size": 32, "global_pool": "avg"}),
-    "no class token": (
-        "vit_toy",
-        {**TOY, "global_pool": "avg", "class_token": False, "qkv_bias": False, "mlp_ratio": 3.0, "in_channels": 2},
-        {"img_size": 32, "global_pool": "avg", "class_token": False, "qkv_bias": False, "mlp_ratio": 3.0, "in_chans": 2},
-    ),
+    "plain": {},
+    "non-square": {"image_size": (32, 48)},
+    "average pooling": {"global_pool": "avg"},
+    "average after the norm": {"global_pool": "avg", "fc_norm": False, "init_values": 0.1},
+    "norm after the token": {"fc_norm": True},
+    "no class token": {"global_pool": "avg", "class_token": False, "qkv_bias": False, "mlp_ratio": 3.0, "in_channels": 2},
+    "registers": {"reg_tokens": 3, "global_pool": "avg"},
+    "registers without positions": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1},
+    "no positions": {"pos_embed": "none"},
+    "norm of queries and keys": {"qk_norm": True, "act": "gelu_tanh"},
+    "clip": {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"},
+    "attention pooling": {"global_pool": "map", "class_token": False, "act": "gelu_tanh"},
+    "attention pooling past prefix tokens": {"global_pool": "map", "reg_tokens": 2, "num_classes": 0},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_timm(case):
-    name, overrides, timm_arguments = CASES[case]
+    """Every block and the output under the same random weights."""
     import_timm()
     import torch
     from timm.models.vision_transformer import VisionTransformer
 
-    torch.manual_seed(0)
-    if name == "vit_toy":
-        toy = {key: TOY[key] for key in ("patch_size", "embed_dim", "depth", "num_heads", "num_classes")}
-        reference = VisionTransformer(**toy, **timm_arguments).eval()
-    else:
-        reference = import_timm().create_model(name).eval()
-    with torch.no_grad():
-        for parameter in reference.parameters():  # biases, norms and the class token start at constants
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    model = kzoo.get(name, **overrides)
-    copy_timm(reference, model)
+    overrides = TOY | {"image_size": 32} | CASES[case]
+    arguments = {TIMM_NAMES.get(key, key): value for key, value in overrides.items()}
+    if "norm_eps" in arguments:
+        arguments["norm_layer"] = functools.partial(torch.nn.LayerNorm, eps=arguments.pop("norm_eps"))
+    compare_with_timm(kzoo.get("vit_toy", **overrides), VisionTransformer(**arguments))
 
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_base_patch32_siglip_256"])
+def test_a_row_is_equal_to_timms(name):
+    compare_with_timm(kzoo.get(name, depth=2), import_timm().create_model(name, depth=2))
+
+
+def compare_with_timm(model, reference):
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in reference.eval().parameters():  # biases, norms and tokens start at constants
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    fill_from_timm(model, reference)
     images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype("float32")
     recorded = []
     for block in reference.blocks:
         block.register_forward_hook(lambda module, args, output: recorded.append(output))
     with torch.no_grad():
-        logits = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+        output = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     taps = keras.Model(model.input, [model.get_layer(f"blocks_{i}").output for i in range(len(recorded))])
     for ours, theirs in zip(taps(images), recorded, strict=True):
         assert_close(ours, theirs.numpy())
-    assert_close(model(images), logits)
+    assert_close(model(images), output)
 
 
 def assert_close(ours, theirs):
@@ -120,80 +206,75 @@ def assert_close(ours, theirs):
     assert np.abs(np.asarray(ours) - theirs).max() / scale <= 1e-4
 
 
-def test_sincos_positions_are_the_formula_of_mae():
+@pytest.mark.parametrize(("kind", "last"), [("sincos", 4), ("sincos2d", 3)])
+def test_fixed_positions_are_the_formulas_of_mae_and_big_vision(kind, last):
+    """The exponents i / 4 of MAE and i / (4 - 1) of big_vision, four frequencies an axis, in float64, a token at a time."""
     rows, columns, dim = 3, 5, 16
-    model = kzoo.get("vit_toy", image_size=(24, 40), embed_dim=dim, num_heads=2, pos_embed="sincos")
+    model = kzoo.get("vit_toy", image_size=(24, 40), embed_dim=dim, num_heads=2, pos_embed=kind)
     assert not any("pos_embed" in w.path for w in model.weights)
-    layer = model.get_layer("pos_embed")
-    table = np.asarray(layer(np.zeros((1, 1 + rows * columns, dim), "float32")))[0]
+    table = np.asarray(model.get_layer("pos_embed")(np.zeros((1, 1 + rows * columns, dim), "float32")))[0]
     np.testing.assert_array_equal(table[0], 0)
     for token in range(rows * columns):
         row, column = divmod(token, columns)
         expected = []
         for position in (column, row):
-            angles = [position / 10000 ** (i / (dim / 4)) for i in range(dim // 4)]
+            angles = [position / 10000 ** (i / last) for i in range(4)]
             expected += [*np.sin(angles), *np.cos(angles)]
         np.testing.assert_allclose(table[1 + token], expected, atol=1e-6)
 
 
-def test_the_convolutional_stem_is_what_torch_computes():
-    import torch
-    from torch.nn import functional as F
-
-    from kzoo.layers.embed import ConvStem
-
-    layer = ConvStem(4, 16)
-    images = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype("float32")
-    ours = np.asarray(layer(images))
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2))
-    for conv, norm in zip(layer.convs, layer.norms, strict=True):
-        kernel, bias = (torch.from_numpy(np.asarray(w)) for w in conv.weights)
-        x = F.conv2d(F.pad(x, (0, 1, 0, 1)), kernel.permute(3, 2, 0, 1), bias, stride=2)
-        x = F.relu(F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=norm.epsilon)).permute(0, 3, 1, 2)
-    kernel, bias = (torch.from_numpy(np.asarray(w)) for w in layer.proj.weights)
-    theirs = F.conv2d(x, kernel.permute(3, 2, 0, 1), bias).flatten(2).transpose(1, 2).numpy()
-    assert ours.shape == (2, 6, 16)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+@pytest.mark.parametrize("rate", ["drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"])
+def test_dropout_acts_in_its_place_and_in_training_only(rate):
+    """Each rate alone changes what lies after its place, and nothing before it."""
+    model = kzoo.get("vit_toy", class_token=False, global_pool="avg", head_bias=1.0, **{rate: 0.5})
+    model.get_layer("head").kernel.assign(np.random.default_rng(1).normal(size=(32, 10)))
+    places = ["patch_embed", "pos_drop", "blocks_0", "blocks_1", "fc_norm", "head"]
+    taps = keras.Model(model.input, [model.get_layer(name).output for name in places])
+    images = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype("float32")
+    still, again, moved = ([np.asarray(y) for y in taps(images, training=training)] for training in (False, False, True))
+    for a, b in zip(still, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    first = {"pos_drop_rate": 1, "proj_drop_rate": 2, "attn_drop_rate": 2, "drop_path_rate": 3, "drop_rate": 5}[rate]
+    assert [np.allclose(a, b, atol=1e-6) for a, b in zip(still, moved, strict=True)] == [i < first for i in range(6)]
 
 
-def test_the_convolutional_stem_saves_and_counts(tmp_path):
-    model = kzoo.get("vit_toy", stem="conv", num_classes=3)
-    model.save(tmp_path / "m.keras")
-    again = kzoo.load(tmp_path / "m.keras")
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
-    np.testing.assert_array_equal(again(images), model(images))
-    from kzoo.models.count import macs
-
-    stem = 16 * 16 * 27 * 8 + 8 * 8 * 9 * 8 * 16 + 4 * 4 * 9 * 16 * 32 + 4 * 4 * 32 * 32
-    patches = 4 * 4 * 192 * 32
-    assert macs(model) - macs(kzoo.get("vit_toy", num_classes=3)) == stem - patches
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_what_no_toy_row_has_exports_too(format, tmp_path):
+    """The exporter compares with Keras in the format's own runtime, and raises where they differ."""
+    options = dict(stride=4, reg_tokens=2, qk_norm=True, act="gelu_tanh", pos_embed="sincos2d", representation_size=16, head_dim=12)
+    model = randomise(kzoo.get("vit_toy", fc_norm=True, **options))
+    kzoo.export(model, tmp_path / format, format=format)
 
 
-def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
-    from kzoo.layers.transformer import DropPath
-
-    layer = DropPath(0.25, seed=3)
-    out = np.asarray(layer(np.ones((4000, 3, 2), "float32"), training=True))
-    per_sample = out.reshape(4000, -1)
-    assert (per_sample == per_sample[:, :1]).all()
-    assert set(np.unique(per_sample.round(5))) == {0.0, np.float32(4 / 3).round(5)}
-    assert abs((per_sample[:, 0] == 0).mean() - 0.25) < 0.03
-    np.testing.assert_array_equal(layer(np.ones((2, 3), "float32"), training=False), 1)
+def test_the_head_starts_at_its_bias():
+    model = kzoo.get("vit_toy", head_bias=-10.0, representation_size=24)
+    np.testing.assert_array_equal(model(np.ones((1, 32, 32, 3), "float32")), np.full((1, 10), -10.0))
+    assert model.get_layer("pre_logits").output.shape == (None, 24)
 
 
-def test_dropout_acts_in_training_only():
-    model = kzoo.get("vit_toy", drop_rate=0.3, attn_drop_rate=0.3, drop_path_rate=0.3)
-    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
-    taps = keras.Model(model.input, model.get_layer("norm").output)
-    still = [np.asarray(taps(images, training=False)) for _ in range(2)]
-    np.testing.assert_array_equal(*still)
-    assert not np.allclose(taps(images, training=True), still[0])
+def test_layer_depths_are_timms():
+    """Rates of layer-wise decay, weight by weight, as timm's optimizer gets them."""
+    timm = import_timm()
+    from timm.optim import param_groups_layer_decay
+
+    reference = timm.create_model("deit3_small_patch16_224", depth=3, global_pool="map", reg_tokens=1, pre_norm=True)
+    scale = {id(p): g["lr_scale"] for g in param_groups_layer_decay(reference, layer_decay=0.5) for p in g["params"]}
+    theirs = {}
+    for name, parameter in reference.named_parameters():
+        theirs.setdefault(name.replace("blocks.", "blocks").split(".")[0], set()).add(scale[id(parameter)])
+    model = kzoo.get("deit3_toy", depth=3, global_pool="map", reg_tokens=1, pre_norm=True)
+    ours = {}
+    for path, depth in model.layer_depths().items():
+        ours.setdefault(path.split("/")[0].replace("blocks_", "blocks"), set()).add(0.5 ** (4 - depth))
+    assert ours == theirs
+    assert set(model.layer_depths()) == {w.path for w in model.weights}
 
 
 def test_what_num_classes_and_pooling_return():
     assert kzoo.get("vit_toy", num_classes=0).output_shape == (None, 32)
     assert kzoo.get("vit_toy", global_pool="none").output_shape == (None, 17, 32)
-    maps = kzoo.get("vit_toy", image_size=(32, 48), features_only=True, out_indices=(0, -1))
+    assert kzoo.get("vit_toy", num_classes=0, representation_size=24).output_shape == (None, 24)
+    maps = kzoo.get("vit_toy", image_size=(32, 48), reg_tokens=2, features_only=True, out_indices=(0, -1))
     assert [m.shape for m in maps.output] == [(None, 4, 6, 32)] * 2
 
 
@@ -207,7 +288,16 @@ def test_what_num_classes_and_pooling_return():
         ({"num_classes": -1}, "at least 0"),
         ({"in_channels": 0}, "at least 1"),
         ({"drop_rate": 1.0}, r"\[0, 1\)"),
-        ({"global_pool": "map"}, "token"),
+        ({"global_pool": "max"}, "map"),
+        ({"global_pool": "map", "num_heads": 3, "head_dim": 16, "class_token": False}, "divisible by num_heads 3\\."),
+        ({"global_pool": "none", "representation_size": 8}, "pooled vector"),
+        ({"global_pool": "none", "fc_norm": True}, "pooled vector"),
+        ({"stride": 9}, "at most patch_size"),
+        ({"stride": 0}, "at least 1"),
+        ({"stem": "conv", "stride": 4}, "no other stride"),
+        ({"act": "relu"}, "gelu"),
+        ({"pos_embed": "sincos2d", "embed_dim": 4}, "at least 8"),
+        ({"init_values": "small"}, "takes float or None"),
         ({"features_only": True, "out_indices": (5,)}, "0 to 1"),
         ({"out_indices": (0,)}, "features_only"),
         ({"stem": "conv", "patch_size": 6}, "power of two"),

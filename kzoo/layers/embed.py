@@ -1,18 +1,22 @@
 """From pictures to tokens: patches, the class token, positions."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 
-def sincos_2d(grid_size, dim):
-    """The 2-D sine-cosine table of MAE: (rows * columns, dim) float32, tokens row-major.
+def sincos_2d(grid_size, dim, closed=False):
+    """A fixed 2-D sine-cosine table: (rows * columns, dim) float32, tokens row-major.
 
-    The first half of the channels encodes the column, the second the row; each half is all sines, then all cosines, with
-    wavelengths 10000^(i / (dim / 4)) (https://arxiv.org/abs/2111.06377, official code). `dim` must be divisible by 4.
+    The first half of the channels encodes the column, the second the row; each half is all sines, then all cosines, of the position
+    divided by wavelengths that grow geometrically from 1 towards 10000: without reaching it, 10000^(i / (dim / 4)), in MAE
+    (https://arxiv.org/abs/2111.06377, official code); `closed`, up to it, 10000^(i / (dim / 4 - 1)), in big_vision
+    (https://arxiv.org/abs/2205.01580). `dim` must be divisible by 4.
     """
     rows, columns = grid_size
-    omega = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    omega = 10000.0 ** (-np.arange(dim // 4) / (dim // 4 - closed))
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     angles = [np.outer(axis.reshape(-1), omega) for axis in (column, row)]
     return np.concatenate([part for a in angles for part in (np.sin(a), np.cos(a))], axis=1).astype("float32")
@@ -20,17 +24,23 @@ def sincos_2d(grid_size, dim):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class PatchEmbed(keras.layers.Layer):
-    """Non-overlapping patches through one linear map: (B, H, W, C) -> (B, H // P * (W // P), D), row-major.
+    """Patches through one linear map: (B, H, W, C) -> (B, rows * columns, D), row-major; `stride` < `patch_size` lets them overlap.
 
-    A border that fills no whole patch is left out, as a strided VALID convolution does.
+    rows = (H - patch_size) // stride + 1: a border that fills no whole patch is left out, as a VALID convolution does.
     """
 
-    def __init__(self, patch_size, dim, **kwargs):
+    def __init__(self, patch_size, dim, stride=None, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         self.dim = dim
         # LeCun normal is how the original initialises this convolution.
         self.proj = keras.layers.Conv2D(
-            dim, patch_size, strides=patch_size, kernel_initializer="lecun_normal", dtype=self.dtype_policy, name="proj"
+            dim,
+            patch_size,
+            strides=stride or patch_size,
+            use_bias=use_bias,
+            kernel_initializer="lecun_normal",
+            dtype=self.dtype_policy,
+            name="proj",
         )
 
     def build(self, input_shape):
@@ -79,31 +89,37 @@ class ConvStem(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class ClassToken(keras.layers.Layer):
-    """Prepends one learned token: (B, N, D) -> (B, 1 + N, D)."""
+class LearnedTokens(keras.layers.Layer):
+    """Prepends `count` learned tokens: (B, N, D) -> (B, count + N, D). Several must not start equal, or they would stay so: `stddev`."""
 
     no_weight_decay = True
 
+    def __init__(self, count=1, stddev=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.count, self.stddev = count, stddev
+
     def build(self, input_shape):
-        self.token = self.add_weight((1, 1, input_shape[-1]), initializer="zeros", name="token")
+        normal = keras.initializers.RandomNormal(stddev=self.stddev)
+        self.token = self.add_weight((1, self.count, input_shape[-1]), initializer=normal, name="token")
 
     def call(self, x):
-        token = ops.broadcast_to(ops.cast(self.token, x.dtype), (ops.shape(x)[0], 1, x.shape[-1]))
+        token = ops.broadcast_to(ops.cast(self.token, x.dtype), (ops.shape(x)[0], self.count, x.shape[-1]))
         return ops.concatenate([token, x], axis=1)
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], input_shape[1] + 1, input_shape[2])
+        return (input_shape[0], self.count + input_shape[1], input_shape[2])
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class PositionEmbedding(keras.layers.Layer):
-    """Adds a table to the tokens: (B, prefix + rows * columns, D), the `prefix` rows being those of class tokens.
+    """Adds a table to the tokens: (B, prefix + rows * columns, D), the `prefix` rows being those of class and register tokens.
 
-    kind "learned": one weight, `table` (1, prefix + rows * columns, D); "sincos": the fixed table of MAE, no weight, prefix rows 0.
+    kind "learned": one weight, `table` (1, prefix + rows * columns, D); "sincos" and "sincos2d": a fixed table, no weight, prefix rows 0.
     `grid_size` is kept so that a table can be resized to another resolution.
     """
 
     no_weight_decay = True
+    fixed_tables = {"sincos": sincos_2d, "sincos2d": functools.partial(sincos_2d, closed=True)}  # MAE's and big_vision's
 
     def __init__(self, grid_size, prefix=0, kind="learned", **kwargs):
         super().__init__(**kwargs)
@@ -116,7 +132,7 @@ class PositionEmbedding(keras.layers.Layer):
             self.table = self.add_weight((1, tokens, dim), initializer=normal, name="table")
         else:
             self.table = None
-            self.fixed = sincos_2d(self.grid_size, dim)
+            self.fixed = self.fixed_tables[self.kind](self.grid_size, dim)
 
     def call(self, x):
         if self.table is not None:

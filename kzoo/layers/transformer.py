@@ -14,57 +14,112 @@ def gelu(x):
     return 0.5 * x * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
 
 
-def _dense(units, policy, name, use_bias=True, bias_stddev=None, kernel_scale=1.0):
+def gelu_tanh(x):
+    """The tanh approximation of GELU, at most 5e-4 from the exact one; what JAX's `nn.gelu` computes unless told otherwise."""
+    return ops.gelu(x, approximate=True)
+
+
+def quick_gelu(x):
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * ops.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu}
+
+
+def dense(units, policy, name, use_bias=True, bias_stddev=None, kernel_scale=1.0):
     """Dense with the original ViT's init: Xavier-uniform kernel (`kernel_scale` corrects the fans of a fused kernel)."""
     bias = keras.initializers.RandomNormal(stddev=bias_stddev) if bias_stddev else "zeros"
     kernel = keras.initializers.VarianceScaling(kernel_scale, "fan_avg", "uniform")
     return keras.layers.Dense(units, use_bias=use_bias, kernel_initializer=kernel, bias_initializer=bias, dtype=policy, name=name)
 
 
+def attention_weights(q, k):
+    """softmax(q k^T / sqrt(head_dim)) over the keys: (B, heads, Q, head_dim), (B, heads, N, head_dim) -> (B, heads, Q, N)."""
+    scores = ops.matmul(q * q.shape[-1] ** -0.5, ops.transpose(k, (0, 1, 3, 2)))
+    return ops.cast(ops.softmax(ops.cast(scores, "float32")), q.dtype)
+
+
 @keras.saving.register_keras_serializable(package="kzoo")
 class Attention(keras.layers.Layer):
-    """Multi-head self-attention: (B, N, D) -> (B, N, D). One fused projection, columns q | k | v, each heads x head_dim."""
+    """Multi-head self-attention: (B, N, D) -> (B, N, D). One fused projection, columns q | k | v, each heads x head_dim.
 
-    def __init__(self, dim, num_heads, qkv_bias=True, attn_drop_rate=0.0, drop_rate=0.0, **kwargs):
+    head_dim None is D / heads. qk_norm normalises every query and key over its head_dim channels (https://arxiv.org/abs/2302.05442).
+    """
+
+    def __init__(
+        self, dim, num_heads, head_dim=None, qkv_bias=True, qk_norm=False, attn_drop_rate=0.0, proj_drop_rate=0.0, norm_eps=1e-6, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.num_heads, self.head_dim = num_heads, dim // num_heads
-        policy = self.dtype_policy
-        # Four times the columns fan in the average: a scale of 2 gives q, k and v the limits they would have apart.
-        self.qkv = _dense(3 * dim, policy, "qkv", use_bias=qkv_bias, kernel_scale=2.0)
+        self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
+        policy, inner = self.dtype_policy, num_heads * self.head_dim
+        # The columns of three enter the average of the fans: this scale gives q, k and v the limits they would have apart.
+        scale = (dim + 3 * inner) / (dim + inner)
+        self.qkv = dense(3 * inner, policy, "qkv", use_bias=qkv_bias, kernel_scale=scale)
+        norms = ("q_norm", "k_norm") if qk_norm else ()
+        self.norms = [keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name=name) for name in norms]
         self.attn_drop = keras.layers.Dropout(attn_drop_rate, dtype=policy, name="attn_drop")
-        self.proj = _dense(dim, policy, "proj")
-        self.proj_drop = keras.layers.Dropout(drop_rate, dtype=policy, name="proj_drop")
+        self.proj = dense(dim, policy, "proj")
+        self.proj_drop = keras.layers.Dropout(proj_drop_rate, dtype=policy, name="proj_drop")
 
     def build(self, input_shape):
+        batch, tokens, _ = input_shape
         self.qkv.build(input_shape)
-        self.proj.build(input_shape)
+        for norm in self.norms:
+            norm.build((batch, self.num_heads, tokens, self.head_dim))
+        self.proj.build((batch, tokens, self.num_heads * self.head_dim))
+
+    def _queries_keys_values(self, x):
+        """(B, N, D) -> three of (B, heads, N, head_dim)."""
+        # Projections see all tokens of the batch as rows of one matrix: the plain product is the fast one on CPU.
+        qkv = ops.reshape(self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], 3, self.num_heads, self.head_dim))
+        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
+        if self.norms:
+            q, k = (norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
+        return q, k, v
+
+    def _output(self, x, training):
+        """The heads' results (B, N, heads, head_dim) joined and projected: (B, N, D)."""
+        tokens = x.shape[1]
+        x = self.proj(ops.reshape(x, (-1, self.num_heads * self.head_dim)))
+        return ops.reshape(self.proj_drop(x, training=training), (-1, tokens, x.shape[-1]))
+
+    def attend(self, x, training=None):
+        """(output (B, N, D), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1, before dropout."""
+        q, k, v = self._queries_keys_values(x)
+        weights = attention_weights(q, k)
+        x = ops.matmul(self.attn_drop(weights, training=training), v)
+        return self._output(ops.transpose(x, (0, 2, 1, 3)), training), weights
 
     def call(self, x, training=None):
-        tokens, dim = x.shape[1:]
-        # Projections see all tokens of the batch as rows of one matrix: the plain product is the fast one on CPU.
-        qkv = ops.reshape(self.qkv(ops.reshape(x, (-1, dim))), (-1, tokens, 3, self.num_heads, self.head_dim))
-        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (B, heads, N, head_dim)
-        scores = ops.matmul(q * self.head_dim**-0.5, ops.transpose(k, (0, 1, 3, 2)))
-        weights = ops.cast(ops.softmax(ops.cast(scores, "float32")), self.compute_dtype)
-        x = ops.matmul(self.attn_drop(weights, training=training), v)
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, dim))
-        return ops.reshape(self.proj_drop(self.proj(x), training=training), (-1, tokens, dim))
+        if not _fuses_attention(self.compute_dtype) or (training and self.attn_drop.rate):
+            return self.attend(x, training)[0]
+        q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in self._queries_keys_values(x))
+        return self._output(ops.dot_product_attention(q, k, v), training)
 
     def macs(self, input_shape):
         """Multiply-accumulates of the two products between tokens (the projections count themselves)."""
-        _, tokens, dim = input_shape
-        return 2 * tokens * tokens * dim
+        return 2 * input_shape[1] ** 2 * self.num_heads * self.head_dim
+
+
+def _fuses_attention(dtype):
+    """Whether to ask the backend for attention that never writes the weights out: flash attention takes 16 bits, TensorFlow has none.
+
+    `keras.config.disable_flash_attention()` turns it off. In float32, where it would not be flash, the plain products are as fast.
+    """
+    return dtype != "float32" and keras.backend.backend() != "tensorflow" and keras.config.is_flash_attention_enabled() is not False
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Mlp(keras.layers.Layer):
-    """Dense, GELU, Dense on the last axis: (..., D) -> (..., D), `hidden_dim` in between; dropout after both."""
+    """Dense, activation (a key of ACTIVATIONS), Dense on the last axis: (..., D) -> (..., D), `hidden_dim` between; dropout after both."""
 
-    def __init__(self, dim, hidden_dim, drop_rate=0.0, **kwargs):
+    def __init__(self, dim, hidden_dim, act="gelu", drop_rate=0.0, **kwargs):
         super().__init__(**kwargs)
         policy = self.dtype_policy
-        self.fc1 = _dense(hidden_dim, policy, "fc1", bias_stddev=1e-6)
-        self.fc2 = _dense(dim, policy, "fc2", bias_stddev=1e-6)
+        self.act = act
+        self.fc1 = dense(hidden_dim, policy, "fc1", bias_stddev=1e-6)
+        self.fc2 = dense(dim, policy, "fc2", bias_stddev=1e-6)
         self.drop1 = keras.layers.Dropout(drop_rate, dtype=policy, name="drop1")
         self.drop2 = keras.layers.Dropout(drop_rate, dtype=policy, name="drop2")
 
@@ -74,8 +129,23 @@ class Mlp(keras.layers.Layer):
 
     def call(self, x, training=None):
         shape = (-1, *x.shape[1:])
-        x = self.drop1(gelu(self.fc1(ops.reshape(x, (-1, x.shape[-1])))), training=training)
-        return ops.reshape(self.drop2(self.fc2(x), training=training), shape)
+        x = ACTIVATIONS[self.act](self.fc1(ops.reshape(x, (-1, x.shape[-1]))))
+        return ops.reshape(self.drop2(self.fc2(self.drop1(x, training=training)), training=training), shape)
+
+
+@keras.saving.register_keras_serializable(package="kzoo")
+class LayerScale(keras.layers.Layer):
+    """Multiplies every channel by a learned factor that starts at `init_value` (https://arxiv.org/abs/2103.17239)."""
+
+    def __init__(self, init_value, **kwargs):
+        super().__init__(**kwargs)
+        self.init_value = init_value
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(input_shape[-1:], initializer=keras.initializers.Constant(self.init_value), name="gamma")
+
+    def call(self, x):
+        return x * ops.cast(self.gamma, x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
@@ -101,24 +171,68 @@ class DropPath(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class TransformerBlock(keras.layers.Layer):
-    """x + Attention(LN(x)), then x + Mlp(LN(x)): (B, N, D) -> (B, N, D)."""
+    """x + Attention(LN(x)), then x + Mlp(LN(x)): (B, N, D) -> (B, N, D).
+
+    init_values: LayerScale on both branches, starting there; None: none. remat: training keeps the block's input alone and computes the
+    rest again in the backward pass (gradient checkpointing, https://arxiv.org/abs/1604.06174), the same dropout included.
+    """
 
     def __init__(
-        self, dim, num_heads, mlp_ratio=4.0, qkv_bias=True, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0, norm_eps=1e-6, **kwargs
+        self,
+        dim,
+        num_heads,
+        head_dim=None,
+        mlp_ratio=4.0,
+        qkv_bias=True,
+        qk_norm=False,
+        init_values=None,
+        act="gelu",
+        proj_drop_rate=0.0,
+        attn_drop_rate=0.0,
+        drop_path_rate=0.0,
+        norm_eps=1e-6,
+        remat=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
+        self.remat = remat
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm1")
-        self.attn = Attention(dim, num_heads, qkv_bias, attn_drop_rate, drop_rate, dtype=policy, name="attn")
+        self.attn = Attention(
+            dim, num_heads, head_dim, qkv_bias, qk_norm, attn_drop_rate, proj_drop_rate, norm_eps, dtype=policy, name="attn"
+        )
         self.drop_path1 = DropPath(drop_path_rate, dtype=policy, name="drop_path1")
         self.norm2 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm2")
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate, dtype=policy, name="mlp")
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act, proj_drop_rate, dtype=policy, name="mlp")
         self.drop_path2 = DropPath(drop_path_rate, dtype=policy, name="drop_path2")
+        scales = ("ls1", "ls2") if init_values is not None else ()
+        self.scales = [LayerScale(init_values, dtype=policy, name=name) for name in scales]
 
     def build(self, input_shape):
-        for part in (self.norm1, self.attn, self.norm2, self.mlp):
+        for part in (self.norm1, self.attn, *self.scales[:1], self.norm2, self.mlp, *self.scales[1:]):
             part.build(input_shape)
 
     def call(self, x, training=None):
-        x = x + self.drop_path1(self.attn(self.norm1(x), training=training), training=training)
-        return x + self.drop_path2(self.mlp(self.norm2(x), training=training), training=training)
+        return self._recomputed(x) if self.remat and training else self._forward(x, training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape  # told, not traced: models are built several times faster
+
+    def _forward(self, x, training):
+        scale1, scale2 = self.scales or (lambda y: y, lambda y: y)
+        x = x + self.drop_path1(scale1(self.attn(self.norm1(x), training=training)), training=training)
+        return x + self.drop_path2(scale2(self.mlp(self.norm2(x), training=training)), training=training)
+
+    def _recomputed(self, x):
+        """The training pass as a pure function of input and weights, which `keras.remat` may run twice.
+
+        Random states are drawn and moved on outside it: were they inside, the second run would drop other values than the first.
+        """
+        generators = [layer.seed_generator for layer in self._flatten_layers() if getattr(layer, "seed_generator", None)]
+        seeds = [(generator.state, generator.next()) for generator in generators]
+
+        def forward(x, *weights):
+            with keras.StatelessScope(state_mapping=[*zip(self.trainable_variables, weights, strict=True), *seeds]):
+                return self._forward(x, training=True)
+
+        return keras.remat(forward)(x, *(w.value for w in self.trainable_variables))

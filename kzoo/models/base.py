@@ -2,14 +2,14 @@
 
 import contextlib
 import dataclasses
-import importlib
+import re
 from dataclasses import dataclass
 
 import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError
-from kzoo.schema import Preprocessing, Spec
+from kzoo.schema import Preprocessing, Spec, tupled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class ModelConfig:
     num_classes: int = 1000  # 0: no head, the pooled vector
     features_only: bool = False  # a list of feature maps (B, H, W, C) instead
     out_indices: tuple[int, ...] | None = None  # which of feature_info; None: the family's default
+    remat: bool = False  # in training, compute each block again in the backward pass instead of keeping what it computed
     preprocessing: Preprocessing = Preprocessing()
 
     def __post_init__(self):
@@ -59,6 +60,22 @@ class ZooModel(keras.Model):
 
     spec = None
     load_report = None
+    precision_report = None
+
+    def layer_depths(self):
+        """{path of a weight: its depth}, from 0 for what comes before the blocks to the greatest for the head; for layer-wise rates.
+
+        Blocks are the layers named `..blocks_I`, counted from 1 in the order of the graph. The `norm` after them counts with the last
+        one, as in timm, and what follows makes one more depth.
+        """
+        depths, depth, blocks = {}, 0, 0
+        for layer in self.layers:
+            if re.search(r"blocks_\d+$", layer.name):
+                depth = blocks = blocks + 1
+            elif blocks and layer.name != "norm":
+                depth = blocks + 1
+            depths |= {weight.path: depth for weight in layer.weights}
+        return depths
 
     def get_config(self):
         return super().get_config() | {"spec": dataclasses.asdict(self.spec) if self.spec else None}
@@ -67,11 +84,17 @@ class ZooModel(keras.Model):
     def from_config(cls, config, custom_objects=None):
         spec = config.pop("spec", None)
         if spec:  # registers the family's layers; the file names a model, never a module to import
-            importlib.import_module(registry.find(spec["name"]).module)
+            registry.module_of(spec["name"])
         model = super().from_config(config, custom_objects=custom_objects)
         if spec:
             model.spec = spec_from_dict(spec)
         return model
+
+
+def gives_logits(model):
+    """Whether a model of kzoo ends in a classifier's head: logits (B, num_classes), not features."""
+    _, config = registry.config_of(model.spec.name, model.spec.overrides)
+    return config.num_classes > 0 and model.output_shape == (None, config.num_classes)
 
 
 @contextlib.contextmanager
@@ -87,6 +110,5 @@ def computing_in(policy):
 
 def spec_from_dict(plain):
     """Rebuilds a Spec from its JSON form (lists become tuples again)."""
-    pre = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["preprocessing"].items()}
-    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["overrides"].items()}
-    return Spec(name=plain["name"], overrides=overrides, preprocessing=Preprocessing(**pre), class_names=tuple(plain["class_names"]))
+    preprocessing = Preprocessing(**tupled(plain["preprocessing"]))
+    return Spec(**tupled(plain) | {"overrides": tupled(plain["overrides"]), "preprocessing": preprocessing})

@@ -1,0 +1,172 @@
+"""The layers that families share, against torch and formulas of their own."""
+
+import keras
+import numpy as np
+import pytest
+
+import kzoo
+from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed
+from kzoo.layers.pool import AttentionPool
+from kzoo.layers.transformer import Attention, DropPath, TransformerBlock
+from kzoo.models.count import macs
+from tests.torch_reference import import_timm
+
+
+def test_the_convolutional_stem_is_what_torch_computes():
+    import torch
+    from torch.nn import functional as F
+
+    layer = ConvStem(4, 16)
+    images = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype("float32")
+    ours = np.asarray(layer(images))
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    for conv, norm in zip(layer.convs, layer.norms, strict=True):
+        kernel, bias = (torch.from_numpy(np.asarray(w)) for w in conv.weights)
+        x = F.conv2d(F.pad(x, (0, 1, 0, 1)), kernel.permute(3, 2, 0, 1), bias, stride=2)
+        x = F.relu(F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=norm.epsilon)).permute(0, 3, 1, 2)
+    kernel, bias = (torch.from_numpy(np.asarray(w)) for w in layer.proj.weights)
+    theirs = F.conv2d(x, kernel.permute(3, 2, 0, 1), bias).flatten(2).transpose(1, 2).numpy()
+    assert ours.shape == (2, 6, 16)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_convolutional_stem_saves_and_counts(tmp_path):
+    model = kzoo.get("vit_toy", stem="conv", num_classes=3)
+    model.save(tmp_path / "m.keras")
+    again = kzoo.load(tmp_path / "m.keras")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(again(images), model(images))
+    stem = 16 * 16 * 27 * 8 + 8 * 8 * 9 * 8 * 16 + 4 * 4 * 9 * 16 * 32 + 4 * 4 * 32 * 32
+    patches = 4 * 4 * 192 * 32
+    assert macs(model) - macs(kzoo.get("vit_toy", num_classes=3)) == stem - patches
+
+
+def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
+    layer = DropPath(0.25, seed=3)
+    out = np.asarray(layer(np.ones((4000, 3, 2), "float32"), training=True))
+    per_sample = out.reshape(4000, -1)
+    assert (per_sample == per_sample[:, :1]).all()
+    assert set(np.unique(per_sample.round(5))) == {0.0, np.float32(4 / 3).round(5)}
+    assert abs((per_sample[:, 0] == 0).mean() - 0.25) < 0.03
+    np.testing.assert_array_equal(layer(np.ones((2, 3), "float32"), training=False), 1)
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def randomised(layer, shape):
+    layer.build((None, *shape))
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(0.2 * normal(weight.shape, seed) + (weight.name == "gamma"))
+    return layer
+
+
+@pytest.mark.parametrize(("patch", "stride", "size"), [(8, 4, (20, 32)), (6, 5, (23, 18)), (64, None, (130, 64))])
+def test_overlapping_and_large_patches_are_torchs_convolution(patch, stride, size):
+    import torch
+
+    layer = randomised(PatchEmbed(patch, 16, stride), (*size, 3))
+    images = normal((2, *size, 3))
+    kernel, bias = (torch.from_numpy(np.asarray(w)) for w in layer.proj.weights)
+    theirs = torch.nn.functional.conv2d(
+        torch.from_numpy(images.transpose(0, 3, 1, 2)), kernel.permute(3, 2, 0, 1), bias, stride=stride or patch
+    )
+    np.testing.assert_allclose(np.asarray(layer(images)), theirs.flatten(2).transpose(1, 2).numpy(), atol=1e-4)
+    model = kzoo.get("vit_toy", image_size=size, patch_size=patch, stride=stride, features_only=True)
+    assert model.output[-1].shape == (None, *theirs.shape[2:], 32)
+
+
+def test_attention_of_any_head_width_is_timms():
+    import_timm()
+    import torch
+    from timm.layers import Attention as Theirs
+
+    ours = randomised(Attention(12, 3, head_dim=8, qk_norm=True), (5, 12))
+    theirs = Theirs(12, 3, attn_head_dim=8, qkv_bias=True, qk_norm=True, norm_layer=torch.nn.LayerNorm).eval()
+    for part, norm in zip(ours.norms, (theirs.q_norm, theirs.k_norm), strict=True):
+        norm.eps = part.epsilon
+    values = [np.asarray(w) for w in ours.weights]
+    names = ["qkv.weight", "qkv.bias", "q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias", "proj.weight", "proj.bias"]
+    values = {w.path: np.asarray(w) for w in ours.weights}
+    order = ["qkv/kernel", "qkv/bias", "q_norm/gamma", "q_norm/beta", "k_norm/gamma", "k_norm/beta", "proj/kernel", "proj/bias"]
+    state = {name: next(v for p, v in values.items() if p.endswith(path)).T for name, path in zip(names, order, strict=True)}
+    theirs.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
+    x = normal((2, 5, 12))
+    np.testing.assert_allclose(np.asarray(ours(x)), theirs(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
+    assert ours.macs((None, 5, 12)) == 2 * 5 * 5 * 24
+
+
+@pytest.mark.backends
+def test_the_weights_of_attention_are_those_it_uses():
+    """`attend` gives the output of the call, and weights that give that output from the values."""
+    x = normal((2, 5, 12))
+    layer = randomised(Attention(12, 3), (5, 12))
+    output, weights = (keras.ops.convert_to_numpy(y) for y in layer.attend(x))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(x)), output, atol=1e-5)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    kernel, bias = (keras.ops.convert_to_numpy(w).astype("float64") for w in layer.qkv.weights)
+    q, k, v = (x @ kernel + bias).reshape(2, 5, 3, 3, 4).transpose(2, 0, 3, 1, 4)
+    scores = np.exp(q @ k.transpose(0, 1, 3, 2) / 2)
+    np.testing.assert_allclose(weights, scores / scores.sum(-1, keepdims=True), atol=1e-5)
+    kernel, bias = (keras.ops.convert_to_numpy(w) for w in layer.proj.weights)
+    np.testing.assert_allclose((weights @ v).transpose(0, 2, 1, 3).reshape(2, 5, 12) @ kernel + bias, output, atol=1e-5)
+
+
+@pytest.mark.backends
+def test_attention_in_sixteen_bits_is_near_that_in_thirty_two(monkeypatch):
+    """And asks JAX and torch for their fused attention, unless dropout acts on the weights."""
+    calls, fused = [], keras.ops.dot_product_attention
+    monkeypatch.setattr(keras.ops, "dot_product_attention", lambda *qkv: calls.append(qkv) or fused(*qkv))
+    x = normal((2, 5, 12))
+    layers = [randomised(Attention(12, 3, attn_drop_rate=0.1, dtype=dtype), (5, 12)) for dtype in ("float32", "mixed_bfloat16")]
+    exact, near = (keras.ops.convert_to_numpy(keras.ops.cast(layer(x), "float32")) for layer in layers)
+    np.testing.assert_allclose(near, exact, atol=0.03)
+    layers[1](x, training=True)
+    assert len(calls) == (keras.backend.backend() != "tensorflow")
+
+
+def test_attention_pooling_weighs_the_tokens():
+    layer = randomised(AttentionPool(12, 3), (5, 12))
+    output, weights = layer.attend(normal((2, 5, 12)))
+    assert output.shape == (2, 12) and weights.shape == (2, 3, 1, 5)
+    np.testing.assert_allclose(np.asarray(weights).sum(-1), 1, atol=1e-5)
+    products = sum(w.shape[0] * w.shape[1] for w in (layer.q.kernel, layer.proj.kernel, layer.mlp.fc1.kernel, layer.mlp.fc2.kernel))
+    model = keras.Sequential([keras.Input((5, 12)), layer])
+    assert macs(model) == products + 5 * 12 * 24 + 2 * 5 * 12
+
+
+def test_several_learned_tokens_come_first_and_differ():
+    layer = LearnedTokens(3, stddev=1e-6)
+    out = np.asarray(layer(np.ones((2, 4, 8), "float32")))
+    np.testing.assert_array_equal(out[:, 3:], 1)
+    np.testing.assert_array_equal(out[0], out[1])
+    assert len({tuple(token) for token in out[0, :3]}) == 3 and np.abs(out[:, :3]).max() < 1e-5
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("xla", {"tensorflow": [False, True], "jax": [True], "torch": [False]}[keras.backend.backend()])
+def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
+    """Two steps of plain gradient descent, all dropout active, end in the same weights with and without."""
+    calls, remat = [], keras.remat
+    monkeypatch.setattr(keras, "remat", lambda function: calls.append(function) or remat(function))
+    x, y, models = normal((4, 5, 8)), normal((4, 5, 8), 1), []
+    for on in (False, True):
+        tokens = keras.Input((5, 8))
+        block = TransformerBlock(8, 2, init_values=0.5, proj_drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.5, remat=on)
+        models.append(keras.Model(tokens, block(tokens)))
+    for plain, other in zip(*(model.variables for model in models), strict=True):
+        other.assign(keras.ops.convert_to_numpy(plain))
+    before = [keras.ops.convert_to_numpy(w) for w in models[0].weights]
+    for model in models:
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla)
+        keras.utils.set_random_seed(0)  # under torch Keras' dropout draws from torch's own state
+        for _ in range(2):
+            model.train_on_batch(x, y)
+    after = [[keras.ops.convert_to_numpy(w) for w in model.weights] for model in models]
+    for weight, start, plain, other in zip(models[0].weights, before, *after, strict=True):
+        np.testing.assert_allclose(other, plain, atol=1e-5, err_msg=weight.path)
+        assert not np.array_equal(start, other), weight.path
+    traced = len(calls)
+    models[1](x)
+    assert traced >= 1 and len(calls) == traced  # in training alone
