@@ -10,7 +10,7 @@ _HOME = {
     "register": "registry", "ModelInfo": "registry", "Recipe": "schema", "UserError": "errors",
     "load": "weights", "load_weights": "weights",
     "preprocessor": "preprocess", "task": "tasks",
-    "train": "training", "evaluate": "training", "export": "exporting",
+    "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
 }  # fmt: skip
 __all__ = sorted(_HOME)
 

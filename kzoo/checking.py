@@ -185,7 +185,10 @@ CHECKS = (
 
 
 def run_checks(name, show=True):
-    """Runs every check on a model; [{"check", "result": passed | failed | not applicable, "seconds", "reason"}]. Prints a line each."""
+    """Runs every check on a model, printing a line each.
+
+    Returns [{"model", "check", "result": passed | failed | not applicable, "seconds", "reason"}].
+    """
     results = []
     for check in CHECKS:
         began = time.monotonic()
@@ -195,7 +198,7 @@ def run_checks(name, show=True):
         except Exception as error:  # a plugin's model may fail in any way; the list goes on and tells
             result, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         seconds = round(time.monotonic() - began, 1)
-        results.append({"check": check.__name__, "result": result, "seconds": seconds, "reason": reason})
+        results.append({"model": name, "check": check.__name__, "result": result, "seconds": seconds, "reason": reason})
         if show:
             print(f"{check.__name__:<20} {result:<15} {seconds:6.1f} s  {reason or ''}".rstrip(), flush=True)
     return results

@@ -60,6 +60,8 @@ def _parser():
     c.add_argument("--workdir", help="the run's folder (default runs/RECIPE)")
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe")
     c.add_argument("--smoke", action="store_true", help="the toy row, generated data, two steps")
+    c.add_argument("--preview", action="store_true", help="train nothing: draw the first augmented pictures and the learning rate")
+    c.add_argument("--out", metavar="DIR", help="where --preview writes its pictures (default kzoo-preview)")
 
     c = command("evaluate", evaluate, "metrics of a run on its evaluation split")
     c.add_argument("folder", metavar="RUN")
@@ -70,7 +72,9 @@ def _parser():
     c.add_argument("images", nargs="+", metavar="IMAGE")
     c.add_argument("--weights", help="for a NAME: a run, .keras or .weights.h5 file")
     c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
+    c.add_argument("--dtype", help="bfloat16: compute in that precision and say what it costs in accuracy")
     c.add_argument("--top", type=int, default=5, help="how many classes to show (default 5)")
+    c.add_argument("--attention", action="store_true", help="also draw what the model looks at (without --out into kzoo-attention)")
     c.add_argument("--out", metavar="DIR", help="also write each picture with its classes there")
 
     c = command("export", export, "write a verified artifact: SavedModel, ONNX or LiteRT")
@@ -79,10 +83,10 @@ def _parser():
     c.add_argument("--out", required=True, metavar="DIR")
     c.add_argument("--weights", help="for a NAME: a run, .keras or .weights.h5 file")
     c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
-    c.add_argument("--quantize", help="litert: fp16 or dynamic")
+    c.add_argument("--quantize", help="litert: fp16 or dynamic; saved_model: bfloat16")
 
-    c = command("check", check, "the conformance list of a model or of a family's toy, a line each")
-    c.add_argument("name", metavar="NAME|FAMILY")
+    c = command("check", check, "the conformance list of a model, or of the toys of a family or plugin, a line each")
+    c.add_argument("name", metavar="NAME|FAMILY|PLUGIN")
 
     data = commands.add_parser("data", help="data sets").add_subparsers(metavar="COMMAND", required=True)
     c = command("pack", pack, "a data set as one .npz that needs no TensorFlow to read", of=data)
@@ -176,7 +180,14 @@ def _settings(pairs):
 
 def train(options):
     settings = _settings(options.set)
+    if options.out and not options.preview:
+        raise UsageError("--out is where --preview writes; a run is written to --workdir.")
     _backend(options)
+    if options.preview:
+        from kzoo.training.preview import preview
+
+        paths = [str(path) for path in preview(options.recipe, options.out, settings, smoke=options.smoke)]
+        return _emit(options, {"pictures": paths}, "\n".join(paths))
     from kzoo.training import train
 
     run = train(options.recipe, options.workdir, settings, smoke=options.smoke)
@@ -196,12 +207,17 @@ def evaluate(options):
 
 
 def predict(options):
-    from kzoo.predicting import draw, open_target, predict
+    from kzoo.predicting import draw, draw_attention, open_target, predict
 
     with _hushed(options.debug):  # the target decides which runtime is imported
-        predictor = open_target(options.target, options.weights, options.random_weights)
+        predictor = open_target(options.target, options.weights, options.random_weights, options.dtype)
     results = predict(predictor, options.images, options.top)
     lines = [f"{r['image']}: " + ", ".join(f"{c['label']} {c['probability']:.4f}" for c in r["classes"]) for r in results]
+    if options.attention:
+        paths = draw_attention(predictor, results, options.out or "kzoo-attention")
+        for result, path in zip(results, paths, strict=False):  # those of the model itself come after the results'
+            result["attention"] = str(path)
+        lines += [f"pictures: {', '.join(map(str, paths))}"]
     if options.out:
         draw(results, options.out)
     _emit(options, results, "\n".join(lines))
@@ -223,16 +239,23 @@ def export(options):
 
 
 def check(options):
+    from kzoo import registry
     from kzoo.errors import unknown
-    from kzoo.registry import rows
 
-    families = {row.family: name for name, row in rows().items() if name.endswith("_toy")}
-    if options.name not in families and options.name not in rows():
-        raise unknown("model or family", options.name, [*families, *rows()])
+    rows = registry.rows()
+    names = [options.name] if options.name in rows else registry.toys(options.name)
+    if not names:
+        raise unknown("model, family or plugin", options.name, {word for row in rows.values() for word in (row.name, row.family)})
+    for name in names:
+        registry.find(name)  # a name that two packages claim cannot be checked
     _backend(options)
     from kzoo.checking import run_checks
 
-    results = run_checks(families.get(options.name, options.name), show=not options.json)
+    results = []
+    for name in names:
+        if not options.json:
+            print(f"{name}:")
+        results += run_checks(name, show=not options.json)
     if options.json:
         print(json.dumps(results))
     return 0 if all(r["result"] != "failed" for r in results) else 1

@@ -5,11 +5,11 @@ import pathlib
 import numpy as np
 
 from kzoo import data, registry
-from kzoo.errors import UsageError, UserError, require, require_backend
+from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.place import read_card
-from kzoo.files import replacing
-from kzoo.schema import Preprocessing
+from kzoo.figures import new_figure, save
+from kzoo.schema import Preprocessing, tupled
 from kzoo.weights import load
 
 
@@ -34,7 +34,7 @@ class ArtifactPredictor:
 
     def __init__(self, artifact):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
-        self.preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in artifact.card["preprocessing"].items()})
+        self.preprocessing = Preprocessing(**tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
         if not self.artifact.any_size:
@@ -62,20 +62,33 @@ def open_model(target, weights=None, random_weights=False):
     return registry.get(target, weights=weights)
 
 
-def open_target(target, weights=None, random_weights=False):
-    """A callable from one uint8 picture (h, w, c) to probabilities (classes,), with `labels` and `channels`."""
+def open_target(target, weights=None, random_weights=False, dtype=None):
+    """A callable from one uint8 picture (h, w, c) to probabilities (classes,), with `labels` and `channels`.
+
+    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
+    """
     if pathlib.Path(target).is_dir() and read_card(target) is not None:
+        if dtype:
+            raise UsageError("--dtype goes with a run or a model; an artifact has the precision that it was exported with.")
         return ArtifactPredictor(open_artifact(target))
-    return ModelPredictor(open_model(target, weights, random_weights))
+    model = open_model(target, weights, random_weights)
+    if dtype:
+        from kzoo.precision import reduce_precision
+        from kzoo.training.logs import say
+
+        model = reduce_precision(model, dtype, **run_pictures(target))
+        say(model.precision_report)
+    return ModelPredictor(model)
 
 
 def run_pictures(target, count=8):
     """{"pictures", "pictures_from"} of a run's own evaluation data, to verify an export with; {} for other targets."""
-    if not (pathlib.Path(target) / "recipe.txt").is_file():
-        return {}
     from kzoo.training.evaluation import read_recipe
     from kzoo.training.logs import say
+    from kzoo.training.workdir import RECORD
 
+    if not (pathlib.Path(target) / RECORD).is_file():
+        return {}
     recipe = read_recipe(target)[0]
     try:
         source = data.open_source(recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
@@ -108,14 +121,11 @@ def predict(predictor, images, top=5):
 
 def draw(results, folder):
     """Writes each picture with its classes as bars into `folder` (PNG). Needs the extra "plots"."""
-    require("matplotlib", why="--out")
-    from matplotlib.figure import Figure
-
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])
-        figure = Figure(figsize=(7, 3), layout="constrained")
+        figure = new_figure(7, 3)
         left, right = figure.subplots(1, 2)
         left.imshow(data.decode(path.read_bytes(), str(path)))
         left.axis("off")
@@ -123,5 +133,49 @@ def draw(results, folder):
         bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
         right.bar_label(bars, fmt="%.3f", padding=3)
         right.set(xlim=(0, 1.15), xlabel="probability")
-        with replacing(folder / f"{number:03d}_{path.stem}.png") as temporary:
-            figure.savefig(temporary, dpi=120)
+        save(figure, folder / f"{number:03d}_{path.stem}.png")
+
+
+def draw_attention(predictor, results, folder):
+    """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of the model.
+
+    Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said. Raises
+    UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
+    """
+    if not isinstance(predictor, ModelPredictor):
+        raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
+    from kzoo import explain
+
+    model, folder = predictor.model, pathlib.Path(folder)
+    preprocessing, size = model.spec.preprocessing, model.input_shape[1:3]
+    paths = []
+    for number, result in enumerate(results):
+        path, best = pathlib.Path(result["image"]), result["classes"][0]
+        picture = data.fit(data.decode(path.read_bytes(), str(path), channels=predictor.channels), size, preprocessing)
+        images = data.normalise(picture, preprocessing)[None]
+        maps, rolled = explain.attention(model, images)[0, -1], explain.rollout(model, images)[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
+        title = f"{model.spec.name}: {best['label']} {best['probability']:.2f}"
+        explain.draw_attention(paths[-1], picture.round().astype("uint8"), maps, rolled, title)
+    return paths + _draw_weights(model, folder)
+
+
+def _draw_weights(model, folder):
+    from kzoo import explain
+    from kzoo.training.logs import say
+
+    paths = []
+    kinds = (
+        ("positions.png", explain.position_similarity, explain.draw_positions),
+        ("filters.png", explain.patch_filters, explain.draw_filters),
+    )
+    for name, values_of, draw in kinds:
+        try:
+            values = values_of(model)
+        except UserError as error:
+            say(f"no {name}: {error}")
+            continue
+        draw(folder / name, values, model.spec.name)
+        paths.append(folder / name)
+    return paths

@@ -10,7 +10,7 @@ from kzoo import data
 from kzoo.errors import require
 from kzoo.exporting import export
 from kzoo.exporting.artifact import open_artifact
-from kzoo.files import replacing
+from kzoo.figures import new_figure, save
 from kzoo.predicting import ArtifactPredictor, ModelPredictor, run_pictures
 from kzoo.training import train
 from kzoo.training.logs import say
@@ -77,20 +77,9 @@ def table(rows):
     return "\n".join(lines)
 
 
-def _figure(width, height):
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure, path):
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
 def _draw_predictions(path, pictures, labels, probabilities, names, count=24):
     """The least certain held-out pictures, with what was said and what they are."""
-    figure = _figure(10, 5.6)
+    figure = new_figure(10, 5.6)
     order = np.argsort(probabilities.max(axis=1))[:count]
     for axis, i in zip(figure.subplots(3, 8).flat, order, strict=True):
         said = int(probabilities[i].argmax())
@@ -100,18 +89,18 @@ def _draw_predictions(path, pictures, labels, probabilities, names, count=24):
         )
         axis.axis("off")
     figure.suptitle("The least certain of the held-out digits")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_confusion(path, labels, probabilities, names):
     """How often each class (row) was taken for each (column)."""
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
-    figure = _figure(5.5, 5)
+    figure = new_figure(5.5, 5)
     axis = figure.subplots()
     axis.imshow(counts, cmap="Blues")
     for (row, column), value in np.ndenumerate(counts):
         if value:
             axis.text(column, row, value, ha="center", va="center", color="white" if value > counts.max() / 2 else "black")
     axis.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=names, xlabel="predicted", ylabel="is")
-    _save(figure, path)
+    save(figure, path)

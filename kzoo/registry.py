@@ -1,4 +1,8 @@
-"""Names: finding, describing and building models, and finding recipes. Listing runs no module. Standard library only."""
+"""Names: finding, describing and building models, ours and those of plugins, and finding recipes.
+
+Listing runs no module. A plugin is an installed package whose entry points of the group `kzoo.models` name the modules of its
+families, each built like one of kzoo/models. Standard library only.
+"""
 
 import ast
 import dataclasses
@@ -9,23 +13,29 @@ import importlib.util
 import pathlib
 import types
 import typing
+import warnings
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 
-from kzoo.errors import UsageError, require_backend, unknown
-from kzoo.schema import Spec
+from kzoo.errors import UsageError, UserError, require_backend, unknown
+from kzoo.schema import Spec, tupled
 
 PACKAGE = pathlib.Path(__file__).parent
+PLUGINS = "kzoo.models"  # the entry-point group
+OURS = "kzoo"  # the distribution of our own families
 _BUILDERS = {}  # module name -> builder
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model's entry as its source shows it: nothing was run."""
+    """A model's entry as its source shows it: nothing was run. `rivals` are the rows of other modules that claim its name."""
 
     name: str
     family: str
     task: str
     module: str
+    distribution: str
+    rivals: tuple["Row", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,25 +62,69 @@ def register(builder):
 
 def _literals(path):
     """{name: ast value} of a file's top-level assignments, and its docstring, without running it."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_bytes())
     found = {t.id: node.value for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
     return found, ast.get_docstring(tree) or ""
 
 
 def _keys(table):
-    return [key.value for key in table.keys] if isinstance(table, ast.Dict) else []
+    """The literal keys of a table's source; [] where it is no literal dictionary."""
+    return [key.value for key in table.keys if isinstance(key, ast.Constant)] if isinstance(table, ast.Dict) else []
 
 
 @functools.cache
 def rows():
-    """{name: Row} of every model, in the order of names."""
+    """{name: Row} of every model, ours and the plugins', in the order of names."""
     found = {}
-    for path in sorted((PACKAGE / "models").glob("*.py")):
-        values, _ = _literals(path)
-        task = values["TASK"].value if "TASK" in values else "classify"
-        for name in _keys(values.get("VARIANTS")):
-            found[name] = Row(name, path.stem, task, f"kzoo.models.{path.stem}")
+    for row in (*_our_rows(), *_plugin_rows()):
+        first = found.get(row.name)
+        found[row.name] = dataclasses.replace(first, rivals=(*first.rivals, row)) if first else row
     return dict(sorted(found.items()))
+
+
+def _rows_in(path, family, module, distribution):
+    values, _ = _literals(path)
+    task = values["TASK"].value if "TASK" in values else "classify"
+    return [Row(name, family, task, module, distribution) for name in _keys(values.get("VARIANTS"))]
+
+
+def _our_rows():
+    for path in sorted((PACKAGE / "models").glob("*.py")):
+        yield from _rows_in(path, path.stem, f"kzoo.models.{path.stem}", OURS)
+
+
+def _plugin_rows():
+    """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to no table of names."""
+    from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
+
+    for entry in sorted(entry_points(group=PLUGINS), key=lambda e: (e.dist.name, e.module)):
+        path, found, reason = _source_of(entry.module), [], "it holds no literal VARIANTS table"
+        try:
+            found = _rows_in(path, entry.name, entry.module, entry.dist.name) if path else []
+        except (OSError, SyntaxError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        yield from found
+        if not found:
+            reason = reason if path else "it is not there"
+            warnings.warn(f"no model of the plugin {entry.dist.name} is listed from its module {entry.module}: {reason}", stacklevel=2)
+
+
+def _source_of(module):
+    """The file of a module, or None: found without running it or a package that it lies in, as importlib.util.find_spec would."""
+    name, *inner = module.split(".")
+    spec = importlib.util.find_spec(name)
+    for part in inner:
+        name = f"{name}.{part}"
+        spec = spec and PathFinder.find_spec(name, spec.submodule_search_locations or ())
+    return pathlib.Path(spec.origin) if spec and spec.has_location else None
+
+
+def _claimed_once(row):
+    """The row itself. Raises UserError where another module claims its name too; all other names stay usable."""
+    if row.rivals:
+        claims = " and by ".join(f"{r.distribution} ({r.module})" for r in (row, *row.rivals))
+        raise UserError(f"the model name {row.name!r} is claimed by {claims}; uninstall one of them or rename its model.")
+    return row
 
 
 @functools.cache
@@ -88,9 +142,12 @@ def recipe_rows():
 
 
 def list_models(pattern="*", *, task=None, family=None, weights=None):
-    """The sorted names that match a shell-style pattern; `weights=True` keeps those with published weights (none are known yet)."""
+    """The sorted names that match a shell-style pattern; `weights=True` keeps those with published weights (none are known yet).
+
+    Raises UserError where two packages claim a name that matches.
+    """
     return [
-        row.name
+        _claimed_once(row).name
         for row in rows().values()
         if fnmatch.fnmatchcase(row.name, pattern) and task in (None, row.task) and family in (None, row.family) and not weights
     ]
@@ -117,35 +174,58 @@ def recipe(name):
 
 
 def find(name):
-    """The Row of a model's name. Raises UsageError with the nearest names."""
+    """The Row of a model's name. Raises UsageError with the nearest names, UserError for a name that two packages claim."""
     base, dot, tag = name.partition(".")
     if base not in rows():
         raise unknown("model", name, rows())
     if dot:
         raise UsageError(f"{base} has no published weights tagged {tag!r} in this version; use {base!r} with weights=PATH.")
-    return rows()[base]
+    return _claimed_once(rows()[base])
+
+
+def toys(word=None):
+    """The names of the toy rows: all, or those of a family or of a distribution (`kzoo`, or a plugin's)."""
+    return [row.name for row in rows().values() if row.name.endswith("_toy") and word in (None, row.family, row.distribution)]
 
 
 def toy_of(name):
-    """The name of the toy row of a model's family."""
-    family = find(name).family
-    return next(row.name for row in rows().values() if row.family == family and row.name.endswith("_toy"))
+    """The name of the toy row in the module of a model. Raises UserError where it has none."""
+    module = find(name).module
+    for toy in toys():
+        if rows()[toy].module == module:
+            return toy
+    raise UserError(f"{module} has no model whose name ends in _toy, which a smoke run needs; add a small one to its VARIANTS.")
+
+
+def module_of(name):
+    """The module of a model's family, imported. Raises UserError, chained, where that of a plugin fails."""
+    row = find(name)
+    try:
+        return importlib.import_module(row.module)
+    except Exception as error:
+        if row.distribution == OURS or isinstance(error, UserError):
+            raise
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{row.name} cannot be had: the module {row.module} of the plugin {row.distribution} fails when imported ({told}); "
+            "repair or uninstall the plugin."
+        ) from error
 
 
 def config_of(name, overrides=None):
     """(builder, config) of a name, the overrides checked against the family's fields. Imports the family's module, so Keras."""
     row = find(name)
     require_backend()
-    module = importlib.import_module(row.module)
-    config = module.VARIANTS[row.name]
+    config = module_of(row.name).VARIANTS[row.name]
+    if row.module not in _BUILDERS:
+        raise UserError(f"{row.module} registers no builder; put @kzoo.register over its function from a config to a model.")
     hints = typing.get_type_hints(type(config))
     for key, value in (overrides or {}).items():
         if key not in hints:
             raise unknown(f"option of {row.name}", key, hints)
         if not _fits(value, hints[key]):
             raise UsageError(f"option {key} of {row.name} takes {_spell(hints[key])}, not {value!r}.")
-    config = dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in (overrides or {}).items()})
-    return _BUILDERS[row.module], config
+    return _BUILDERS[row.module], dataclasses.replace(config, **tupled(overrides or {}))
 
 
 def _options(hint):
@@ -193,5 +273,5 @@ def info(name):
     builder, config = config_of(name)
     params, macs = count(lambda: builder(config))
     recipes = tuple(r for r, (_, model) in recipe_rows().items() if model == row.name)
-    paper = getattr(importlib.import_module(row.module), "PAPER", "")
+    paper = getattr(module_of(row.name), "PAPER", "")
     return ModelInfo(row.name, row.family, row.task, config.size, params, macs / 1e9, tuple(config.feature_info()), paper, recipes, ())

@@ -13,12 +13,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the ground up; a module may import those of lower floors, and of its own part (the first name after `kzoo`).
 FLOORS = (
     ("errors", "files"),
-    ("schema",),
+    ("schema", "figures"),
     ("registry",),
     ("ops",),
     ("layers", "preprocess"),
     ("models",),
-    ("tasks", "data", "weights"),
+    ("tasks", "data", "weights", "explain"),
+    ("precision",),
     ("training", "exporting"),
     ("predicting", "checking"),
     ("quickstart",),

@@ -63,6 +63,7 @@ def call(capsys, *words):
         (["train", "vit_tiny_digits", "--set", "epochs=many"], 2, "epochs takes int"),
         (["train", "vit_tiny_digits", "--set", "optim.name=adm"], 2, "adamw"),
         (["train", "none/recipe.txt"], 1, "does not exist"),
+        (["train", "vit_tiny_digits", "--out", "x"], 2, "--preview"),
         (["evaluate", "none"], 1, "not a run"),
         (["info", "vit_toi"], 2, "vit_toy"),
         (["list", "resnext*"], 1, "nothing matches"),
@@ -163,6 +164,33 @@ def test_predict_shows_top_and_draws(capsys, run, jpeg, tmp_path):
     (tmp_path / "no.jpg").write_bytes(b"no picture")
     status, out, err = call(capsys, "predict", run, tmp_path / "no.jpg")
     assert (status, out) == (1, "") and "no.jpg cannot be decoded" in err
+
+
+def test_predict_draws_what_the_model_looks_at(capsys, run, jpeg, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(capsys, "predict", run, jpeg, jpeg, "--attention", "--json")
+    drawn = ["000_01.attention.png", "001_01.attention.png", "filters.png", "positions.png"]
+    assert (status, err) == (0, "") and sorted(p.name for p in (tmp_path / "kzoo-attention").iterdir()) == drawn
+    assert [row["attention"] for row in json.loads(out)] == [f"kzoo-attention/{name}" for name in drawn[:2]]
+    kzoo.get("vit_toy", num_classes=2, stem="conv").save("conv.keras")
+    status, out, err = call(capsys, "predict", "conv.keras", jpeg, "--attention", "--out", "both")
+    assert status == 0 and "both/positions.png" in out and err.startswith("no filters.png: vit_toy has no linear map")
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["000_01.attention.png", "000_01.png", "positions.png"]
+
+
+def test_an_artifact_keeps_no_attention(capsys, run, jpeg, tmp_path):
+    assert call(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "onnx")[0] == 0
+    status, out, err = call(capsys, "predict", tmp_path / "onnx", jpeg, "--attention", "--out", tmp_path / "out")
+    assert (status, out, len(err.strip().splitlines())) == (1, "", 1) and "the run or model that it was exported from" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preview_trains_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(capsys, "train", "vit_tiny_digits", "--preview", "--set", "epochs=3")
+    wanted = ["kzoo-preview/vit_tiny_digits.batch.png", "kzoo-preview/vit_tiny_digits.schedule.png"]
+    assert (status, out.splitlines(), err) == (0, wanted, "")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == wanted
 
 
 WITHOUT_TENSORFLOW = """

@@ -1,0 +1,31 @@
+"""Matplotlib without its global state: a figure, and writing it whole. What every drawing of ours shares. Needs the extra "plots"."""
+
+from kzoo.errors import require
+from kzoo.files import replacing
+
+
+def new_figure(width, height):
+    """An empty matplotlib figure of that size in inches, whose parts do not overlap. Raises MissingPackage without the extra "plots"."""
+    require("matplotlib", why="drawing")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, path, dpi=120):
+    """Writes the figure to `path`, its suffix telling the format."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+
+
+def show(axis, picture, **options):
+    """A picture (H, W, C) of any number of channels: the first in grey, or the first three in colour."""
+    axis.imshow(picture[..., 0] if picture.shape[-1] < 3 else picture[..., :3], cmap="gray", **options)
+
+
+def tiles(figure, count, columns):
+    """`count` axes without frames on a grid of `columns`, row by row; places left over stay empty."""
+    axes = figure.subplots(-(-count // columns), columns, squeeze=False).flat
+    for axis in axes:
+        axis.axis("off")
+    return axes[:count]

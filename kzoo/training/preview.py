@@ -1,0 +1,81 @@
+"""What a recipe will show its model, and how fast it will let it learn: two pictures before any training."""
+
+import math
+import pathlib
+
+import numpy as np
+
+from kzoo import data as kdata
+from kzoo.figures import new_figure, save, show, tiles
+from kzoo.training.engine import settle
+from kzoo.training.optimizer import Rate
+from kzoo.training.stage import training_loader
+
+LARGEST = 32  # pictures shown; a larger batch is cut to them, and mixing finds its partners among them
+COLUMNS = 8
+
+
+def preview(recipe, out=None, overrides=None, *, smoke=False):
+    """Writes NAME.batch.png and NAME.schedule.png of a recipe into the folder `out` (default kzoo-preview); returns their paths.
+
+    recipe, overrides and smoke as in `train`; nothing is trained. The pictures are the first of the first epoch as the model gets
+    them, the normalisation undone. Raises UserError for data that cannot be read, MissingPackage without the extra "plots".
+    """
+    name, recipe = settle(recipe, overrides, smoke)
+    source = kdata.open_source(recipe.data.source, recipe.data.train_split, data_dir=recipe.data.data_dir)
+    steps_per_epoch = training_loader(recipe, source).steps_per_epoch
+    folder = pathlib.Path(out or "kzoo-preview")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
+    images, labels = first_batch(recipe, source)
+    draw_batch(paths[0], images, _captions(labels, source.class_names), f"{name}: the first training pictures of {source.name}")
+    draw_schedule(paths[1], recipe, steps_per_epoch, name)
+    return paths
+
+
+def first_batch(recipe, source):
+    """(images (B, H, W, C) in 0..1, labels (B,) int32 or probabilities (B, classes) float32) of the first epoch, at most LARGEST."""
+    loader = training_loader(recipe, source, batch_size=min(recipe.data.batch_size, LARGEST))
+    with loader.plain_errors():
+        images, labels = (np.asarray(array) for array in next(iter(loader.epoch(0))))
+    mean, std = np.float32(loader.preprocessing.mean), np.float32(loader.preprocessing.std)
+    return np.clip(images * std + mean, 0, 1), labels
+
+
+def _captions(labels, names):
+    """A line for each label; of probabilities, the two largest classes that are not 0."""
+    words = names or [str(i) for i in range(labels.shape[-1] if labels.ndim > 1 else labels.max() + 1)]
+    if labels.ndim == 1:
+        return [words[label] for label in labels]
+    best = np.argsort(-labels, axis=1, kind="stable")[:, :2]
+    return ["\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0) for pair, row in zip(best, labels, strict=True)]
+
+
+def draw_batch(path, images, captions, title):
+    """Writes images (B, H, W, C) in 0..1 with their captions as PNG."""
+    lines = 1 + max(caption.count("\n") for caption in captions)
+    columns = min(COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = new_figure(max(1.5 * columns, 6), 0.4 + rows * (1.5 + 0.16 * lines))
+    for axis, image, caption in zip(tiles(figure, len(images), columns), images, captions, strict=True):
+        show(axis, image, vmin=0, vmax=1)
+        axis.set_title(caption, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    save(figure, path)
+
+
+def draw_schedule(path, recipe, steps_per_epoch, title):
+    """Writes the learning rate over the run as PNG."""
+    every = recipe.optim.accumulate
+    total = min(recipe.epochs * steps_per_epoch, recipe.steps or math.inf) // every or 1  # of the optimizer
+    steps = np.unique(np.linspace(0, total - 1, 2000).round())
+    figure = new_figure(7, 3.6)
+    axis = figure.subplots()
+    rates = np.asarray(Rate(recipe, steps_per_epoch / every, total)(steps))
+    axis.plot(steps * every / steps_per_epoch, rates, marker="." if len(steps) < 40 else None)
+    axis.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    axis.grid(alpha=0.3)
+    length = f"{total:,} steps of {every * recipe.data.batch_size:,} pictures"
+    axis.set_title(f"{title}: {recipe.optim.name}, {recipe.schedule.name}\n{length}, peak {recipe.optim.lr:g}", fontsize=11)
+    save(figure, path)
