@@ -18,7 +18,7 @@ from kzoo import schema
 
 RECIPE = schema.Recipe(
     model="vit_toy",
-    overrides={"num_classes": 10, "in_channels": 1, "drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1},
+    overrides={"in_channels": 1, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1},
     data=schema.Data(source="digits", batch_size=32, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
     optim=schema.Optim(ema=0.99),
     schedule=schema.Schedule(warmup_steps=10),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -22,6 +23,12 @@ def _at_least(owner, low, *names):
             raise UsageError(f"{type(owner).__name__.lower()}.{name} must be at least {low}, not {value}.")
 
 
+def _probability(owner, *names):
+    for name in names:
+        if not 0 <= getattr(owner, name) <= 1:
+            raise UsageError(f"{type(owner).__name__.lower()}.{name} is a probability in 0..1, not {getattr(owner, name)}.")
+
+
 def _below_one(owner, *names):
     for name in names:
         value = getattr(owner, name)
@@ -37,13 +44,20 @@ class Preprocessing:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
+    crop_mode: str = "center"  # center (short side resized, centre cropped) | squash (both sides resized) | border (whole picture, padded)
 
     def __post_init__(self):
+        _choice(self, "crop_mode", ("center", "squash", "border"))
         _choice(self, "interpolation", ("nearest", "bilinear", "bicubic"))
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"preprocessing.crop_pct must lie in (0, 1], not {self.crop_pct}.")
         if len(self.mean) != len(self.std) or not min(self.std) > 0:
             raise UsageError("preprocessing.mean and .std must have the same length and every std must be above 0.")
+
+    @property
+    def fill(self):
+        """The colour (0..255, whole numbers) of what lies outside of a picture: about 0 once normalised, as timm rounds it."""
+        return tuple(round(255 * mean) for mean in self.mean)
 
     def for_channels(self, channels):
         """The same preprocessing for pictures of another number of channels: each channel then gets the average."""
@@ -64,13 +78,40 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """Random operations on a picture, timm's `rand-m9-mstd0.5-inc1` and its like (https://arxiv.org/abs/1909.13719)."""
+
+    layers: int = 2  # operations in a row
+    magnitude: float = 9.0  # 0..10 and beyond, in the operations' own scales
+    magnitude_std: float = 0.0  # of a normal draw around the magnitude
+    increasing: bool = True  # every operation grows stronger with the magnitude
+    probability: float = 0.5  # of each operation
+
+    def __post_init__(self):
+        _at_least(self, 1, "layers")
+        _at_least(self, 0, "magnitude", "magnitude_std")
+        _probability(self, "probability")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random changes of a training picture; each is a pure function of seed, epoch and sample index."""
+    """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing of the batch."""
 
     crop_scale: tuple[float, ...] = ()  # (low, high) share of the area of a random resized crop; empty: the evaluation resize
     crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)  # (low, high) width / height of that crop
     flip: float = 0.0  # probability of a horizontal flip
     shift: int = 0  # largest translation in pixels of the model's input, each way, the edge pixels repeated
+    crop_pad: int | None = None  # simple random crop (DeiT III): short side resized, this many pixels reflected around, a random crop
+    color_jitter: float = 0.0  # brightness, contrast and saturation times a factor drawn from 1 - this .. 1 + this
+    rand_augment: RandAugment | None = None
+    three_augment: bool = False  # one of grey, solarised, blurred (DeiT III, https://arxiv.org/abs/2204.07118)
+    erase: float = 0.0  # probability of random erasing, by noise (https://arxiv.org/abs/1708.04896)
+    mixup: float = 0.0  # alpha of the Beta distribution (https://arxiv.org/abs/1710.09412)
+    cutmix: float = 0.0  # alpha of the Beta distribution (https://arxiv.org/abs/1905.04899)
+    mix_probability: float = 1.0  # of mixing a batch at all
+    mix_switch: float = 0.5  # probability of CutMix rather than MixUp where both are on
+    repeats: int = 1  # times each drawn picture comes in an epoch, every time changed anew (https://arxiv.org/abs/1901.09335)
+    library: str = "kzoo"  # of rand_augment: kzoo | keras_cv (its randomness cannot be replayed: a resumed run sees other pictures)
 
     def __post_init__(self):
         for name in ("crop_scale", "crop_ratio"):
@@ -79,9 +120,17 @@ class Augment:
                 raise UsageError(f"augment.{name} must be two numbers, 0 < low <= high, not {pair}.")
         if self.crop_scale and self.crop_scale[1] > 1:
             raise UsageError(f"augment.crop_scale is a share of the area, at most 1, not {self.crop_scale}.")
-        if not 0 <= self.flip <= 1:
-            raise UsageError(f"augment.flip is a probability in 0..1, not {self.flip}.")
-        _at_least(self, 0, "shift")
+        if self.crop_scale and self.crop_pad is not None:
+            raise UsageError("augment.crop_scale and augment.crop_pad are two ways to crop; set one of them.")
+        _choice(self, "library", ("kzoo", "keras_cv"))
+        _probability(self, "flip", "erase", "mix_probability", "mix_switch")
+        _at_least(self, 0, "shift", "crop_pad", "color_jitter", "mixup", "cutmix")
+        _at_least(self, 1, "repeats")
+
+    @property
+    def mixes(self):
+        """Whether targets become probabilities, mixed from two pictures."""
+        return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,48 +143,72 @@ class Data:
     eval_split: str = "test"
     batch_size: int = 128
     eval_batch_size: int | None = None  # None: batch_size
+    eval_crops: int = 1  # 1 | 5 (centre and corners) | 10 (those and their mirror images): probabilities averaged
     augment: Augment = Augment()
 
     def __post_init__(self):
+        _choice(self, "eval_crops", (1, 5, 10))
         _at_least(self, 1, "batch_size", "eval_batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """The optimizer. Weight decay is decoupled and leaves out biases, norms, class tokens and position tables."""
+    """The optimizer. Weight decay is decoupled and leaves out biases, norms, class tokens and position tables.
 
-    name: str = "adamw"  # adamw | sgd
+    Patterns are regular expressions, searched in a weight's path (`blocks_3/attn/qkv/kernel`).
+    """
+
+    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix) | lars
     lr: float = 1e-3  # the peak
     weight_decay: float = 0.05
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
-    momentum: float = 0.9  # sgd
-    nesterov: bool = False  # sgd
+    momentum: float = 0.9  # sgd, lars, muon
+    nesterov: bool = False  # sgd, lars, muon
     clip_norm: float | None = 1.0  # global norm of the gradients; None: no clipping
     ema: float | None = None  # momentum of the averaged weights, which evaluation and saved models then use
+    layer_decay: float | None = None  # the rate of each layer is this share of the next one's; the head's is whole
+    lr_scales: dict = field(default_factory=dict)  # pattern: factor of the rate; the factors of all patterns that fit multiply
+    freeze: tuple[str, ...] = ()  # patterns of weights that stay as they are; norms' running statistics among them
+    accumulate: int = 1  # batches whose mean gradient makes one step; rates, warm-up and averages count those steps
 
     def __post_init__(self):
-        _choice(self, "name", ("adamw", "sgd"))
+        _choice(self, "name", ("adamw", "sgd", "lamb", "lion", "muon", "lars"))
         _at_least(self, 0, "lr", "weight_decay", "epsilon")
+        _at_least(self, 1, "accumulate")
         _below_one(self, "beta_1", "beta_2", "momentum", "ema")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"optim.clip_norm must be above 0, not {self.clip_norm}; None leaves gradients as they are.")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(f"optim.layer_decay must lie in (0, 1], not {self.layer_decay}.")
+        for pattern, scale in self.lr_scales.items():
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale >= 0:
+                raise UsageError(f"optim.lr_scales.{pattern} must be a number of at least 0, not {scale!r}.")
+        for pattern in (*self.lr_scales, *self.freeze):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"{pattern!r} in optim is not a regular expression: {error}.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The learning rate over the run: linear warm-up from `warmup_from` (at most half of the run), then the cosine to `min_lr`."""
+    """The learning rate over the run: linear warm-up from `warmup_from` (at most half of the run), then down to `min_lr`."""
 
-    name: str = "cosine"
+    name: str = "cosine"  # cosine | linear | step | constant
     warmup_epochs: float = 0.0
     warmup_steps: int | None = None  # takes the place of warmup_epochs
     warmup_from: float = 0.0
-    min_lr: float = 0.0
+    min_lr: float = 0.0  # cosine and linear end here
+    drop_epochs: tuple[float, ...] = ()  # step: the rate is multiplied by drop_factor after each of these
+    drop_factor: float = 0.1
 
     def __post_init__(self):
-        _choice(self, "name", ("cosine",))
-        _at_least(self, 0, "warmup_epochs", "warmup_steps", "warmup_from", "min_lr")
+        _choice(self, "name", ("cosine", "linear", "step", "constant"))
+        _at_least(self, 0, "warmup_epochs", "warmup_steps", "warmup_from", "min_lr", "drop_factor")
+        if (self.name == "step") != bool(self.drop_epochs) or any(e <= 0 for e in self.drop_epochs):
+            raise UsageError("schedule.drop_epochs lists the epochs (above 0) after which schedule.name='step' drops the rate.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +232,19 @@ class Recipe:
     overrides: dict = field(default_factory=dict)  # of kzoo.get: num_classes, image_size, in_channels and the family's fields
     preprocessing: Preprocessing | None = None  # None: the model's own
     init_from: str | None = None  # a run or a weights file to start from
+    keep_architecture: bool = False  # the model is that of init_from, a run or .keras file: its name, overrides, preprocessing; ours on top
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
     epochs: int = 1
     steps: int | None = None  # stop after so many steps in all, whatever the epochs say
+    loss: str = "cross_entropy"  # cross_entropy | binary_cross_entropy (mean over classes) | binary_cross_entropy_sum (sum over classes)
     label_smoothing: float = 0.0
+    target_threshold: float | None = None  # classes with more than this share of a mixed picture count whole, others not (binary losses)
+    progressive: tuple[int, ...] = ()  # sides in pixels, one for each equal share of the epochs; evaluation is at the model's own size
+    remat: bool = False  # blocks compute their activations again for the gradient instead of keeping them
+    data_parallel: bool = False  # batches are split over all devices of this host
     precision: str = "float32"  # float32 | mixed_bfloat16
     xla: str = "auto"  # required | auto | off
     eval_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
@@ -175,10 +254,15 @@ class Recipe:
         _choice(self, "precision", ("float32", "mixed_bfloat16"))
         _choice(self, "xla", ("required", "auto", "off"))
         _choice(self, "task", ("classify",))
+        _choice(self, "loss", ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
         _at_least(self, 1, "epochs", "steps", "eval_every")
-        _below_one(self, "label_smoothing")
+        _below_one(self, "label_smoothing", "target_threshold")
+        if self.target_threshold is not None and self.loss == "cross_entropy":
+            raise UsageError("recipe.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out.")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"recipe.seed must lie in 0..2^32 - 1, not {self.seed}.")
+        if self.keep_architecture and not self.init_from:
+            raise UsageError("recipe.keep_architecture needs init_from, the run or .keras file whose model it is.")
         if self.schedule.min_lr > self.optim.lr:
             raise UsageError(f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak.")
 
@@ -192,7 +276,16 @@ def smoke(recipe, toy):
     data = dataclasses.replace(
         recipe.data, source="fake", data_dir=None, train_split="train", eval_split="test", batch_size=4, eval_batch_size=4
     )
-    return dataclasses.replace(recipe, model=toy, overrides=kept, init_from=None, data=data, epochs=1, steps=2, eval_every=1)
+    small = {
+        "progressive": (),
+        "data_parallel": False,
+        "init_from": None,
+        "keep_architecture": False,
+        "epochs": 1,
+        "steps": 2,
+        "eval_every": 1,
+    }
+    return dataclasses.replace(recipe, model=toy, overrides=kept, data=data, **small)
 
 
 def flatten(value, prefix=""):
@@ -262,6 +355,11 @@ def plain(value):
         return value
 
 
+def tupled(mapping):
+    """A mapping read from JSON, which has no tuples, with its lists as tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+
+
 def coerce(value, hint, key):
     """`value` as the annotated type `hint`; raises UsageError that names the key and the type it wants."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -306,8 +404,7 @@ def parse(text, origin="recipe.txt"):
     record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}
     if "model" not in flat:
         raise UsageError(f"{origin} names no model; it is not the record of a run.")
-    # JSON has no tuples.
-    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}
+    changes = tupled(flat)
     return override(Recipe(model=changes.pop("model")), changes), record
 
 

@@ -26,7 +26,9 @@ STEPS_PER_EPOCH, STEPS = 3, 8
 # Everything random is on, every step is saved; the third epoch is cut short. A graph compiles faster than XLA, which JAX uses below.
 RECIPE = schema.Recipe(
     model="vit_toy",
-    overrides={"image_size": 16, "patch_size": 4, "drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.2},
+    overrides={"image_size": 16, "patch_size": 4}
+    | dict.fromkeys(("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), 0.1)
+    | {"drop_path_rate": 0.2},
     data=schema.Data(source="fake:size=16,n=26,classes=4", batch_size=8, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
     optim=schema.Optim(ema=0.8),
     schedule=schema.Schedule(warmup_steps=2),
@@ -246,7 +248,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, monkeypatch
 
     def ruined_at_two(self):
         if self.step == 2:
-            weight = self.network.weights[0]
+            weight = self.stage.network.weights[0]
             weight.assign(np.full(weight.shape, np.inf))
         save(self)
 

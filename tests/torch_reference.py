@@ -19,12 +19,12 @@ def _declare_operators():
     _LIBRARIES.append(library)
 
 
-def import_timm():
-    """timm, also beside a CPU build of torch, for which pip finds no torchvision whose operators load."""
+def import_timm(module="timm"):
+    """timm or a module of it, also beside a CPU build of torch, for which pip finds no torchvision whose operators load."""
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
         _declare_operators()
-    return importlib.import_module("timm")
+    return importlib.import_module(module)

@@ -1,24 +1,43 @@
-"""Classification: softmax cross-entropy over logits; targets are labels (B,) or probabilities (B, C)."""
+"""Classification: softmax or sigmoid cross-entropy over logits; targets are labels (B,) or probabilities (B, C)."""
 
 import keras
 import numpy as np
 from keras import ops
 
-from kzoo.errors import UsageError, UserError
+from kzoo.errors import UsageError, UserError, unknown
 
 
-def cross_entropy(logits, targets, label_smoothing=0.0):
-    """Per-sample loss (B,) in nats, float32: logits (B, C); targets integer labels (B,) or probabilities (B, C).
+def smoothed(logits, targets, label_smoothing=0.0):
+    """Target probabilities (B, C), float32: integer labels (B,) or probabilities (B, C), each mixed with the same share of all classes.
 
-    Raises UserError for targets of another shape, which broadcasting would otherwise accept.
+    Raises UserError for targets of another shape than the logits' (B, C), which broadcasting would otherwise accept.
     """
     classes = logits.shape[-1]
     if len(targets.shape) == 1:
         targets = ops.one_hot(ops.cast(targets, "int32"), classes, dtype="float32")
     elif tuple(targets.shape[1:]) != (classes,):
         raise UserError(f"targets must be labels (B,) or probabilities (B, {classes}), not {tuple(targets.shape)}; reshape them first.")
-    targets = ops.cast(targets, "float32") * (1.0 - label_smoothing) + label_smoothing / classes
+    return ops.cast(targets, "float32") * (1.0 - label_smoothing) + label_smoothing / classes
+
+
+def cross_entropy(logits, targets, label_smoothing=0.0):
+    """Per-sample softmax cross-entropy (B,) in nats, float32, of logits (B, C) and targets as in `smoothed`."""
+    targets = smoothed(logits, targets, label_smoothing)
     return -ops.sum(targets * ops.log_softmax(ops.cast(logits, "float32")), axis=-1)
+
+
+def binary_cross_entropy(logits, targets, label_smoothing=0.0):
+    """Per-sample sigmoid cross-entropy (B,) in nats, float32, the mean over the classes, each a question of its own."""
+    targets, logits = smoothed(logits, targets, label_smoothing), ops.cast(logits, "float32")
+    return ops.mean(ops.softplus(logits) - targets * logits, axis=-1)
+
+
+def binary_cross_entropy_sum(logits, targets, label_smoothing=0.0):
+    """binary_cross_entropy, summed over the classes: what the ViTs of ImageNet-21k were pre-trained with."""
+    return binary_cross_entropy(logits, targets, label_smoothing) * logits.shape[-1]
+
+
+LOSSES = {f.__name__: f for f in (cross_entropy, binary_cross_entropy, binary_cross_entropy_sum)}
 
 
 def hits(logits, targets):
@@ -28,13 +47,20 @@ def hits(logits, targets):
 
 
 class Classify(keras.Model):
-    """Trains a classifier by cross-entropy with label smoothing; sample weights, where given, weight loss and accuracy alike."""
+    """Trains a classifier; sample weights, where given, weight loss and accuracy alike.
 
-    def __init__(self, model, label_smoothing=0.0):
+    loss is one of LOSSES, label_smoothing a share in [0, 1); with a target_threshold the classes whose probability is above it count
+    whole, the others not at all (mixed pictures under a binary loss). Raises UsageError for others.
+    """
+
+    def __init__(self, model, loss="cross_entropy", label_smoothing=0.0, target_threshold=None):
         super().__init__()
+        if loss not in LOSSES:
+            raise unknown("loss", loss, LOSSES)
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"label_smoothing must lie in [0, 1), not {label_smoothing}.")
-        self.network, self.label_smoothing = model, label_smoothing
+        self.network, self.loss_name = model, loss
+        self.label_smoothing, self.target_threshold = label_smoothing, target_threshold
         self.accuracy = keras.metrics.Mean(name="accuracy")
         # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another order.
         self.built = model.built
@@ -46,13 +72,16 @@ class Classify(keras.Model):
         return self.network(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses = cross_entropy(y_pred, y, self.label_smoothing)
+        targets = y if self.target_threshold is None or len(y.shape) == 1 else y > self.target_threshold
+        losses = LOSSES[self.loss_name](y_pred, targets, self.label_smoothing)
         if sample_weight is None:
             loss = ops.mean(losses)
         else:
             weights = ops.cast(sample_weight, "float32")
             loss = ops.sum(losses * weights) / ops.maximum(ops.sum(weights), 1e-12)
-        return sum(self.losses, start=loss)
+        strategy = getattr(self, "distribute_strategy", None)  # TensorFlow's; Keras adds up what its replicas return
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        return sum(self.losses, start=loss) / replicas
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         self.accuracy.update_state(hits(y_pred, y), sample_weight=sample_weight)

@@ -19,14 +19,16 @@ from kzoo.files import replacing, write_text
 from kzoo.models.base import computing_in
 from kzoo.schema import Recipe, dump, flatten, override, parse
 from kzoo.schema import smoke as shrink
-from kzoo.tasks import task as make_task
 from kzoo.tasks.classify import measure
 from kzoo.training import logs, state
+from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for, predictions
-from kzoo.training.optimizer import compiled_as, learning_rate, make_optimizer, require_xla, wants_xla
+from kzoo.training.optimizer import Rate, compiled_as, require_xla
+from kzoo.training.stage import Stage, adopt, build_network, side_at
 from kzoo.training.workdir import RECEIPT, RECORD, claimed
 from kzoo.weights import fit_for_get, load
-from kzoo.weights.read import CHECKPOINT
+from kzoo.weights.fit import transfer
+from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
 CURVE_SECONDS = 30  # between drawings of the learning curve, which cost more than a short epoch's bookkeeping
 VERSIONS = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorflow-datasets")
@@ -65,6 +67,15 @@ def find_recipe(source):
     return str(source), registry.recipe(str(source))
 
 
+def settle(source, overrides=None, smoke=False):
+    """(name, Recipe) as it will run: found, shrunk for a smoke, its fields' types checked, {dotted key: value} overrides applied."""
+    name, recipe = find_recipe(source)
+    if smoke:
+        recipe = shrink(recipe, registry.toy_of(recipe.model))
+    recipe = override(recipe, flatten(recipe))  # checks the types of one written in Python
+    return name, adopt(override(recipe, overrides or {}))
+
+
 def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
     """Trains a recipe in `workdir` (default runs/NAME) and returns a Run; called again on the same folder, it continues.
 
@@ -73,16 +84,14 @@ def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
     Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to be had, a
     disk that is full.
     """
-    name, recipe = find_recipe(recipe)
+    name, recipe = settle(recipe, overrides, smoke)
     if smoke:
-        recipe = shrink(recipe, registry.toy_of(recipe.model))
         workdir = workdir or tempfile.mkdtemp(prefix=f"kzoo-smoke-{name}-")
-    recipe = override(override(recipe, flatten(recipe)), overrides or {})  # the first checks the types of one written in Python
     if data is not None:
         recipe = override(recipe, {"data.source": data if isinstance(data, str) else data[0].name})
     workdir = pathlib.Path(workdir or pathlib.Path("runs") / name)
     with claimed(workdir, recipe):
-        with computing_in(recipe.precision):
+        with computing_in(recipe.precision), data_parallel(recipe):
             session = _Session(recipe, workdir, None if isinstance(data, str) else data)
             session.run()
         return session.finish()
@@ -95,20 +104,25 @@ class _Session:
         keras.utils.set_random_seed(recipe.seed)
         self.recipe, self.workdir = recipe, workdir
         sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
-        self.network = self._build(sources[0])
-        self.training, self.evaluation = self._loaders(*sources)
-        per_epoch = self.training.steps_per_epoch
-        self.total_steps = min(recipe.epochs * per_epoch, recipe.steps or math.inf)
-        self.epochs = math.ceil(self.total_steps / per_epoch)
-        self.schedule = learning_rate(recipe, per_epoch, self.total_steps)
-        self.task = make_task(self.network, label_smoothing=recipe.label_smoothing)
-        self.task.compile(optimizer=make_optimizer(recipe, self.schedule, self.network), jit_compile=wants_xla(recipe))
-        require_xla(recipe, self.task)
-        self.task.optimizer.build(self.task.trainable_variables)
+        self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
+        self.stage = Stage(recipe, self.source, self._first_side())
+        self.steps_per_epoch, every = self.stage.training.steps_per_epoch, recipe.optim.accumulate
+        self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.steps or math.inf)
+        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self.schedule = Rate(recipe, self.steps_per_epoch / every, max(self.total_steps // every, 1))
+        if recipe.init_from and not self.resumes:
+            self._initialise()
+        self.stage.compile(self.schedule)
+        self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
+        self.evaluation = loader_for(self.finest, sources[1], recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.compiled, self.drawn = None, -math.inf
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+    @property
+    def task(self):
+        return self.stage.task
 
     @property
     def seconds(self):
@@ -118,44 +132,19 @@ class _Session:
     def _splits(self):
         return self.recipe.data.train_split, self.recipe.data.eval_split
 
-    def _build(self, source):
-        """The model for this data: its classes and channels are the data's where the recipe does not say otherwise."""
-        recipe = self.recipe
-        overrides = {"num_classes": source.num_classes, "in_channels": source.channels} | recipe.overrides
-        if recipe.preprocessing is not None:
-            overrides["preprocessing"] = recipe.preprocessing
-        model = registry.get(recipe.model, **overrides)
-        if not overrides["num_classes"] or not isinstance(model.output_shape, tuple) or len(model.output_shape) != 2:
-            raise UserError(
-                f"the overrides of {recipe.model} leave it without a classifier's head; train it with one logit for each class."
-            )
-        if source.num_classes > model.output_shape[-1]:
-            raise UserError(f"{source.name} has {source.num_classes} classes, overrides.num_classes says {model.output_shape[-1]}.")
-        names = source.class_names if len(source.class_names) == model.output_shape[-1] else ()
-        model.spec = dataclasses.replace(model.spec, class_names=tuple(names))
-        if recipe.init_from and not (self.workdir / CHECKPOINT).exists():
-            report = fit_for_get(model, recipe.init_from, asked=("image_size", "num_classes"))
-            write_text(self.workdir / RECEIPT, json.dumps({"source": recipe.init_from} | dataclasses.asdict(report), indent=1) + "\n")
-            logs.say(f"started from {recipe.init_from}: {report}")
-        return model
+    def _first_side(self):
+        """The image size to begin at: the checkpoint's own, from which the run may go on to another."""
+        return read_checkpoint(self.workdir, ("none",))[1]["side"] if self.resumes else side_at(self.recipe, 0)
 
-    def _loaders(self, train_source, eval_source):
-        data = self.recipe.data
-        height, width, channels = self.network.input_shape[1:]
-        training = kdata.Loader(
-            train_source,
-            image_size=(height, width),
-            channels=channels,
-            preprocessing=self.network.spec.preprocessing,
-            batch_size=data.batch_size,
-            augment=data.augment,
-            seed=self.recipe.seed,
-        )
-        return training, loader_for(self.network, eval_source, data.eval_batch_size or data.batch_size)
+    def _initialise(self):
+        network, source = self.stage.network, self.recipe.init_from
+        report = fit_for_get(network, source, asked=("image_size", "num_classes"))
+        write_text(self.workdir / RECEIPT, json.dumps({"source": source} | dataclasses.asdict(report), indent=1) + "\n")
+        logs.say(f"started from {source}: {report}")
 
     def run(self):
         """Trains from the last checkpoint, or from the start, to the end of the recipe."""
-        metric_values = self._resume() if (self.workdir / CHECKPOINT).exists() else self._record()
+        metric_values = self._resume() if self.resumes else self._record()
         self.board = logs.TensorBoard(self.workdir, self.history)
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
         while self.step < self.total_steps:
@@ -171,23 +160,29 @@ class _Session:
         self.started = meta["started"]
         logs.write_csv(self.workdir, self.history)  # a kill may have come between the checkpoint and its row
         logs.say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
-        return metric_values if self.step % self.training.steps_per_epoch else None
+        return metric_values if self.step % self.steps_per_epoch else None
 
     def _epoch(self, metric_values):
         """Trains to the end of the current epoch (or of the run), evaluates, and saves."""
-        per_epoch = self.training.steps_per_epoch
+        per_epoch = self.steps_per_epoch
         epoch, done = divmod(self.step, per_epoch)
+        self._enter(side_at(self.recipe, epoch))
         steps = min(per_epoch - done, self.total_steps - self.step)
-        batches = self.training.epoch(epoch, start_step=done)
+        batches = self.stage.training.epoch(epoch, start_step=done)
         watch = _Watch(self, epoch, self.step + steps, metric_values)
-        with self.training.plain_errors():
+        with self.stage.training.plain_errors():
             self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
-        row = {"epoch": epoch + 1, "step": self.step, "lr": float(self.schedule(self.step - 1)), "time": time.time()} | watch.logs
+        row = {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "lr": float(self.schedule((self.step - 1) // self.recipe.optim.accumulate)),
+            "time": time.time(),
+        } | watch.logs
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             with averaged(self.task):
-                self.metrics = measure(*predictions(self.network, self.evaluation))
+                self.metrics = measure(*predictions(self._at_full_size(), self.evaluation))
             row |= {f"eval_{k}": self.metrics[k] for k in ("loss", "accuracy")}
             logs.say(f"epoch {epoch + 1}/{self.epochs}: evaluation accuracy {row['eval_accuracy']:.4f}, loss {row['eval_loss']:.4f}")
         row["minutes"] = round(self.seconds / 60, 3)
@@ -197,6 +192,23 @@ class _Session:
         self.board.add(row)
         if time.monotonic() - self.drawn > CURVE_SECONDS:
             self.draw()
+
+    def _enter(self, side):
+        """Goes on at another image size, where the recipe says so for this epoch."""
+        if side == self.stage.side:
+            return
+        before, self.stage = self.stage, Stage(self.recipe, self.source, side)
+        self.stage.compile(self.schedule)
+        self.stage.follow(before)
+        if self.stage.is_last:
+            self.finest = self.stage.network
+        logs.say(f"pictures of {side} pixels from here on")
+
+    def _at_full_size(self):
+        """The model at its own image size, with the weights of the current stage."""
+        if not self.stage.is_last:
+            transfer(self.finest, self.stage.network, resize=True, new_head=False)
+        return self.finest
 
     def draw(self):
         logs.draw_curve(self.workdir, self.history)
@@ -208,7 +220,8 @@ class _Session:
             "history": self.history,
             "metrics": self.metrics,
             "seconds": self.seconds,
-            "spec": dataclasses.asdict(self.network.spec),
+            "side": self.stage.side,
+            "spec": dataclasses.asdict(self.stage.network.spec),
             "started": self.started,
             "kzoo": __version__,
         }
@@ -228,10 +241,10 @@ class _Session:
             "backend": keras.backend.backend(),
             "devices": keras.distribution.list_devices() if keras.backend.backend() != "torch" else [],
             "compiled": self.compiled,
-            "parameters": self.network.count_params(),
-            "steps_per_epoch": self.training.steps_per_epoch,
+            "parameters": self.stage.network.count_params(),
+            "steps_per_epoch": self.steps_per_epoch,
             "total_steps": self.total_steps,
-            "training_images": len(self.training.source),
+            "training_images": len(self.source),
             "started": self.started,
         }
         write_text(self.workdir / RECORD, dump(self.recipe, record))

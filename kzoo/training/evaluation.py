@@ -13,22 +13,36 @@ from kzoo.files import write_text
 from kzoo.schema import parse
 from kzoo.tasks.classify import measure
 from kzoo.training.optimizer import averages
+from kzoo.training.workdir import RECORD
 from kzoo.weights import load
 
 
 def predictions(model, loader):
-    """(outputs (N, ...), labels (N,)) over the loader's evaluation pass; padding left out."""
+    """(logits (N, C), labels (N,)) over the loader's evaluation pass; padding left out.
+
+    Of several crops the probabilities are averaged, and their logarithms stand for logits.
+    """
     outputs, labels = [], []
     with loader.plain_errors():
         for images, targets, weights in loader.evaluation():
             real = np.asarray(weights) > 0
-            outputs.append(np.asarray(model.predict_on_batch(np.asarray(images)))[real])
+            answers = np.asarray(model.predict_on_batch(np.asarray(images)))[: len(images)]  # mirrored devices repeat the batch
+            outputs.append(_merged(answers, loader.crops)[real])
             labels.append(np.asarray(targets)[real])
     return np.concatenate(outputs), np.concatenate(labels)
 
 
-def loader_for(model, source, batch_size):
-    """The evaluation Loader that fits a model. Raises UserError where the classes do not."""
+def _merged(logits, crops):
+    """Logits (B * crops, C) -> (B, C)."""
+    if crops == 1:
+        return logits
+    views = logits.reshape(-1, crops, logits.shape[-1]).astype("float64")
+    log_p = views - np.logaddexp.reduce(views, axis=-1, keepdims=True)
+    return np.logaddexp.reduce(log_p, axis=1) - np.log(crops)
+
+
+def loader_for(model, source, data):
+    """The evaluation Loader that fits a model, with the batches and crops of a recipe's Data. Raises UserError where the classes do not."""
     classes = model.output_shape[-1]
     if source.num_classes > classes:
         raise UserError(f"{source.name} has {source.num_classes} classes, the model {classes}; evaluate on the data it was trained for.")
@@ -39,7 +53,12 @@ def loader_for(model, source, batch_size):
         )
     height, width, channels = model.input_shape[1:]
     return kdata.Loader(
-        source, image_size=(height, width), channels=channels, preprocessing=model.spec.preprocessing, batch_size=batch_size
+        source,
+        image_size=(height, width),
+        channels=channels,
+        preprocessing=model.spec.preprocessing,
+        batch_size=data.eval_batch_size or data.batch_size,
+        crops=data.eval_crops,
     )
 
 
@@ -67,9 +86,9 @@ def averaged(task):
 
 def read_recipe(run):
     """(Recipe, record) of a run's recipe.txt."""
-    path = pathlib.Path(run) / "recipe.txt"
+    path = pathlib.Path(run) / RECORD
     if not path.is_file():
-        raise UserError(f"{run} is not a run: it has no recipe.txt; give the --workdir of kzoo train.")
+        raise UserError(f"{run} is not a run: it has no {RECORD}; give the --workdir of kzoo train.")
     return parse(path.read_text(errors="replace"), str(path))
 
 
@@ -83,7 +102,7 @@ def evaluate(run, data=None):
     source = data
     if not isinstance(data, kdata.Source):
         source = kdata.open_source(data or recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
-    loader = loader_for(model, source, recipe.data.eval_batch_size or recipe.data.batch_size)
+    loader = loader_for(model, source, recipe.data)
     metrics = measure(*predictions(model, loader))
     write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": source.name, **metrics}, indent=1) + "\n")
     return metrics

@@ -8,6 +8,7 @@ import numpy as np
 from kzoo.errors import UserError
 from kzoo.files import replacing
 from kzoo.training.optimizer import averages
+from kzoo.weights.fit import position_layers, resize_table
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
 
@@ -53,3 +54,19 @@ def set_metrics(task, values):
     groups = _groups(task)
     for key, value in values.items():
         groups[key].assign(value)
+
+
+def carry(before, after):
+    """Fills the task `after` from `before`, the same run at another image size.
+
+    Position tables and their averages are resampled as for any change of size (bicubic); the optimizer's memory of them linearly, which
+    keeps squares positive.
+    """
+    given, tables = _groups(before), (position_layers(task.network) for task in (before, after))
+    layers = {tuple(old.table.shape): (old, new) for old, new in zip(*(t.values() for t in tables), strict=True)}
+    for key, variable in _groups(after).items():
+        value = keras.ops.convert_to_numpy(given[key])
+        if value.shape != tuple(variable.shape):
+            method = "bicubic" if key.startswith(("weights/", "average/")) else "bilinear"
+            value = resize_table(value, *layers[value.shape], method)
+        variable.assign(value)

@@ -83,7 +83,7 @@ def transfer(model, donor, *, resize, new_head):
     number of classes keeps its fresh values.
     """
     given = {w.path: w for w in donor.weights}
-    new_grids, old_grids = _position_layers(model), _position_layers(donor)
+    new_grids, old_grids = position_layers(model), position_layers(donor)
     values, names = {}, {"loaded": [], "resized": [], "reinitialised": []}
     misfits = []
     for weight in model.weights:
@@ -93,7 +93,7 @@ def transfer(model, donor, *, resize, new_head):
         if source is not None and tuple(source.shape) == tuple(weight.shape) and not moved:
             values[path], fate = np.asarray(source), "loaded"
         elif moved and resize and old.prefix == new.prefix and source.shape[-1] == weight.shape[-1]:
-            values[path], fate = _resize_table(np.asarray(source), old, new), "resized"
+            values[path], fate = resize_table(np.asarray(source), old, new), "resized"
         elif path.startswith("head/") and new_head:
             fate = "reinitialised"
         else:
@@ -120,16 +120,16 @@ def _explain(misfits, unused):
     )
 
 
-def _position_layers(model):
+def position_layers(model):
     """{path of its table: layer} of every learned position table."""
     layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
     return {layer.table.path: layer for layer in layers if hasattr(layer, "grid_size")}
 
 
-def _resize_table(table, old, new):
+def resize_table(table, old, new, method="bicubic"):
     """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
     prefix, body = table[:, : old.prefix], table[0, old.prefix :]
     grid = body.reshape(*old.grid_size, -1)
-    rows, columns = (resize_weights(a, b, "bicubic") for a, b in zip(old.grid_size, new.grid_size, strict=True))
+    rows, columns = (resize_weights(a, b, method) for a, b in zip(old.grid_size, new.grid_size, strict=True))
     grid = resample(grid, rows, columns)
     return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)

@@ -55,6 +55,16 @@ def load(source):
     return model
 
 
+def spec_of(source):
+    """The Spec of the model in a run or a .keras file. Raises UserError for anything else."""
+    path = pathlib.Path(source)
+    if not path.is_dir():
+        return load(path).spec
+    from kzoo.models.base import spec_from_dict
+
+    return spec_from_dict(read_checkpoint(path, ("none",))[1]["spec"])
+
+
 def _load_run(path):
     arrays, meta = read_checkpoint(path, ("weights/", "average/"))
     from kzoo.models.base import spec_from_dict

@@ -1,0 +1,105 @@
+"""What a run trains at one image size: the model, its data and its compiled step."""
+
+import dataclasses
+
+from kzoo import data as kdata
+from kzoo import registry
+from kzoo.errors import UserError
+from kzoo.models.base import gives_logits
+from kzoo.tasks import task as make_task
+from kzoo.training import state
+from kzoo.training.optimizer import freeze, make_optimizer, require_xla, wants_xla
+from kzoo.weights.read import spec_of
+
+
+class Stage:
+    """network, training loader and, once compiled, task of a recipe; `side` is the image size in pixels, None for the model's own."""
+
+    def __init__(self, recipe, source, side=None):
+        self.recipe, self.side = recipe, side
+        self.network = build_network(recipe, source, side)
+        self.training = training_loader(recipe, source, side)
+
+    @property
+    def is_last(self):
+        """Whether this is the size at which the run evaluates and ends."""
+        return self.side == side_at(self.recipe, self.recipe.epochs)
+
+    def compile(self, schedule):
+        """Makes the task, its optimizer built. Raises UserError where a required XLA step is not to be had."""
+        recipe = self.recipe
+        freeze(self.network, recipe.optim.freeze)
+        options = {key: getattr(recipe, key) for key in ("loss", "label_smoothing", "target_threshold")}
+        self.task = make_task(self.network, **options)
+        self.task.compile(optimizer=make_optimizer(recipe, schedule, self.network), jit_compile=wants_xla(recipe))
+        require_xla(recipe, self.task)
+        self.task.optimizer.build(self.task.trainable_variables)
+
+    def follow(self, before):
+        """Takes over everything an earlier stage has learnt and counted; position tables, and what belongs to them, are resampled."""
+        state.carry(before.task, self.task)
+
+
+def model_options(recipe, source, side=None):
+    """What kzoo.get is given: classes and channels are the data's where the recipe does not say otherwise."""
+    options = {"num_classes": source.num_classes, "in_channels": source.channels} | recipe.overrides
+    options |= {"image_size": side} if side is not None else {}
+    options |= {"remat": True} if recipe.remat else {}
+    return options if recipe.preprocessing is None else options | {"preprocessing": recipe.preprocessing}
+
+
+def build_network(recipe, source, side=None):
+    """The model for this data. Raises UserError for one without a classifier's head and for data of more classes than it has."""
+    model = registry.get(recipe.model, **model_options(recipe, source, side))
+    if not gives_logits(model):
+        raise UserError(f"the overrides of {recipe.model} leave it without a classifier's head; train it with one logit for each class.")
+    classes = model.output_shape[-1]
+    if source.num_classes > classes:
+        raise UserError(f"{source.name} has {source.num_classes} classes, overrides.num_classes says {classes}.")
+    names = source.class_names if len(source.class_names) == classes else ()
+    architecture = {key: value for key, value in model.spec.overrides.items() if key != "remat"}
+    model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=tuple(names))
+    return model
+
+
+def adopt(recipe):
+    """The recipe with the model that it starts from in the place of its own, where it is to keep that architecture.
+
+    Its classes are not kept (they are the data's), its preprocessing is; what the recipe itself overrides comes on top.
+    """
+    if not recipe.keep_architecture:
+        return recipe
+    spec = spec_of(recipe.init_from)
+    overrides = {key: value for key, value in spec.overrides.items() if key != "num_classes"} | recipe.overrides
+    whole = {"model": spec.name, "overrides": overrides, "preprocessing": recipe.preprocessing or spec.preprocessing}
+    return dataclasses.replace(recipe, keep_architecture=False, **whole)
+
+
+def training_loader(recipe, source, side=None, batch_size=None):
+    """The augmented batches of a recipe for its model, which need not be built; batch_size None is the recipe's own."""
+    config = registry.config_of(recipe.model, model_options(recipe, source, side))[1]
+    return kdata.Loader(
+        source,
+        image_size=config.size,
+        channels=config.in_channels,
+        preprocessing=config.preprocessing,
+        batch_size=batch_size or recipe.data.batch_size,
+        augment=recipe.data.augment,
+        num_classes=config.num_classes,
+        seed=recipe.seed,
+    )
+
+
+def side_at(recipe, epoch):
+    """The image size of an epoch (0 is the first) by recipe.progressive; None is the model's own.
+
+    Raises UserError where the last of the sizes is not the model's own.
+    """
+    if not recipe.progressive:
+        return None
+    own, last = registry.config_of(recipe.model, recipe.overrides)[1].size, recipe.progressive[-1]
+    if own != (last, last):
+        raise UserError(
+            f"progressive ends at {last} pixels, but the model's pictures are {own[0]} x {own[1]}; end there, or set image_size."
+        )
+    return recipe.progressive[min(epoch * len(recipe.progressive) // recipe.epochs, len(recipe.progressive) - 1)]
