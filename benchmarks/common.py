@@ -17,10 +17,14 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
-ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # the figures are a CPU's, wherever they are taken
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # the figures are a CPU's unless an accelerator is asked for
+ON_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}  # peers share it
 CHILD_ENVIRONMENT = os.environ | ON_CPU | {"PYTHONPATH": str(ROOT)}  # of the processes that are timed or killed
 LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # well above 0: something else was running
-PACKAGES = ("keras", "tensorflow", "jax", "torch", "timm", "keras-hub", "numpy")
+PACKAGES = (
+    *("keras", "tensorflow", "jax", "torch", "timm", "keras-hub", "keras-cv", "zeromodels"),
+    *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy", "pillow"),
+)
 
 
 def parser(module_doc, rounds=None):
@@ -32,12 +36,12 @@ def parser(module_doc, rounds=None):
     return options
 
 
-def environment():
-    """Date (UTC), hardware and versions that a figure is worthless without."""
+def environment(gpu=None):
+    """Date (UTC), hardware and versions that a figure is worthless without; gpu: the accelerator's name where the figures are its."""
     installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
-        "device": "cpu",
+        "device": gpu or "cpu",
         "cpu": _cpu_model(),
         "cores": cores(),
         "load_at_start": LOAD_AT_START,
@@ -89,6 +93,13 @@ def spread(values):
     return {name: round((max(series) - min(series)) / statistics.median(series), 3) for name, series in values.items()}
 
 
+def quotient(over, under):
+    """{"ratio": of the medians, "quartiles": of the rounds' own ratios} of two of interleave()'s lists."""
+    rounds = [a / b for a, b in zip(over, under, strict=True)]
+    low, _, high = statistics.quantiles(rounds, n=4) if len(rounds) > 1 else rounds * 3
+    return {"ratio": round(statistics.median(over) / statistics.median(under), 3), "quartiles": [round(low, 3), round(high, 3)]}
+
+
 def seconds_of(call, at_least=0.3):
     """Seconds that one `call()` takes, as the mean over as many calls as fill `at_least` seconds."""
     count, start = 0, time.perf_counter()
@@ -102,14 +113,15 @@ class Peer:
     """A process of its own that prepares a workload once and then times it whenever it is called.
 
     Two frameworks in one process would share, or fight over, its threads; here the peer that has no turn is stopped (SIGSTOP), for
-    threads that spin while they wait would take the others' cores. `setup(*arguments)` runs in the process and returns a callable
-    without arguments; calling the Peer returns the seconds that it takes. The process ends with its parent.
+    threads that spin while they wait would take the others' cores. `setup(*arguments)` runs in the process, `variables` in its
+    environment, and returns a callable without arguments; calling the Peer returns the seconds that it takes. The process ends with
+    its parent.
     """
 
-    def __init__(self, setup, *arguments):
+    def __init__(self, setup, *arguments, variables=ON_CPU):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, setup, arguments), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, variables, setup, arguments), daemon=True)
         process.start()
         theirs.close()  # so that a dead peer is an EOFError here
         self._pid = process.pid
@@ -127,8 +139,8 @@ class Peer:
         return answer
 
 
-def _serve(pipe, setup, arguments):
-    os.environ.update(ON_CPU)
+def _serve(pipe, variables, setup, arguments):
+    os.environ.update(variables)
     os.dup2(2, 1)  # what a library prints is not the result
     workload = setup(*arguments)
     workload()  # compilation and first touch
@@ -138,9 +150,9 @@ def _serve(pipe, setup, arguments):
             pipe.send(seconds_of(workload))
 
 
-def emit(name, result, save):
+def emit(name, result, save, gpu=None):
     """Prints the result, with the environment, as one JSON line; with `save` also writes results/NAME.json, indented."""
-    result = {"benchmark": name} | result | environment()
+    result = {"benchmark": name} | result | environment(gpu)
     if save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")

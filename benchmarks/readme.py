@@ -3,27 +3,47 @@
 A test holds the README to them.
 """
 
+import itertools
 import json
 import re
 
 from benchmarks.common import RESULTS, ROOT
 
 README = ROOT / "README.md"
-SIZES = ("tiny", "small", "base", "large", "huge")
+# The row whose figures stand for the names of a line, and those names.
+LINES = {
+    "vit_tiny_patch16_224": "vit_tiny_patch{8,14,16,32}_{224,384}",
+    "vit_small_patch16_224": "vit_small_patch{8,14,16,32}_{224,384}",
+    "vit_base_patch16_224": "vit_base_patch{8,14,16,32}_{224,384}",
+    "vit_large_patch16_224": "vit_large_patch{8,14,16,32}_{224,384}",
+    "vit_huge_patch14_224": "vit_huge_patch{8,14,16,32}_224",
+    "vit_giant_patch14_224": "vit_giant_patch14_224",
+    "vit_gigantic_patch14_224": "vit_gigantic_patch14_224",
+    "vit_so400m_patch14_siglip_224": "vit_so400m_patch14_siglip_{224,384}",
+    "simple_vit_small_patch16_224": "simple_vit_{tiny,small,base,large}_patch16_224",
+    "deit3_small_patch16_224": "deit3_{small,medium,base}_patch16_224",
+    "deit3_huge_patch14_224": "deit3_huge_patch14_224",
+}
 
 
 def models():
-    """The ViT sizes: parameters and multiply-accumulates at patch 16, 224 px."""
+    """Width, depth, parameters and multiply-accumulates of a row for each line of names. Raises ValueError for a name that is none."""
     import kzoo
 
-    lines = ["| size | width | blocks | parameters | GMACs at patch 16, 224 px | names |", "|---|---|---|---|---|---|"]
-    for size in SIZES:
-        name = f"vit_{size}_patch16_224"
+    lines = ["| models | figures of | width | blocks | parameters | GMACs |", "|---|---|---|---|---|---|"]
+    for name, names in LINES.items():
+        if unknown := set(expand(names)) - set(kzoo.list_models()):
+            raise ValueError(f"not models: {sorted(unknown)}")
         info = kzoo.info(name)
-        stages = info.feature_info
-        names = f"`vit_{size}_patch{{8,14,16,32}}_{{224,384}}`" + (", `vit_huge_patch14_518`" if size == "huge" else "")
-        lines.append(f"| {size} | {stages[0]['channels']} | {len(stages)} | {info.params:,} | {info.gmacs:.2f} | {names} |")
+        width, depth = info.feature_info[0]["channels"], len(info.feature_info)
+        lines.append(f"| `{names}` | `{name}` | {width} | {depth} | {info.params:,} | {info.gmacs:.2f} |")
     return "\n".join(lines)
+
+
+def expand(pattern):
+    """The names of a pattern with alternatives in braces."""
+    parts = re.split(r"\{(.*?)\}", pattern)
+    return map("".join, itertools.product(*(part.split(",") if i % 2 else [part] for i, part in enumerate(parts))))
 
 
 def _result(name):
@@ -40,12 +60,34 @@ def _startup(r):
     return f"whole processes: `import kzoo` {took['import_kzoo']:.0f} ms, `kzoo list` {took['kzoo_list']:.0f} ms{peers}"
 
 
-def _infer(r):
-    rates = r["images_per_second"]
-    best = max((name for name in rates if name.startswith("kzoo")), key=rates.get)
-    share, peak = r["share_of_peak"][best], max(r["peak_gflops"].values())
-    text = f"`{r['model']}`, batch {r['batch']}, float32: {rates[best]:.1f} images/s, {share:.0%} of the matmul peak ({peak:.0f} GFLOP/s)"
-    return f"{text}, {r['kzoo_to_timm']:.2f} times timm in eager torch"
+LIBRARIES = {"timm": "timm", "keras_hub": "KerasHub", "zeromodels": "ZeroModels"}
+
+
+def _speed(r):
+    """Of `infer` and `step`: kzoo's fastest mode in each precision, beside the fastest of each other library in the same one."""
+    rates, parts = r["images_per_second"], []
+    for precision in ("float32", "bfloat16"):
+        ours = [name for name in rates if name.startswith("kzoo") and ("bfloat16" in name) == (precision == "bfloat16")]
+        if ours:
+            best = max(ours, key=rates.get)
+            share = f" ({r['share_of_peak'][best]:.0%} of the matmul peak)" if best in r["share_of_peak"] else ""
+            others = r.get("kzoo_faster", {}).get(precision, {})
+            beside = "".join(f", {value['ratio']:.2f} times {LIBRARIES[library]}" for library, value in others.items())
+            parts.append(f"{precision} {rates[best]:.1f} images/s{share}{beside}")
+    return f"`{r['model']}`, batch {r['batch']}: {'; '.join(parts)}"
+
+
+def _export(r):
+    took = [f"{name.replace('_', ' ')} {value:.1f}" for name, value in r["milliseconds"].items()]
+    return f"`{r['model']}`, milliseconds a picture: {', '.join(took)}"
+
+
+def _input(r):
+    rate, times = r["pictures_per_second"], r["kzoo_faster"]
+    limit = min(times[f"crop_kzoo to decode_{decoder}"]["ratio"] for decoder in ("pillow", "tensorflow"))
+    text = f"decoding, random crop and flip {rate['crop_kzoo']:,.0f} pictures/s, {limit:.0%} of bare decoding"
+    against = times.get("randaugment_kzoo to randaugment_keras_cv")
+    return text + (f"; RandAugment {rate['randaugment_kzoo']:,.0f}, {against['ratio']:.2f} times KerasCV" if against else "")
 
 
 def _kill_resume(r):
@@ -60,7 +102,12 @@ def _train(r):
 
 ROWS = {
     "startup": _startup,
-    "infer": _infer,
+    "infer": _speed,
+    "infer_gpu": _speed,
+    "step": _speed,
+    "step_gpu": _speed,
+    "export": _export,
+    "input": _input,
     "kill_resume": _kill_resume,
     "train_vit_tiny_digits": _train,
     "train_vit_tiny_cifar10": _train,
@@ -73,8 +120,9 @@ def results():
     for name, say in ROWS.items():
         r = _result(name)
         if r:
-            command = f"benchmarks.train {r['recipe']}" if name.startswith("train_") else f"benchmarks.{name}"
-            lines.append(f"| `python -m {command}` | {say(r)} | {r['date'][:10]}, {r['cpu']}, {r['cores']} cores |")
+            command = f"benchmarks.train {r['recipe']}" if name.startswith("train_") else f"benchmarks.{name}".replace("_gpu", " --gpu")
+            hardware = f"{r['cpu']}, {r['cores']} cores" if r["device"] == "cpu" else r["device"]
+            lines.append(f"| `python -m {command}` | {say(r)} | {r['date'][:10]}, {hardware} |")
     return "\n".join(lines)
 
 

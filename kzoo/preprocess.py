@@ -3,33 +3,36 @@
 from keras import ops
 
 from kzoo.errors import UserError
-from kzoo.ops.resize import resample, resize_weights, resized_size
+from kzoo.ops.resize import border, crop_offset, resample, resize_weights, resized_size
 
 
 def preprocess(images, image_size, preprocessing):
     """images (B, h, w, C), uint8 or float in 0..255, static or dynamic h and w -> float32 (B, H, W, C), normalised.
 
-    Resizes with antialiasing so that the picture covers image_size / crop_pct, crops the centre, and normalises. Resize and crop
-    are one pair of matrix products; pictures that already have the right size skip them.
+    Resizes with antialiasing to image_size / crop_pct as the crop_mode says, crops the centre, and normalises. Resize and crop are one
+    pair of matrix products; pictures that already have the right size skip them.
     """
     height, width = image_size
     shape, dynamic = images.shape, ops.shape(images)
     x = ops.cast(images, "float32")
     if tuple(shape[1:3]) != (height, width) or preprocessing.crop_pct < 1:
-        grown = resized_size(dynamic[1], dynamic[2], image_size, preprocessing.crop_pct)
+        grown = resized_size(dynamic[1], dynamic[2], image_size, preprocessing.crop_pct, preprocessing.crop_mode)
         rows, columns = (
             _axis(have, want, size, preprocessing.interpolation) for have, want, size in zip(dynamic[1:3], image_size, grown, strict=True)
         )
         x = ops.clip(resample(x, rows, columns, xp=ops), 0.0, 255.0)  # bicubic overshoots
+        if preprocessing.crop_mode == "border":
+            x = x + border(rows, columns, preprocessing.fill, xp=ops)
     return (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
 
 
 def _axis(size_in, size_out, grown, method):
     """The matrix of one axis: resized to `grown` pixels, of which the middle `size_out` are kept."""
-    if isinstance(size_in, int):
-        return ops.convert_to_tensor(resize_weights(size_in, size_out, method, scale=size_in / grown, offset=(grown - size_out) // 2))
+    offset = crop_offset(grown, size_out)
+    if isinstance(size_in, int) and isinstance(grown, int):
+        return ops.convert_to_tensor(resize_weights(size_in, size_out, method, scale=size_in / grown, offset=offset))
     scale = ops.cast(size_in, "float32") / ops.cast(grown, "float32")
-    return resize_weights(size_in, size_out, method, scale=scale, offset=(grown - size_out) // 2, xp=ops)
+    return resize_weights(size_in, size_out, method, scale=scale, offset=offset, xp=ops)
 
 
 def _constant(values):

@@ -12,7 +12,7 @@ from PIL import Image
 from kzoo import data
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Augment, Preprocessing
+from kzoo.schema import Augment, Preprocessing, RandAugment
 
 RNG = np.random.default_rng(4)
 PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -20,6 +20,8 @@ AUGMENTS = {
     "none": None,
     "flip and shift": Augment(flip=0.5, shift=3),
     "crop": Augment(crop_scale=(0.3, 1.0), flip=0.5, shift=1),
+    "DeiT III": Augment(crop_pad=2, flip=0.5, three_augment=True, color_jitter=0.3, repeats=3, mixup=0.8, cutmix=1.0),
+    "AugReg": Augment(crop_scale=(0.3, 1.0), rand_augment=RandAugment(magnitude_std=0.5), erase=0.5, mixup=0.2, mix_probability=0.7),
 }
 
 
@@ -62,7 +64,9 @@ def test_engines_agree_and_epochs_replay_and_resume(source, augment):
     tf, numpy = (loader(source, augment=augment, seed=3, engine=engine) for engine in ("tf", "numpy"))
     whole = listed(tf.epoch(1))
     assert len(whole) == tf.steps_per_epoch == 5
-    assert all(images.shape == (4, 12, 12, 3) and images.dtype == np.float32 and labels.dtype == np.int32 for images, labels in whole)
+    targets = ((4, 2), np.float32) if augment and augment.mixes else ((4,), np.int32)
+    for images, labels in whole:
+        assert images.shape == (4, 12, 12, 3) and images.dtype == np.float32 and (labels.shape, labels.dtype) == targets
     assert_equal(listed(numpy.epoch(1)), whole)
     assert_equal(listed(loader(source, augment=augment, seed=3, engine="tf").epoch(1)), whole)
     for start in (2, 5):
@@ -164,7 +168,7 @@ import sys
 sys.modules["tensorflow"] = None
 import numpy as np
 from kzoo import data
-from kzoo.schema import Augment, Preprocessing
+from kzoo.schema import Augment, Preprocessing, RandAugment
 assert "keras" not in sys.modules
 data.pack("digits", sys.argv[1])
 source = data.open_source("npz:" + sys.argv[1], "train")

@@ -3,40 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from kzoo import data
-from kzoo.data.pixels import fit_window, move
+from kzoo.data.pixels import fit_window, moved
 from kzoo.schema import Preprocessing
+from tests.pictures import by_timm
 
 RNG = np.random.default_rng(1)
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # the result is then in 0..255
-
-
-def pillow(image, height, width, method):
-    """Pillow's resize of each channel in its float mode, which neither rounds nor clips between its two passes."""
-    planes = [Image.fromarray(plane.astype(np.float32)).resize((width, height), FILTERS[method]) for plane in np.moveaxis(image, -1, 0)]
-    return np.clip(np.stack(planes, axis=-1), 0, 255)
-
-
-def reference(image, image_size, crop_pct, method):
-    """timm's evaluation: Pillow resizes the tight side to floor(size / crop_pct), then the centre is cut out."""
-    height, width = image.shape[:2]
-    scale = max(int(side / crop_pct) / have for side, have in zip(image_size, (height, width), strict=True))
-    resized = pillow(image, round(height * scale), round(width * scale), method)
-    top, left = ((have - side) // 2 for have, side in zip(resized.shape, image_size, strict=False))
-    return resized[top : top + image_size[0], left : left + image_size[1]]
+FILTERS = ("bilinear", "bicubic")
 
 
 @pytest.mark.parametrize("method", FILTERS)
-@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
-@pytest.mark.parametrize("shape", [(50, 80, 3), (61, 40, 3), (20, 31, 3), (32, 32, 3)])
-def test_prepare_equals_pillow(shape, crop_pct, method):
+@pytest.mark.parametrize(("crop_pct", "crop_mode"), [(1.0, "center"), (0.875, "center"), (0.9, "squash"), (1.0, "border"), (0.8, "border")])
+@pytest.mark.parametrize("shape", [(50, 80, 3), (61, 40, 3), (20, 31, 3), (32, 32, 3), (9, 90, 3)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (24, 33)], ids=str)
+def test_prepare_equals_timm(size, shape, crop_pct, crop_mode, method):
     image = RNG.integers(0, 256, shape, dtype=np.uint8)
-    got = data.prepare(image, (32, 32), Preprocessing(**PLAIN, crop_pct=crop_pct, interpolation=method))
-    assert got.dtype == np.float32 and got.shape == (32, 32, 3)
-    np.testing.assert_allclose(got, reference(image, (32, 32), crop_pct, method), atol=1e-3)
+    spec = Preprocessing(mean=(0.3, 0.5, 0.6), std=(1 / 255,) * 3, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=method)
+    got = data.prepare(image, size, spec)
+    assert got.dtype == np.float32 and got.shape == (*size, 3)
+    np.testing.assert_allclose(got, by_timm(image, size, spec), atol=5e-3)
 
 
 def test_prepare_equals_torch_to_float_precision():
@@ -65,11 +51,12 @@ def test_a_picture_of_the_right_size_is_only_normalised():
 def test_a_window_is_resized_as_torch_does(method, channels):
     y, x, c = np.mgrid[:40, :60, :channels]
     image = (120 + 60 * np.sin(y / 3 + c) + 60 * np.cos(x / 4 - c)).astype(np.uint8)
-    got = fit_window(image, (5, 11, 30, 21), (16, 24), method)
+    got = fit_window(image[5:35, 11:32], (16, 24), method)
     assert got.dtype == np.uint8 and got.shape == (16, 24, channels)
+    np.testing.assert_array_equal(fit_window(image[5:35, 11:32], (16, 24), method, mirror=True), got[:, ::-1])
     tensor = torch.from_numpy(image[5:35, 11:32].astype(np.float32)).permute(2, 0, 1)[None]
     want = torch.nn.functional.interpolate(tensor, (16, 24), mode=method, antialias=True)[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(got, want, atol=1.1)  # rounded in each of two passes
+    np.testing.assert_allclose(got, np.clip(want, 0, 255), atol=1.01)  # rounded to whole numbers twice
 
 
 def test_flips_then_shifts_as_a_plain_loop_does():
@@ -80,4 +67,5 @@ def test_flips_then_shifts_as_a_plain_loop_does():
     for b, y, x in np.ndindex(6, 5, 7):
         from_y, from_x = min(max(y - shifts[b, 0], 0), 4), min(max(x - shifts[b, 1], 0), 6)
         want[b, y, x] = images[b, from_y, 6 - from_x if flips[b] else from_x]
-    np.testing.assert_array_equal(move(images, flips, shifts), want)
+    got = [moved(*one) for one in zip(images, flips, shifts.tolist(), strict=True)]
+    np.testing.assert_array_equal(got, want)

@@ -90,6 +90,17 @@ def listed(batches):
     return list(batches.as_numpy_iterator())
 
 
+def test_splits_are_joined_and_cut_in_the_words_of_tfds(made, pictures):
+    name, opened = made
+    numbers = [i for i in range(30) if i % 3][:10] + [0, 3, 6, 9]
+    source = opened("train[:50%]+validation[:4]")
+    assert len(source) == 14
+    for i in (0, 9, 10, 13):
+        np.testing.assert_array_equal(source.read(i)[0], pictures[name][numbers[i]])
+    with pytest.raises(UserError, match="choose one of train, validation"):
+        opened("train+extra")
+
+
 def test_batches_resume_bit_for_bit(made):
     _, opened = made
     made_twice = [loader(opened("train"), augment=Augment(crop_scale=(0.3, 1.0), flip=0.5, shift=2), seed=1) for _ in range(2)]

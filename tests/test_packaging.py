@@ -90,8 +90,9 @@ def test_every_extra_that_an_error_names_exists():
 
 
 def test_a_checkout_lists_its_recipes(checkout):
-    tables = [node for path in (ROOT / "recipes").glob("*.py") for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
-    written = {key.value for node in tables if node.targets[0].id == "RECIPES" for key in node.value.keys}
+    nodes = [node for path in (ROOT / "recipes").glob("*.py") for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    tables = [node.value for node in nodes if getattr(node.targets[0], "id", None) == "RECIPES"]
+    written = {key.value for table in tables for key in table.keys}
     _, (models, recipes, first) = checkout
     assert set(recipes) == written
     assert "vit_toy" in models and first.startswith("Recipe(")

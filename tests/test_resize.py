@@ -12,6 +12,7 @@ from kzoo.errors import UsageError
 from kzoo.ops.resize import resample, resize_weights, resized_size
 from kzoo.preprocess import preprocess
 from kzoo.schema import Preprocessing
+from tests.pictures import by_timm
 
 pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(21)
@@ -69,45 +70,44 @@ def test_an_unknown_method_is_named():
 
 
 @pytest.mark.parametrize(
-    ("have", "size", "crop_pct", "wanted"),
+    ("have", "size", "crop_pct", "crop_mode", "wanted"),
     [
-        ((500, 375), (224, 224), 0.9, (331, 248)),  # timm: the shorter side becomes floor(224 / 0.9) = 248
-        ((375, 500), (224, 224), 0.875, (256, 341)),
-        ((100, 100), (224, 224), 1.0, (224, 224)),
-        ((100, 400), (32, 64), 1.0, (32, 128)),
+        ((500, 375), (224, 224), 0.9, "center", (330, 248)),  # the shorter side becomes floor(224 / 0.9) = 248; torchvision cuts 330.67 off
+        ((375, 500), (224, 224), 0.875, "center", (256, 341)),
+        ((100, 100), (224, 224), 1.0, "center", (224, 224)),
+        ((100, 401), (32, 64), 1.0, "center", (32, 128)),
+        ((500, 375), (224, 224), 0.9, "squash", (248, 248)),
+        ((500, 375), (224, 224), 0.9, "border", (248, 186)),
+        ((104, 34), (24, 24), 0.9, "border", (26, 8)),  # 8.5, to the even side as Python rounds
+        ((300, 1), (24, 24), 1.0, "border", (24, 1)),
     ],
 )
-def test_the_size_before_the_crop(have, size, crop_pct, wanted):
-    assert resized_size(*have, size, crop_pct) == wanted
-    dynamic = resized_size(ops.convert_to_tensor(have[0]), ops.convert_to_tensor(have[1]), size, crop_pct)
+def test_the_size_before_the_crop(have, size, crop_pct, crop_mode, wanted):
+    assert resized_size(*have, size, crop_pct, crop_mode) == wanted
+    dynamic = resized_size(ops.convert_to_tensor(have[0]), ops.convert_to_tensor(have[1]), size, crop_pct, crop_mode)
     assert tuple(int(side) for side in dynamic) == wanted
 
 
 @pytest.mark.parametrize("have", [(40, 53), (64, 31), (24, 24), (90, 20)], ids=str)
-@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
-@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
-def test_both_preprocessings_equal_pillow(have, crop_pct, method):
-    """The host's path (training, evaluation) and the graph's (serving), against Pillow's resize and a plain crop."""
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    spec = Preprocessing(mean=mean, std=std, crop_pct=crop_pct, interpolation=method)
+@pytest.mark.parametrize(("crop_pct", "crop_mode"), [(0.875, "center"), (1.0, "center"), (0.9, "squash"), (0.9, "border"), (1.0, "border")])
+def test_both_preprocessings_equal_timm(have, crop_pct, crop_mode):
+    """The host's path (training, evaluation) and the graph's (serving), against timm's own."""
+    spec = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop_pct=crop_pct, crop_mode=crop_mode)
     image = RNG.integers(0, 256, (*have, 3), dtype=np.uint8)
-    height, width = resized_size(*have, (24, 24), crop_pct)
-    top, left = (height - 24) // 2, (width - 24) // 2
-    cropped = by_pillow(image.astype("float32"), (height, width), method)[top : top + 24, left : left + 24]
-    reference = (np.clip(cropped, 0, 255) / 255 - mean) / std
     on_host = data.prepare(image, (24, 24), spec)
     in_graph = ops.convert_to_numpy(preprocess(ops.convert_to_tensor(image[None]), (24, 24), spec))[0]
-    np.testing.assert_allclose(on_host, reference, atol=1e-3)
+    np.testing.assert_allclose(on_host, by_timm(image, (24, 24), spec), atol=1e-3)
     np.testing.assert_allclose(in_graph, on_host, atol=1e-4)
 
 
-def test_a_graph_takes_pictures_of_any_size():
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_a_graph_takes_pictures_of_any_size(crop_mode):
     """Sizes unknown until the call, as in a SavedModel."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("only TensorFlow's graphs have sizes that are unknown when they are traced")
     import tensorflow as tf
 
-    spec = Preprocessing(crop_pct=0.9)
+    spec = Preprocessing(crop_pct=0.9, crop_mode=crop_mode)
     function = tf.function(
         lambda x: preprocess(x, (24, 32), spec), input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False
     )

@@ -3,7 +3,7 @@
 from kzoo.data.decode import decode
 from kzoo.data.loader import Loader
 from kzoo.data.pack import pack
-from kzoo.data.pixels import fit, prepare
+from kzoo.data.pixels import fit, normalise, prepare
 from kzoo.data.sources import Source, open_source
 
-__all__ = ["Loader", "Source", "decode", "fit", "open_source", "pack", "prepare"]
+__all__ = ["Loader", "Source", "decode", "fit", "normalise", "open_source", "pack", "prepare"]

@@ -1,33 +1,74 @@
 """The one picture decoder of the product: encoded bytes to uint8 arrays, by Pillow."""
 
+import contextlib
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from kzoo.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that exchange height and width
 
 
-def decode(encoded_bytes, name, channels=3):
-    """The picture (first frame, EXIF orientation applied) as uint8 (H, W, channels); channels is 1 (grey), 3 (RGB) or 4 (RGBA).
+class Picture:
+    """An encoded picture: its size is read at once, its pixels when they are asked for.
 
-    Transparent pixels are flattened onto white unless channels is 4; 16-bit grey is scaled to 8 bits.
-    Raises UserError naming `name` for what is truncated, too large or no picture of a known format.
+    channels is 1 (grey), 3 (RGB) or 4 (RGBA). The first frame counts, Exif orientation is applied, transparent pixels are flattened
+    onto white unless channels is 4, and 16-bit grey is scaled to 8 bits. Raises UserError naming `name`, here or when it is decoded,
+    for what is truncated, too large or no picture of a known format.
     """
-    if channels not in _MODES:
-        raise UserError(f"{name}: pictures are decoded to 1, 3 or 4 channels, not {channels}; choose another number of input channels.")
-    try:
-        with Image.open(io.BytesIO(encoded_bytes), formats=_FORMATS) as image:
+
+    def __init__(self, encoded, name, channels=3):
+        if channels not in _MODES:
+            raise UserError(f"{name}: pictures are decoded to 1, 3 or 4 channels, not {channels}; choose another number of input channels.")
+        self.encoded, self.name, self._channels = encoded, name, channels
+        with self._named_errors():
+            self._image = image = self._opened()
+            self._orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        height, width = image.size if self._orientation in _TRANSPOSED else image.size[::-1]
+        self.shape = height, width, channels
+        # A JPEG whose pixels are those of its file, neither turned nor of another colour model.
+        self.plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and self._orientation == 1 and channels == 3
+
+    def pixels(self, window=None):
+        """uint8 (H, W, channels), read-only; of a window (top, left, height, width) of it where one is given."""
+        with self._named_errors():
+            image, self._image = self._image or self._opened(), None  # a batch of decoded pictures would fill the memory
             image.load()
-            return _as_array(ImageOps.exif_transpose(image), channels)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name} has too many pixels to decode safely ({error}); make it smaller first.") from error
-    except Exception as error:  # Pillow's readers raise almost any type on broken bytes
-        raise UserError(f"{name} cannot be decoded as a picture ({_reason(error)}); replace or remove the file.") from error
+            image = image if self._orientation == 1 else ImageOps.exif_transpose(image)
+            if window is not None:
+                top, left, height, width = window
+                image = image.crop((left, top, left + width, top + height))
+            return _as_array(image, self._channels)
+
+    def _opened(self):
+        return Image.open(io.BytesIO(self.encoded), formats=_FORMATS)
+
+    @contextlib.contextmanager
+    def _named_errors(self):
+        try:
+            yield
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{self.name} has too many pixels to decode safely ({error}); make it smaller first.") from error
+        except Exception as error:  # Pillow's readers raise almost any type on broken bytes
+            raise UserError(f"{self.name} cannot be decoded as a picture ({_reason(error)}); replace or remove the file.") from error
+
+
+def decode(encoded, name, channels=3):
+    """All pixels of an encoded picture, uint8 (H, W, channels), read-only; see Picture."""
+    return Picture(encoded, name, channels).pixels()
+
+
+def pixels(picture, window=None):
+    """uint8 (H, W, C) of a Picture or an array, or of a window (top, left, height, width) of it."""
+    if isinstance(picture, Picture):
+        return picture.pixels(window)
+    top, left, height, width = window or (0, 0, *picture.shape[:2])
+    return picture[top : top + height, left : left + width]
 
 
 def to_channels(image, channels, name="the picture"):
@@ -54,7 +95,7 @@ def _as_array(image, channels):
         image = image.convert("RGBA")
         if channels != 4:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    array = np.array(image.convert(_MODES[channels]))
+    array = np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))
     return array.reshape(*array.shape[:2], channels)
 
 

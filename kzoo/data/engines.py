@@ -4,6 +4,8 @@ import concurrent.futures
 
 import keras
 
+from kzoo.data.randomness import REPETITION
+
 SHUFFLE_BUFFER = 8192  # encoded records of a stream
 
 
@@ -46,18 +48,22 @@ def tf_batches(batch, steps, signature):
     return _mapped(tf.data.Dataset.range(steps.start, steps.stop), batch, signature)
 
 
-def stream_batches(records, batch, steps, batch_size, signature, shuffle_seed=None):
-    """The batches of a range of steps from a stream of records: batch(sample numbers (B,), *records (B,)) -> arrays.
+def stream_batches(records, batch, steps, batch_size, signature, shuffle_seed=None, repeats=1):
+    """The batches of a range of steps from a stream of records: batch(step, keys (B,), *records (B,)) -> arrays.
 
-    Steps are skipped before anything is decoded. The order is the records' own or, with a seed, a shuffled one.
+    The order is the records' own or, with a seed, a shuffled one; each comes `repeats` times in a row, its key the sample's number plus
+    REPETITION for every time before. Steps are skipped before anything is decoded.
     """
     import tensorflow as tf
 
     dataset = records.enumerate()
     if shuffle_seed is not None:
         dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=False)
-    dataset = dataset.skip(steps.start * batch_size).batch(batch_size).take(len(steps))
-    flat = dataset.map(lambda number, record: (number, *record))
+    if repeats > 1:
+        times = tf.data.Dataset.range(repeats)
+        dataset = dataset.flat_map(lambda number, record: times.map(lambda time: (number + time * REPETITION, record)))
+    dataset = dataset.skip(steps.start * batch_size).batch(batch_size).take(len(steps)).enumerate(steps.start)
+    flat = dataset.map(lambda step, keyed: (step, keyed[0], *keyed[1]))
     return _mapped(flat, batch, signature).apply(tf.data.experimental.assert_cardinality(len(steps)))
 
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from kzoo.data.decode import EXTENSIONS, decode
+from kzoo.data.decode import EXTENSIONS, Picture
 from kzoo.data.sources import EVALUATION, Source
 from kzoo.errors import UserError
 
@@ -48,13 +48,13 @@ class FolderSource(Source):
     def __len__(self):
         return len(self._files)
 
-    def read(self, i):
+    def open(self, i):
         file = self._files[i]
         try:
             encoded = file.read_bytes()
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}); check the file.") from error
-        return decode(encoded, file), int(self._labels[i])
+        return Picture(encoded, file), int(self._labels[i])
 
 
 def _split_folder(root, split):

@@ -4,35 +4,42 @@ import contextlib
 
 import numpy as np
 
-from kzoo.data.augment import plan
+from kzoo.data import mixing
 from kzoo.data.decode import to_channels
-from kzoo.data.pixels import fit, fit_window, move, normalise
-from kzoo.data.randomness import permutation, uniforms
+from kzoo.data.evaluation import Evaluation
+from kzoo.data.randomness import REPETITION, permutation, uniforms
+from kzoo.data.training import Training
 from kzoo.errors import UserError, backend_name, unknown
 
 
 class Loader:
     """The batches of a source for one model.
 
-    image_size (H, W) and channels are the model's input, preprocessing its Preprocessing, augment an Augment or None.
+    image_size (H, W) and channels are the model's input, preprocessing its Preprocessing, augment an Augment or None; num_classes is
+    the width of mixed targets (None: the source's own), crops how many views evaluation takes of a picture (1, 5 or 10).
     engine: "tf" (tf.data), "numpy" (keras.utils.PyDataset, no TensorFlow; give fit() shuffle=False, the order is already drawn) or
     "auto": tf under the TensorFlow backend and for sources too large for memory. Both engines run the same functions and give the
-    same batches bit for bit. Raises UserError for a number of channels that cannot be converted and a shift as large as the picture.
+    same batches bit for bit. Raises UserError for a number of channels that cannot be converted, and for changes that pictures of
+    this kind or this engine do not allow.
     """
 
-    def __init__(self, source, *, image_size, channels, preprocessing, batch_size, augment=None, seed=0, engine="auto"):
+    def __init__(
+        self, source, *, image_size, channels, preprocessing, batch_size, augment=None, num_classes=None, crops=1, seed=0, engine="auto"
+    ):
         if engine not in ("auto", "tf", "numpy"):
             raise unknown("engine", engine, ("auto", "tf", "numpy"))
         if engine == "numpy" and source.streams:
             raise UserError(f"{source.name} is too large for memory and is read with TensorFlow; choose the engine 'tf' or 'auto'.")
-        if augment is not None and augment.shift >= min(image_size):
-            raise UserError(f"augment.shift must be smaller than the model's input {tuple(image_size)}, not {augment.shift}.")
         to_channels(np.zeros((1, 1, source.channels), np.uint8), channels, source.name)  # raises for what cannot be converted
-        self.source, self.batch_size, self.augment, self.seed = source, batch_size, augment, seed
+        self.source, self.batch_size, self.augment, self.seed, self.crops = source, batch_size, augment, seed, crops
+        self.num_classes = num_classes or source.num_classes
         self.image_size, self.channels = tuple(image_size), channels
         self.preprocessing = preprocessing.for_channels(channels)
         tf_needed = source.streams or backend_name() == "tensorflow"
         self.engine = ("tf" if tf_needed else "numpy") if engine == "auto" else engine
+        common = self.image_size, channels, self.preprocessing, source.name
+        self._evaluated = Evaluation(*common, crops)
+        self._trained = Training(augment, *common, seed, self.engine) if augment else lambda images, keys, epoch: self._evaluated(images)
         self.failure = None  # the last UserError of a reading thread
 
     @property
@@ -45,23 +52,36 @@ class Loader:
         return steps
 
     def epoch(self, epoch, start_step=0):
-        """Training batches start_step, start_step + 1, ... of that epoch: images float32 (B, H, W, C) normalised, labels int32 (B,)."""
+        """Training batches start_step, start_step + 1, ... of that epoch: images float32 (B, H, W, C) normalised and labels int32 (B,).
 
-        def batch(index, images, labels):
-            return self._train(images, index, epoch), labels
+        Where augment.mixes, targets float32 (B, num_classes), probabilities, take the place of the labels.
+        """
+        mixes = self.augment is not None and self.augment.mixes
+        targets = ((self.batch_size, self.num_classes), np.float32) if mixes else ((self.batch_size,), np.int32)
 
-        return self._run(batch, range(start_step, self.steps_per_epoch), order_of=epoch)
+        def batch(step, keys, images, labels):
+            images = self._trained(images, keys, epoch)
+            if not mixes:
+                return images, labels
+            made = mixing.draw(self.augment, self.seed, epoch, step, self.image_size)
+            return mixing.mix(images, labels, self.num_classes, made)
+
+        signature = ((self.batch_size, *self.image_size, self.channels), np.float32), targets
+        return self._run(batch, range(start_step, self.steps_per_epoch), signature, order_of=epoch)
 
     def evaluation(self):
-        """Every sample once, in order: images, labels and weights float32 (B,); the last batch is padded with weight 0.
+        """Every sample once, in order: images, labels int32 (B,) and weights float32 (B,); the last batch is padded with weight 0.
 
-        Give a compiled model its metrics as weighted_metrics, which alone see the weights.
+        images: float32 (B * crops, H, W, C), the crops of a picture one after another: outputs.reshape(B, crops, ...) puts them
+        together. Give a compiled model its metrics as weighted_metrics, which alone see the weights.
         """
 
-        def batch(index, images, labels):
-            return self._pad(self._evaluate(images), labels)
+        def batch(step, keys, images, labels):
+            return self._pad(self._evaluated(images), labels)
 
-        return self._run(batch, range(-(-len(self.source) // self.batch_size)))
+        size = self.batch_size
+        signature = ((size * self.crops, *self.image_size, self.channels), np.float32), ((size,), np.int32), ((size,), np.float32)
+        return self._run(batch, range(-(-len(self.source) // size)), signature)
 
     @contextlib.contextmanager
     def plain_errors(self):
@@ -73,23 +93,23 @@ class Loader:
                 raise
             raise self.failure from None
 
-    def _run(self, batch, steps, order_of=None):
-        """Runs batch(sample numbers, pictures, labels) over the steps, in the drawn order of an epoch or, for None, in file order."""
+    def _run(self, batch, steps, signature, order_of=None):
+        """Runs batch(step, keys, pictures, labels) over the steps, in the drawn order of an epoch or, for None, in file order."""
         from kzoo.data import engines  # needs Keras, which reading and packing a data set do without
 
         self.failure = None
-        size, count = self.batch_size, len(self.source)
-        kinds = ((size, *self.image_size, self.channels), np.float32), ((size,), np.int32), ((size,), np.float32)
-        signature = kinds if order_of is None else kinds[:2]
+        size, repeats = self.batch_size, 1 if order_of is None or self.augment is None else self.augment.repeats
         if self.source.streams:
             key = None if order_of is None else int(uniforms(self.seed, order_of, 0, 1)[0, 0] * 2**24)
-            decoded = self._guarded(lambda index, *record: batch(index, *self.source.decode(*record, index)))
-            return engines.stream_batches(self.source.records(), decoded, steps, size, signature, key)
+            decoded = self._guarded(lambda step, keys, *record: batch(step, keys, *self.source.decode(*record, keys % REPETITION)))
+            return engines.stream_batches(self.source.records(), decoded, steps, size, signature, key, repeats)
+        count = len(self.source)
         order = np.arange(count) if order_of is None else permutation(self.seed, order_of, count)
 
         def read(step):
-            index = order[step * size : (step + 1) * size]
-            return batch(index, *self.source.batch(index))
+            place = np.arange(step * size, min((step + 1) * size, count))
+            index = order[place // repeats]
+            return batch(step, index + place % repeats * REPETITION, *self.source.batch(index))
 
         run = engines.tf_batches if self.engine == "tf" else engines.numpy_batches
         return run(self._guarded(read), steps, signature)
@@ -106,30 +126,9 @@ class Loader:
 
         return guarded
 
-    def _train(self, images, index, epoch):
-        """Augmented, normalised (B, H, W, C) from pictures of any sizes (an array or a list) and their sample numbers."""
-        if self.augment is None:
-            return self._evaluate(images)
-        windows, flips, shifts = plan(self.augment, self.seed, epoch, index, [image.shape[:2] for image in images])
-        if windows is None:
-            return move(self._evaluate(images), flips, shifts)
-        method = self.preprocessing.interpolation
-        windowed = zip(map(self._coloured, images), windows.tolist(), strict=True)
-        fitted = np.stack([fit_window(image, window, self.image_size, method) for image, window in windowed])
-        return move(normalise(fitted, self.preprocessing), flips, shifts)
-
-    def _evaluate(self, images):
-        """Normalised (B, H, W, C) from pictures of any sizes, an array or a list."""
-        if isinstance(images, list):
-            fitted = np.stack([fit(self._coloured(image), self.image_size, self.preprocessing) for image in images])
-        else:
-            fitted = fit(self._coloured(images), self.image_size, self.preprocessing)
-        return normalise(fitted, self.preprocessing)
-
-    def _coloured(self, images):
-        return to_channels(images, self.channels, self.source.name)
-
     def _pad(self, images, labels):
+        """Fills the last batch up with zeros of weight 0."""
         missing = self.batch_size - len(labels)
         weights = np.ones(len(labels), np.float32)
-        return tuple(np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for a in (images, labels, weights))
+        pads = (missing * self.crops, images), (missing, labels), (missing, weights)
+        return tuple(np.pad(array, [(0, rows)] + [(0, 0)] * (array.ndim - 1)) for rows, array in pads)

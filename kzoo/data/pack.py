@@ -4,7 +4,8 @@ import pathlib
 
 import numpy as np
 
-from kzoo.data.sources import open_source
+from kzoo.data.decode import pixels
+from kzoo.data.sources import open_source, spread
 from kzoo.errors import UserError
 from kzoo.files import replacing
 
@@ -30,7 +31,8 @@ def pack(source, path, data_dir=None, splits=("train", "test")):
 def _arrays(source):
     if source.streams:
         raise UserError(f"{source.name} is too large to be packed into one file; read it as it is.")
-    images, labels = source.batch(np.arange(len(source)))
+    pictures, labels = source.batch(np.arange(len(source)))
+    images = spread(pixels, pictures)
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise UserError(f"the pictures of {source.name} differ in size (for example {_example(sizes)}); resize them to one size first.")

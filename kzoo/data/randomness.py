@@ -2,6 +2,9 @@
 
 import numpy as np
 
+REPETITION = 1 << 40  # a sample's key is its number plus this for every time that the epoch has drawn it before
+MIXING, NOISE = 1, 2  # purposes of generators
+
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # splitmix64: the golden ratio, and the two multipliers of its finaliser
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -17,6 +20,11 @@ def uniforms(seed, epoch, index, count):
 def permutation(seed, epoch, count):
     """The order in which the epoch visits its `count` samples."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+
+
+def generator(seed, epoch, purpose, number):
+    """A NumPy Generator of its own for each purpose (MIXING, NOISE) and number (a step, a sample's key) of an epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, number, purpose]))
 
 
 def _words(values):

@@ -6,14 +6,16 @@ import os
 
 import numpy as np
 
+from kzoo.data.decode import pixels
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
 
+_THREADS = min(os.cpu_count() or 1, 16)
 EVALUATION = ("test", "validation", "val")  # synonyms: a set that has one of them answers to all
 
 
 class Source:
-    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__ and read."""
+    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__ and open."""
 
     name = ""
     num_classes = 0
@@ -24,20 +26,32 @@ class Source:
     def __len__(self):
         raise NotImplementedError
 
-    def read(self, i):
-        """(uint8 (H, W, C), int label) of sample i; raises UserError naming the file of a bad picture."""
+    def open(self, i):
+        """(picture, int label) of sample i; the picture is uint8 (H, W, C) or a Picture, which is decoded by pixels()."""
         raise NotImplementedError
 
+    def read(self, i):
+        """(uint8 (H, W, C), int label) of sample i; raises UserError naming the file of a bad picture."""
+        picture, label = self.open(i)
+        return pixels(picture), label
+
     def batch(self, index):
-        """(pictures, labels int32 (B,)) of the sample numbers (B,): a list of uint8 (H, W, C), or one array where all sizes are equal."""
-        images, labels = zip(*_readers().map(self.read, index), strict=True)
-        return list(images), np.array(labels, np.int32)
+        """(pictures, labels int32 (B,)) of the sample numbers (B,): one array where all are decoded and of one size, else a list."""
+        pictures, labels = zip(*spread(self.open, index), strict=True)
+        return list(pictures), np.array(labels, np.int32)
+
+
+def spread(function, *sequences):
+    """[function(*items), ...] in order, computed by the reading threads: Pillow and NumPy release the GIL."""
+    jobs = list(zip(*sequences, strict=True))
+    size = -(-len(jobs) // (4 * _THREADS))  # a task costs about as much as a small picture, and some threads finish early
+    parts = (jobs[start : start + size] for start in range(0, len(jobs), size or 1))
+    return [result for part in _readers().map(lambda part: [function(*job) for job in part], parts) for result in part]
 
 
 @functools.cache
 def _readers():
-    """The threads that read and decode the samples of a batch; Pillow releases the GIL."""
-    return concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="kzoo-read")
+    return concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="kzoo-read")
 
 
 class ArraySource(Source):
@@ -51,7 +65,7 @@ class ArraySource(Source):
     def __len__(self):
         return len(self.labels)
 
-    def read(self, i):
+    def open(self, i):
         return self.images[i], int(self.labels[i])
 
     def batch(self, index):
@@ -68,7 +82,7 @@ class FakeSource(Source):
     def __len__(self):
         return self._count
 
-    def read(self, i):
+    def open(self, i):
         label = int(i) % self.num_classes
         u = uniforms(self._seed, 0, [i], 4 + self.channels)[0]
         height, width = (self._size + int(v * 8) for v in u[:2])

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from kzoo.data.decode import decode
+from kzoo.data.decode import Picture
 from kzoo.data.sources import EVALUATION, ArraySource, Source, check_labels
 from kzoo.errors import UserError, backend_name, require
 
@@ -23,12 +23,12 @@ class EncodedSource(Source):
     def __len__(self):
         return len(self._labels)
 
-    def read(self, i):
-        return decode(self._encoded[i], f"{self.name}[{i}]", self.channels), int(self._labels[i])
+    def open(self, i):
+        return Picture(self._encoded[i], f"{self.name}[{i}]", self.channels), int(self._labels[i])
 
 
 class StreamSource(Source):
-    """Pictures read from the files in order, epoch by epoch; read(i) is possible but slow. Batches come from records()."""
+    """Pictures read from the files in order, epoch by epoch; open(i) is possible but slow. Batches come from records()."""
 
     streams = True
 
@@ -44,14 +44,14 @@ class StreamSource(Source):
         return self._records
 
     def decode(self, encoded, labels, index):
-        """(list of uint8 (H, W, C), labels int32 (B,)) of the encoded pictures (B,) whose sample numbers are index (B,)."""
+        """(list of Picture, labels int32 (B,)) of the encoded pictures (B,) whose sample numbers are index (B,)."""
         check_labels(self.name, labels, self.num_classes, index)
-        return [decode(e, f"{self.name}[{i}]", self.channels) for e, i in zip(encoded, index, strict=True)], labels.astype(np.int32)
+        return [Picture(e, f"{self.name}[{i}]", self.channels) for e, i in zip(encoded, index, strict=True)], labels.astype(np.int32)
 
-    def read(self, i):
+    def open(self, i):
         encoded, label = next(self._records.skip(int(i)).take(1).as_numpy_iterator())
-        images, labels = self.decode([encoded], np.array([label]), [i])
-        return images[0], int(labels[0])
+        pictures, labels = self.decode([encoded], np.array([label]), [i])
+        return pictures[0], int(labels[0])
 
 
 def open_tfds(spec, name, split, data_dir):
@@ -110,9 +110,9 @@ def _features(spec, features):
 
 
 def _split(spec, split, splits):
-    """The name of the split, or of its synonym for evaluation."""
+    """The name of the split, or of its synonym for evaluation; several joined by + and parts like train[:99%] are TFDS' own words."""
     for word in (split, *(EVALUATION if split in EVALUATION else ())):
-        if word.split("[")[0] in splits:
+        if all(part.split("[")[0] in splits for part in word.split("+")):
             return word
     raise UserError(f"{spec} has no split {split!r}; choose one of {', '.join(splits)}.")
 

@@ -16,6 +16,12 @@ PACKAGES = {
     "onnx": ("keras", "tensorflow", "numpy", "tf2onnx", "onnx", "onnxruntime"),
     "litert": ("keras", "tensorflow", "numpy", "ai-edge-litert"),
 }
+PRECISIONS = {
+    None: "float32",
+    "fp16": "float16 weights",
+    "dynamic": "8-bit weights, dynamic range",
+    "bfloat16": "bfloat16 weights and products",
+}
 SNIPPETS = {
     "saved_model": """import tensorflow as tf
 loaded = tf.saved_model.load("1")
@@ -64,7 +70,7 @@ def describe(serving, format, quantize):
         "classes": serving.model.output_shape[-1] if serving.output == "logits" else None,
         "class_names": list(spec.class_names),
         "preprocessing": {name: getattr(spec.preprocessing, name) for name in ("mean", "std", "crop_pct", "interpolation")},
-        "precision": {None: "float32", "fp16": "float16 weights", "dynamic": "8-bit weights, dynamic range"}[quantize],
+        "precision": PRECISIONS[quantize],
         "quantize": quantize,
         "parameters": serving.model.count_params(),
         "weights_sha256": weights_digest(serving.model),

@@ -6,7 +6,7 @@ import pathlib
 from kzoo.errors import UsageError, UserError, backend_name, require, unknown
 from kzoo.exporting.place import check_target, move, staging
 
-QUANTIZATIONS = {"saved_model": (), "onnx": (), "litert": ("fp16", "dynamic")}
+QUANTIZATIONS = {"saved_model": ("bfloat16",), "onnx": (), "litert": ("fp16", "dynamic")}
 PACKAGES = {
     "saved_model": ("tensorflow",),
     "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
@@ -19,8 +19,9 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
     """Writes a model as an artifact folder that runs without kzoo, and returns its card.
 
     model_or_run: a model of kzoo, or the path of a run or .keras file. format: "saved_model", "onnx" or "litert"; quantize: None, or
-    for litert "fp16" or "dynamic". pictures: uint8 arrays (h, w, c) to verify with, described by pictures_from in the card; by
-    default the embedded digits. `out` may be new, empty, or an artifact of the same format, which is replaced in one step.
+    for litert "fp16" or "dynamic", for saved_model "bfloat16". pictures: uint8 arrays (h, w, c) to verify with, described by
+    pictures_from in the card; by default a few embedded digits. `out` may be new, empty, or an artifact of the same format, which is
+    replaced in one step.
 
     Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError for an
     unknown format or quantisation, MissingPackage where the format's packages are not installed.
@@ -32,8 +33,10 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
         from kzoo.exporting.relay import export_in_child
 
         return export_in_child(model_or_run, out, format, quantize, pictures, pictures_from)
+    from kzoo.data.samples import samples
+
     model = _loaded(model_or_run)
-    pictures, pictures_from = _digits() if pictures is None else (_checked(pictures), pictures_from)
+    pictures, pictures_from = samples(pictures, pictures_from)
     try:
         return _write(model, out, format, quantize, pictures, pictures_from)
     except OSError as error:
@@ -58,11 +61,13 @@ def _write(model, out, format, quantize, pictures, pictures_from):
     from kzoo.exporting.formats import WRITERS
     from kzoo.exporting.serving import Serving
     from kzoo.exporting.verify import latency, verify
+    from kzoo.precision import REDUCED, precision_of, twin
 
-    trained = precision(model)
-    serving = Serving(model if trained == "float32" else _in_float32(model))
+    trained = precision_of(model)
+    serving = Serving(model if trained == "float32" else twin(model, "float32"))
+    written = Serving(twin(model, quantize)) if quantize in REDUCED else serving
     with staging(out) as folder:
-        WRITERS[format](serving, folder, quantize)
+        WRITERS[format](written, folder, quantize)
         card = cards.describe(serving, format, quantize) | {"trained_precision": trained}
         artifact = RUNTIMES[format](folder, card)
         records = verify(artifact, serving, pictures, exact=quantize is None)
@@ -85,36 +90,6 @@ def _loaded(model_or_run):
     if isinstance(model.output_shape, (list, dict)):
         raise UserError(f"{model.spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
     return model
-
-
-def precision(model):
-    """The policy the model computes in: "float32", or the reduced one of any of its layers."""
-    return next((layer.dtype_policy.name for layer in model.layers if layer.compute_dtype != "float32"), "float32")
-
-
-def _in_float32(model):
-    """The twin, computing in float32 with the same weights, of a model that computes in reduced precision."""
-    from kzoo.models.base import computing_in
-    from kzoo.registry import get
-
-    with computing_in("float32"):
-        twin = get(model.spec.name, **model.spec.overrides)
-    twin.set_weights(model.get_weights())
-    twin.spec = model.spec
-    return twin
-
-
-def _checked(pictures):
-    if len(pictures) and all(getattr(p, "dtype", None) == "uint8" and p.ndim == 3 for p in pictures):
-        return list(pictures)
-    raise UsageError("pictures to verify with are a list of at least one uint8 array of shape (height, width, channels).")
-
-
-def _digits():
-    from kzoo.data import open_source
-
-    source = open_source("digits", "test")
-    return [source.read(i)[0] for i in range(8)], "the first 8 pictures of the embedded digits' test split"
 
 
 def _reason(error):

@@ -5,8 +5,8 @@ import dataclasses
 import tensorflow as tf
 
 from kzoo.exporting.encoded import decode
+from kzoo.models.base import gives_logits
 from kzoo.preprocess import preprocess
-from kzoo.registry import config_of
 
 
 class Serving:
@@ -18,9 +18,7 @@ class Serving:
     def __init__(self, model):
         self.model, self.spec = model, model.spec
         self.image_size, self.channels = tuple(model.input_shape[1:3]), model.input_shape[3]
-        _, config = config_of(self.spec.name, self.spec.overrides)
-        headed = config.num_classes > 0 and tuple(model.output_shape) == (None, config.num_classes)
-        self.output = "logits" if headed else "features"
+        self.output = "logits" if gives_logits(model) else "features"
 
     @property
     def normalisation(self):

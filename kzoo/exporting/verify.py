@@ -11,7 +11,9 @@ import tensorflow as tf
 from PIL import Image
 
 from kzoo.data import decode, prepare
+from kzoo.data.samples import with_channels
 from kzoo.errors import UserError
+from kzoo.precision import agreement
 
 BATCHES = (1, 3, 8)
 TOLERANCE = 1e-4  # float32: of the largest difference, in units of the largest output where that exceeds 1
@@ -80,14 +82,8 @@ def compare(expected, found, output):
     if set(expected) != set(found) or any(expected[name].shape != found[name].shape for name in expected):
         shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (expected, found)]
         raise UserError(f"the artifact returned {shapes[1]} where Keras returned {shapes[0]}; report this as a bug.")
-    a, b = (np.asarray(outputs[output], np.float64) for outputs in (expected, found))
     difference = max(float(np.max(np.abs(np.subtract(expected[name], found[name], dtype=np.float64)))) for name in expected)
-    record = {"max_abs_difference": difference, "largest_output": float(np.max(np.abs(a)))}
-    if a.std() > 0 and b.std() > 0:
-        record["correlation"] = float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-    if output == "logits":
-        record["top1_agreement"] = float(np.mean(a.argmax(-1) == b.argmax(-1)))
-    return record
+    return agreement(expected[output], found[output], logits=output == "logits") | {"max_abs_difference": difference}
 
 
 def _judge(record, format, exact):
@@ -103,7 +99,7 @@ def _judge(record, format, exact):
 
 def latency(artifact, serving, picture):
     """Median milliseconds of one picture, in Keras (its compiled function) and in the artifact, taking turns on this machine."""
-    image = at_size(_channels(picture, serving.channels), serving.image_size, serving.spec.preprocessing)[None]
+    image = at_size(with_channels(picture, serving.channels), serving.image_size, serving.spec.preprocessing)[None]
     function, spec = (serving.any_size, serving.any_size_spec()) if artifact.any_size else (serving.own_size, serving.own_size_spec())
     keras_function = tf.function(function, input_signature=[spec], autograph=False)
 
@@ -132,11 +128,7 @@ def at_size(picture, size, preprocessing):
 
 def _cycled(pictures, channels):
     """As many pictures as the largest batch needs, with the model's number of channels."""
-    return [_channels(pictures[i % len(pictures)], channels) for i in range(max(BATCHES))]
-
-
-def _channels(picture, channels):
-    return picture[..., np.arange(channels) % picture.shape[-1]]
+    return [with_channels(pictures[i % len(pictures)], channels) for i in range(max(BATCHES))]
 
 
 def _encode(picture, kind):

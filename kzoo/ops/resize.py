@@ -9,6 +9,8 @@ import numpy as np
 
 from kzoo.errors import unknown
 
+RADIUS = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0}  # of the filters, in stretched pixels
+
 
 def _kernel(distance, method, xp):
     """The reconstruction filter at `distance` (in stretched pixels)."""
@@ -30,17 +32,32 @@ def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.
     """
     scale = size_in / size_out if scale is None else scale
     high = size_in if high is None else high
-    as_float = (lambda v: xp.cast(v, "float32")) if hasattr(xp, "cast") else np.float32
+    as_float = _float32(xp)
     centre = xp.reshape((xp.arange(size_out, dtype="float32") + (as_float(offset) + 0.5)) * as_float(scale), (-1, 1))
     pixel = xp.reshape(xp.arange(size_in, dtype="float32") + 0.5, (1, -1))
-    inside = xp.logical_and(pixel > as_float(low), pixel < as_float(high))
+    return weights_of(pixel, centre, scale, method, low, high, xp)
+
+
+def weights_of(pixel, centre, scale, method, low, high, xp=np):
+    """The weights (..., n, K) of the input pixels whose middles are `pixel` (..., 1, K) in outputs that look at `centre` (..., n, 1).
+
+    Input pixels outside low..high take no part; the rows of output pixels that look there are zero, all others sum to one.
+    """
+    as_float = _float32(xp)
     if method == "nearest":
         nearest = xp.floor(xp.clip(centre, as_float(low), as_float(high) - 0.5))
         weights = xp.where(xp.floor(pixel) == nearest, xp.ones_like(pixel), xp.zeros_like(pixel))
     else:
         weights = _kernel((pixel - centre) / xp.maximum(as_float(scale), as_float(1.0)), method, xp)
+        inside = xp.logical_and(pixel > as_float(low), pixel < as_float(high))
         weights = xp.where(inside, weights, xp.zeros_like(weights))
-    return weights / xp.sum(weights, axis=1, keepdims=True)
+    shown = xp.logical_and(centre > as_float(low), centre < as_float(high))
+    total = xp.sum(weights, axis=-1, keepdims=True)
+    return xp.where(shown, weights / xp.where(shown, total, xp.ones_like(total)), xp.zeros_like(weights))
+
+
+def _float32(xp):
+    return (lambda v: xp.cast(v, "float32")) if hasattr(xp, "cast") else np.float32
 
 
 def resample(images, rows, columns, xp=np):
@@ -56,18 +73,48 @@ def resample(images, rows, columns, xp=np):
     return xp.swapaxes(xp.reshape(x, (*lead, w, h, channels)), -3, -2)
 
 
-def resized_size(height, width, image_size, crop_pct):
-    """(height, width) of the evaluation resize before its centre crop: the picture covers image_size / crop_pct, ratio kept.
+def resized_size(height, width, image_size, crop_pct, crop_mode="center"):
+    """(height, width) of the evaluation resize before its crop, with timm's roundings; on Python integers and backend tensors alike.
 
-    Works on Python integers and on backend tensors alike; timm's rule: floor(size / crop_pct) for the side that fits tightly.
+    center: the picture covers image_size / crop_pct, its ratio kept; border: it fits inside; squash: it is of that very size.
     """
-    target_h, target_w = (int(np.floor(side / crop_pct)) for side in image_size)
-    if isinstance(height, int):
-        ratio = max(target_h / height, target_w / width)
-        return max(int(height * ratio + 0.5), target_h), max(int(width * ratio + 0.5), target_w)
+    target_h, target_w = targets = tuple(int(np.floor(side / crop_pct)) for side in image_size)
+    if crop_mode == "squash":
+        return targets
+    long_h, long_w = _scaled(height, target_w, width), _scaled(width, target_h, height)
+    if crop_mode == "center" and target_h == target_w:  # torchvision's Resize cuts off where timm's own rounds
+        long_h, long_w = height * target_w // width, width * target_h // height
+    taller = height * target_w > width * target_h
+    height_given = taller if crop_mode == "border" else height * target_w < width * target_h
+    if isinstance(taller, bool):
+        return (target_h, max(long_w, 1)) if height_given else (max(long_h, 1), target_w)
     from keras import ops
 
-    h, w = ops.cast(height, "float32"), ops.cast(width, "float32")
-    ratio = ops.maximum(target_h / h, target_w / w)
-    grown = (ops.cast(ops.floor(side * ratio + 0.5), "int32") for side in (h, w))
-    return tuple(ops.maximum(side, target) for side, target in zip(grown, (target_h, target_w), strict=True))
+    return ops.where(height_given, target_h, ops.maximum(long_h, 1)), ops.where(height_given, ops.maximum(long_w, 1), target_w)
+
+
+def _scaled(side, target, other):
+    """side * target / other of whole numbers, rounded, half to even as Python does."""
+    half_down, half_up = ((2 * side * target + other - less) // (2 * other) for less in (1, 0))
+    return half_up - (half_up - half_down) * (half_up % 2)
+
+
+def crop_offset(grown, size, place=0.5):
+    """Where a crop of `size` pixels begins in an axis of `grown` pixels; below 0 where that is smaller, by half of what is missing.
+
+    place: 0 the first, 0.5 the middle (half a pixel goes to the even side, as torchvision rounds), 1 the last position; tensors take
+    the middle alone.
+    """
+    room = grown - size
+    middle, missing = (room + room % 4 // 3) // 2, -(-room // 2)
+    if isinstance(room, int):
+        return missing if room < 0 else middle if place == 0.5 else room * place
+    from keras import ops
+
+    return ops.where(room < 0, missing, middle)
+
+
+def border(rows, columns, fill, xp=np):
+    """What surrounds a picture resampled by rows (h, H) and columns (w, W): fill (C,) outside of it, 0 within; (h, w, C)."""
+    covered = xp.sum(rows, axis=1)[:, None] * xp.sum(columns, axis=1)
+    return (1.0 - covered)[..., None] * xp.array(fill, "float32")

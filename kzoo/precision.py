@@ -1,0 +1,87 @@
+"""A model computing in another precision: for inference in bfloat16, with the accuracy that it keeps stated.
+
+bfloat16 halves the weights and is the fast type of accelerators and of CPUs with instructions for it (AVX512_BF16, AMX); elsewhere it
+is slower than float32. Norms, softmax and the head's logits stay float32, as the layers say themselves.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from kzoo.data import prepare
+from kzoo.data.samples import samples, with_channels
+from kzoo.errors import UserError, unknown
+from kzoo.models.base import computing_in, gives_logits
+from kzoo.registry import get
+
+REDUCED = ("bfloat16",)
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class PrecisionReport:
+    """What reduced precision changed: the model's outputs on `images` pictures, beside the same weights in float32."""
+
+    dtype: str
+    pictures: str  # where they are from
+    images: int
+    max_abs_difference: float
+    largest_output: float
+    correlation: float | None = None  # None where the outputs do not vary
+    top1_agreement: float | None = None  # share of pictures whose best class stayed the same; None without a head
+
+    def __str__(self):
+        text = f"{self.dtype} on {self.images} pictures ({self.pictures}): largest difference from float32 {self.max_abs_difference:.2g}"
+        text += f", largest output {self.largest_output:.3g}"
+        return text if self.top1_agreement is None else f"{text}, same best class for {self.top1_agreement:.1%}"
+
+
+def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the caller's pictures"):
+    """A twin of the model for inference with weights and products in `dtype`; its `precision_report` says what that changed.
+
+    pictures: uint8 arrays (h, w, c) of any sizes to compare on; by default a few embedded digits, so that a figure for your own data
+    needs your own pictures. The twin takes and gives what the model does: normalised images, float32 logits. Do not train or save it.
+    Raises UsageError for another dtype, UserError for a model that kzoo cannot rebuild.
+    """
+    if dtype not in REDUCED:
+        raise unknown("reduced precision", dtype, REDUCED)
+    pictures, pictures_from = samples(pictures, pictures_from)
+    exact = model if precision_of(model) == "float32" else twin(model, "float32")
+    reduced = twin(model, dtype)
+    (height, width, channels), preprocessing = model.input_shape[1:], model.spec.preprocessing
+    inputs = np.stack([prepare(with_channels(picture, channels), (height, width), preprocessing) for picture in pictures])
+    outputs = (m.predict(inputs, batch_size=BATCH, verbose=0) for m in (exact, reduced))
+    found = agreement(*outputs, logits=gives_logits(model))
+    reduced.precision_report = PrecisionReport(dtype, pictures_from, len(inputs), **found)
+    return reduced
+
+
+def precision_of(model):
+    """The policy the model computes in: "float32", or the reduced one of any of its layers."""
+    return next((layer.dtype_policy.name for layer in model.layers if layer.compute_dtype != "float32"), "float32")
+
+
+def twin(model, policy):
+    """The same model with the same weights, built under that Keras dtype policy. Raises UserError for one that carries no spec."""
+    if getattr(model, "spec", None) is None:
+        raise UserError("this model carries no spec, so it cannot be rebuilt; use a model built by kzoo.get or kzoo.load.")
+    with computing_in(policy):
+        built = get(model.spec.name, **model.spec.overrides)
+    built.set_weights(model.get_weights())
+    built.spec = model.spec
+    return built
+
+
+def agreement(expected, found, logits):
+    """How two results (arrays, or equal structures of them) of one batch compare, in float64.
+
+    max_abs_difference, largest_output (of the expected), correlation where both vary, and for logits (B, C) top1_agreement.
+    """
+    a, b = (np.concatenate([np.asarray(part, np.float64).ravel() for part in keras.tree.flatten(each)]) for each in (expected, found))
+    record = {"max_abs_difference": float(np.max(np.abs(a - b))), "largest_output": float(np.max(np.abs(a)))}
+    if a.std() > 0 and b.std() > 0:
+        record["correlation"] = float(np.corrcoef(a, b)[0, 1])
+    if logits:
+        record["top1_agreement"] = float(np.mean(np.argmax(expected, -1) == np.argmax(found, -1)))
+    return record

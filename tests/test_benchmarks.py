@@ -1,0 +1,62 @@
+"""What the benchmarks say about their measurements, on measurements made up here."""
+
+import keras
+import pytest
+
+from benchmarks.common import interleave, quotient, spread
+from benchmarks.networks import keras_network
+from benchmarks.peers import Work, compare, lacks, library_of, share_of_peak, split_peaks
+
+TOY = Work("vit_toy", "none", 2, None, 100, "PASSIVE", False)
+
+
+def test_peers_take_turns_and_the_first_round_is_not_recorded():
+    order = []
+    values = interleave({name: lambda name=name: order.append(name) or len(order) for name in "ab"}, rounds=2)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert values == {"a": [3, 6], "b": [4, 5]} and spread({"a": [1.0, 4.0, 2.0]}) == {"a": 1.5}
+
+
+def test_a_quotient_has_the_medians_ratio_and_the_rounds_quartiles():
+    assert quotient([2.0, 4.0, 12.0], [1.0, 2.0, 3.0]) == {"ratio": 2.0, "quartiles": [2.0, 4.0]}
+
+
+def test_the_fastest_modes_of_one_precision_are_compared():
+    seconds = {
+        "kzoo_graph": [2.0],
+        "kzoo_xla": [1.0],
+        "kzoo_bfloat16": [0.5],
+        "timm_eager": [3.0],
+        "timm_compiled": [1.5],
+        "timm_bfloat16": [1.0],
+    }
+    seconds |= {"keras_hub_graph": [1.2]}
+    result = {precision: {name: q["ratio"] for name, q in found.items()} for precision, found in compare(seconds).items()}
+    assert result == {"float32": {"timm": 1.5, "keras_hub": 1.2}, "bfloat16": {"timm": 2.0}}
+    assert library_of("keras_hub_jax_bfloat16") == "keras_hub" and library_of("torch_matmul_float32") == "torch"
+
+
+def test_the_share_of_the_peak_is_of_the_same_precision():
+    values = {"kzoo_graph": [0.1], "torch_matmul_float32": [1e-4], "jax_matmul_bfloat16": [2e-5]}
+    seconds, peaks = split_peaks(values, TOY)
+    assert seconds == {"kzoo_graph": [0.1]} and peaks == {"torch_matmul_float32": 20.0, "jax_matmul_bfloat16": 100.0}
+    assert share_of_peak({"kzoo_graph": 4.0, "kzoo_bfloat16": 5.0}, 2.0, peaks) == {"kzoo_graph": 0.8, "kzoo_bfloat16": 0.2}
+    assert share_of_peak({"kzoo_graph": 4.0}, 2.0, {"jax_matmul_bfloat16": 100.0}) == {}
+
+
+def test_who_cannot_take_part_is_named_with_the_reason(monkeypatch):
+    assert lacks("kzoo", TOY) is None and lacks("timm", TOY) == "has no such model"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert lacks("kzoo", TOY) == "not installed"
+
+
+def test_another_architecture_is_not_compared(monkeypatch):
+    import kzoo
+
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())  # keras_network sets it, for a process of its own
+    model, images = keras_network("kzoo", TOY, "tensorflow", "float32")
+    assert tuple(images.shape) == (2, *model.input_shape[1:])
+    wider = kzoo.get("vit_toy", num_classes=11)
+    monkeypatch.setattr("benchmarks.networks._kzoo", lambda work, config: wider)
+    with pytest.raises(ValueError, match="not the same architecture"):
+        keras_network("kzoo", TOY, "tensorflow", "float32")
