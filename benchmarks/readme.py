@@ -71,7 +71,7 @@ def _speed(r):
         if ours:
             best = max(ours, key=rates.get)
             share = f" ({r['share_of_peak'][best]:.0%} of the matmul peak)" if best in r["share_of_peak"] else ""
-            others = r.get("kzoo_faster", {}).get(precision, {})
+            others = r["kzoo_faster"].get(precision, {})
             beside = "".join(f", {value['ratio']:.2f} times {LIBRARIES[library]}" for library, value in others.items())
             parts.append(f"{precision} {rates[best]:.1f} images/s{share}{beside}")
     return f"`{r['model']}`, batch {r['batch']}: {'; '.join(parts)}"
@@ -84,10 +84,20 @@ def _export(r):
 
 def _input(r):
     rate, times = r["pictures_per_second"], r["kzoo_faster"]
-    limit = min(times[f"crop_kzoo to decode_{decoder}"]["ratio"] for decoder in ("pillow", "tensorflow"))
-    text = f"decoding, random crop and flip {rate['crop_kzoo']:,.0f} pictures/s, {limit:.0%} of bare decoding"
-    against = times.get("randaugment_kzoo to randaugment_keras_cv")
-    return text + (f"; RandAugment {rate['randaugment_kzoo']:,.0f}, {against['ratio']:.2f} times KerasCV" if against else "")
+    pillow, tensorflow, timm = (times[f"crop_kzoo to {peer}"]["ratio"] for peer in ("decode_pillow", "decode_tensorflow", "crop_timm"))
+    text = f"JPEG, random crop, flip: {rate['crop_kzoo']:,.0f} pictures/s"
+    text = f"{text}, {pillow:.0%} of bare decoding by Pillow ({tensorflow:.0%} by TensorFlow)"
+    against = times["randaugment_kzoo to randaugment_keras_cv"]["ratio"]
+    return f"{text}, {timm:.2f} times timm; RandAugment {rate['randaugment_kzoo']:,.0f}, {against:.2f} times KerasCV"
+
+
+def _memory(r):
+    shares = [f"{r['share_of_plain'][case]:.0%} with {words}" for case, words in MEMORY.items()]
+    text = f"`{r['model']}`, a step of {r['batch']} pictures takes {r['cases']['plain']['step_mib']:,} MiB beyond the model"
+    return f"{text}; {', '.join(shares)}"
+
+
+MEMORY = {"remat": "`remat`", "accumulate": "`optim.accumulate=4`", "remat_accumulate": "both"}
 
 
 def _kill_resume(r):
@@ -108,6 +118,7 @@ ROWS = {
     "step_gpu": _speed,
     "export": _export,
     "input": _input,
+    "memory": _memory,
     "kill_resume": _kill_resume,
     "train_vit_tiny_digits": _train,
     "train_vit_tiny_cifar10": _train,

@@ -34,18 +34,29 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="kzoo", description="A pluggable zoo of image models for Keras 3.")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    printing = argparse.ArgumentParser(add_help=False, parents=[shared])
-    printing.add_argument("--json", action="store_true", help="machine-readable output alone on stdout")
     parser.add_argument("--version", action="version", version=_version())
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options.add_argument("--json", action="store_true", help="machine-readable output alone on stdout")
     commands = parser.add_subparsers(metavar="COMMAND")
 
-    def command(name, run, help, *, parents=(printing,), of=commands):
-        added = of.add_parser(name, help=help, description=help, parents=list(parents))
+    def command(name, run, help, of=commands):
+        added = of.add_parser(name, help=help, description=help, parents=[options])
         added.set_defaults(run=run)
         return added
 
+    _add_making(command)
+    _add_using(command)
+    data = commands.add_parser("data", help="data sets").add_subparsers(metavar="COMMAND", required=True)
+    c = command("pack", pack, "a data set as one .npz that needs no TensorFlow to read", of=data)
+    c.add_argument("source", help="for example tfds:cifar10 or folder:PATH")
+    c.add_argument("file", help="FILE.npz")
+    c.add_argument("--data-dir", help="where TFDS keeps its data (default: the setting KZOO_DATA_DIR)")
+    return parser
+
+
+def _add_making(command):
+    """The commands that find models and train them."""
     c = command("list", list_, "names of models, or of recipes")
     c.add_argument("pattern", nargs="?", default="*", help="shell-style, for example 'vit_*_384'")
     c.add_argument("--task", help="only models of this task")
@@ -63,6 +74,12 @@ def _parser():
     c.add_argument("--preview", action="store_true", help="train nothing: draw the first augmented pictures and the learning rate")
     c.add_argument("--out", metavar="DIR", help="where --preview writes its pictures (default kzoo-preview)")
 
+    c = command("quickstart", quickstart, "train the embedded digits, export three ways, verify and show")
+    c.add_argument("--out", default="kzoo-quickstart", metavar="DIR")
+
+
+def _add_using(command):
+    """The commands that take a trained model further."""
     c = command("evaluate", evaluate, "metrics of a run on its evaluation split")
     c.add_argument("folder", metavar="RUN")
     c.add_argument("--data", help="another source, for example folder:PATH")
@@ -87,16 +104,6 @@ def _parser():
 
     c = command("check", check, "the conformance list of a model, or of the toys of a family or plugin, a line each")
     c.add_argument("name", metavar="NAME|FAMILY|PLUGIN")
-
-    data = commands.add_parser("data", help="data sets").add_subparsers(metavar="COMMAND", required=True)
-    c = command("pack", pack, "a data set as one .npz that needs no TensorFlow to read", of=data)
-    c.add_argument("source", help="for example tfds:cifar10 or folder:PATH")
-    c.add_argument("file", help="FILE.npz")
-    c.add_argument("--data-dir", help="where TFDS keeps its data (default: the setting KZOO_DATA_DIR)")
-
-    c = command("quickstart", quickstart, "train the embedded digits, export three ways, verify and show")
-    c.add_argument("--out", default="kzoo-quickstart", metavar="DIR")
-    return parser
 
 
 def _version():
