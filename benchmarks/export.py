@@ -155,7 +155,7 @@ def measure(work, side, rounds, only, home):
             except Exception as error:  # that another library cannot is a result
                 if name.startswith("kzoo"):
                     raise
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0].replace(str(home), '')[:200]}"
         if reason:
             absent[name] = reason
         else:

@@ -1,8 +1,8 @@
 """A small ViT on the embedded 8 x 8 digits: the quickstart's run.
 
 Data: UCI optical digits (1,442 training, 355 held-out pictures), part of kzoo.
-Expected: 98.6 % of the held-out digits (measured 2026-11-21, TensorFlow, two cores of an AMD EPYC).
-Cost: 22 seconds there.
+Expected: 98.0 % of the held-out digits (measured 2026-11-21, TensorFlow, two cores of an AMD EPYC).
+Cost: 40 seconds there.
 Command: kzoo train vit_tiny_digits
 """
 
