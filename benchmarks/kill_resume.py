@@ -19,8 +19,12 @@ from kzoo import schema
 RECIPE = schema.Recipe(
     model="vit_toy",
     overrides={"in_channels": 1, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1},
-    data=schema.Data(source="digits", batch_size=32, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
-    optim=schema.Optim(ema=0.99),
+    data=schema.Data(
+        source="digits",
+        batch_size=32,
+        augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2, rand_augment=schema.RandAugment(), erase=0.3, mixup=0.2),
+    ),
+    optim=schema.Optim(ema=0.99, accumulate=2),
     schedule=schema.Schedule(warmup_steps=10),
     checkpoint=schema.Checkpoint(every_steps=3),
     epochs=1000,
