@@ -248,20 +248,29 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
 
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of
     maps (B, H, W, C). `overrides` are fields of the family's config; `weights` is a path (a run, .keras or .weights.h5).
-    Raises UsageError for unknown names and options, naming the nearest valid ones.
+    Raises UsageError for unknown names and options, naming the nearest valid ones, and for frozen parts without weights.
     """
     common = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "out_indices": out_indices}
     overrides |= {k: v for k, v in common.items() if v is not None}
     overrides |= {"features_only": True} if features_only else {}
+    needs = config_of(name, overrides)[1].needs_weights()
+    if needs and weights is None:
+        raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
+    model = build(name, overrides)
+    if weights is not None:
+        from kzoo.weights import fit_for_get
+
+        model.load_report = fit_for_get(model, weights, asked=overrides)
+    return model
+
+
+def build(name, overrides):
+    """A model with its spec, as `get` builds it, for callers that fill in the weights themselves: frozen parts may be random."""
     builder, config = config_of(name, overrides)
     model = builder(config)
     preprocessing = config.preprocessing.for_channels(config.in_channels)
     shown = {k: v for k, v in overrides.items() if k != "preprocessing"}
     model.spec = Spec(name=find(name).name, overrides=shown, preprocessing=preprocessing)
-    if weights is not None:
-        from kzoo.weights import fit_for_get
-
-        model.load_report = fit_for_get(model, weights, asked=overrides)
     return model
 
 

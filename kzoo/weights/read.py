@@ -70,7 +70,7 @@ def _load_run(path):
     from kzoo.models.base import spec_from_dict
 
     spec = spec_from_dict(meta["spec"])
-    model = registry.get(spec.name, **spec.overrides)
+    model = registry.build(spec.name, spec.overrides)
     model.spec = spec
     values = [arrays.get(f"average/{w.path}", arrays.get(f"weights/{w.path}")) for w in model.weights]
     if any(v is None or v.shape != tuple(w.shape) for v, w in zip(values, model.weights, strict=True)):
