@@ -9,9 +9,14 @@ from keras.src.backend.common import global_state
 
 def count(build):
     """(parameters, multiply-accumulates of one picture's forward pass) of the model that `build()` returns."""
+    model = skeleton(build)
+    return sum(math.prod(w.shape) for w in model.weights), macs(model)
+
+
+def skeleton(build):
+    """The model that `build()` returns, with shapes and no values: to be looked at, never called."""
     with _without_memory():
-        model = build()
-        return sum(math.prod(w.shape) for w in model.weights), macs(model)
+        return build()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed, PositionEmbed
 from kzoo.layers.pool import AttentionPool
 from kzoo.layers.transformer import ACTIVATIONS, TransformerBlock
 from kzoo.models.base import ModelConfig, ZooModel
+from kzoo.models.layouts import Foreign, Layout, transformers_config, transformers_numerics
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -217,6 +218,89 @@ def feature_maps(config, tapped):
     default = tuple(range(config.depth))[-3:]
     shape = (*config.grid, config.embed_dim)
     return [keras.layers.Reshape(shape, name=f"feature_{i}")(tapped[i][:, config.prefix :]) for i in config.selected_features(default)]
+
+
+NUMERICS = ("act", "norm_eps")  # fields that weights are made for; a file tells them
+HEAD = ("head", "pre_logits")
+STEM = ("patch_embed/proj/kernel", "patch_embed/conv_0/kernel")
+
+
+_GOOGLE_SPELLINGS = ((r"^(opt/target|params/img|params)/", ""), (r"/encoderblock/", "/encoderblock_{i}/"))  # the last: stacked blocks
+
+
+def _google(attention, norm, mlp, positions, **more):
+    """Google's .npz files: two generations that number their parts differently, both made for the tanh GELU of JAX."""
+    block = "Transformer/encoderblock_{i}"
+    layers = {
+        "patch_embed/proj": "embedding",
+        "blocks_{i}/norm1": f"{block}/LayerNorm_0",
+        "blocks_{i}/attn/qkv": Foreign(f"{block}/MultiHeadDotProductAttention_{attention}/{{query,key,value}}", heads="out"),
+        "blocks_{i}/attn/proj": Foreign(f"{block}/MultiHeadDotProductAttention_{attention}/out", heads="in"),
+        "blocks_{i}/norm2": f"{block}/LayerNorm_{norm}",
+        "blocks_{i}/mlp/fc1": f"{block}/MlpBlock_{mlp}/Dense_0",
+        "blocks_{i}/mlp/fc2": f"{block}/MlpBlock_{mlp}/Dense_1",
+        "norm": "Transformer/encoder_norm",
+        "pre_logits": "pre_logits",
+        "head": "head",
+    }
+    tensors = {"cls_token/token": "cls", "pos_embed/table": positions}
+    return Layout(
+        style="flax", layers=layers | more, tensors=tensors, numerics=_google_numerics, antialias=False, aliases=_GOOGLE_SPELLINGS
+    )
+
+
+def _google_numerics(given, asked):
+    width = None if "num_classes" in asked else given.shapes.get("pre_logits/bias")  # goes with the head that it was trained for
+    told = {"act": "gelu_tanh", "norm_eps": 1e-6} | ({"representation_size": width[0]} if width else {})
+    # big_vision adds positions to the patches and puts the class token in front of them afterwards.
+    return told | ({"no_embed_class": True} if {"cls", "pos_embedding"} <= given.shapes.keys() else {})
+
+
+# What every class of transformers takes for granted.
+PLAIN = {"stem": "patch", "stride": None, "head_dim": None, "class_token": True, "qk_norm": False, "features_only": False}
+_VIT, _BLOCK = "vit.embeddings", "vit.encoder.layer.{i}"
+LAYOUTS = {
+    "timm": Layout(
+        style="torch",
+        layers={name: name for name in ("norm_pre", "norm", "fc_norm", "head")}
+        | {"patch_embed/proj": "patch_embed.proj", "blocks_{i}/{rest}": "blocks.{i}.{rest}", "attn_pool/{rest}": "attn_pool.{rest}"},
+        tensors={
+            "cls_token/token": "cls_token",
+            "reg_token/token": "reg_token",
+            "pos_embed/table": "pos_embed",
+            "blocks_{i}/ls{j}/gamma": "blocks.{i}.ls{j}.gamma",
+            "attn_pool/latent": Foreign("attn_pool.latent", ndim=3),
+        },
+        aliases=((r"^module\.", ""), (r"\.gamma_([12])$", r".ls\1.gamma")),  # a wrapper's; DeiT III's own
+    ),
+    "hf": Layout(
+        style="torch",
+        layers={
+            "patch_embed/proj": f"{_VIT}.patch_embeddings.projection",
+            "blocks_{i}/norm1": f"{_BLOCK}.layernorm_before",
+            "blocks_{i}/attn/qkv": f"{_BLOCK}.attention.attention.{{query,key,value}}",
+            "blocks_{i}/attn/proj": f"{_BLOCK}.attention.output.dense",
+            "blocks_{i}/norm2": f"{_BLOCK}.layernorm_after",
+            "blocks_{i}/mlp/fc1": f"{_BLOCK}.intermediate.dense",
+            "blocks_{i}/mlp/fc2": f"{_BLOCK}.output.dense",
+            "norm": "vit.layernorm",
+            "head": "classifier",
+        },
+        tensors={"cls_token/token": f"{_VIT}.cls_token", "pos_embed/table": f"{_VIT}.position_embeddings"},
+        aliases=((r"^(embeddings|encoder|layernorm|pooler)\.", r"vit.\1."),),  # saved without its head
+        ignored=r"vit\.pooler\..*|vit\.embeddings\.mask_token",
+        numerics=transformers_numerics("gelu", 1e-12),
+        config=lambda config: transformers_config(
+            config,
+            needs=PLAIN | {"pos_embed": "learned", "global_pool": "token", "norm_after_pooling": False, "no_embed_class": False},
+            architectures=["ViTForImageClassification" if config.num_classes else "ViTModel"],
+            model_type="vit",
+            qkv_bias=config.qkv_bias,
+        ),
+    ),
+    "google": _google(1, 2, 3, "Transformer/posembed_input/pos_embedding"),
+    "big_vision": _google(0, 1, 0, "pos_embedding"),
+}
 
 
 # How pictures are prepared: mean and standard deviation, share of the picture, fit.
