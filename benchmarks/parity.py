@@ -21,7 +21,7 @@ import time
 from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, ROOT, emit, environment, parser, progress
 from kzoo.errors import backend_name
 
-FAMILIES = ("vit", "vit_clip", "deit3")
+FAMILIES = ("vit", "vit_clip", "vit_dino", "deit3")
 TOLERANCE = 1e-4
 KEPT = RESULTS / "parity.jsonl"
 PROCESS = 5e8  # weights that one process works through: starting it costs as much time as these
@@ -88,6 +88,7 @@ def same_tensors(one, other):
 
 def child(cases):
     """Measures [name, reference] pairs and appends a line to the kept records after each."""
+    code = sources()
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -96,7 +97,7 @@ def child(cases):
         with tempfile.TemporaryDirectory() as folder:
             record = measure(name, key, pathlib.Path(folder))
         with KEPT.open("a") as file:
-            file.write(json.dumps(record | {"sources": sources()}) + "\n")
+            file.write(json.dumps(record | {"sources": code}) + "\n")
         progress(f"{name}, {key}: result {record['result']:.1e}, blocks {record['blocks']:.1e}, {record['seconds']} s")
 
 
@@ -116,8 +117,11 @@ def kept():
 
 
 def run(sizes):
-    """Measures the cases {(name, reference): weights} that are not kept yet, in processes of their own; returns those that failed."""
-    failed, waiting = [], [case for case in sizes if case not in kept()]
+    """Measures the cases {(name, reference): weights} that are not kept yet, in processes of their own; returns those that failed.
+
+    Exits where the code is edited meanwhile: the figures would be of neither the old nor the new.
+    """
+    code, failed, waiting = sources(), [], [case for case in sizes if case not in kept()]
     while waiting:
         group = [waiting[0]]
         for case in waiting[1:]:
@@ -127,6 +131,8 @@ def run(sizes):
         progress(f"{len(waiting)} to go: {group[0][0]} ... {group[-1][0]}")
         command = [sys.executable, "-m", "benchmarks.parity", "--cases", json.dumps(group)]
         done = subprocess.run(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=sys.stderr)
+        if sources() != code:
+            sys.exit("the code changed while it was measured; start again.")
         missing = [case for case in group if case not in kept()]
         if missing:
             failed.append(missing.pop(0))

@@ -316,28 +316,30 @@ class HfVit(Transformers):
 
 
 class HfDinov2(Transformers):
-    """DINOv2's encoder."""
+    """DINOv2's encoder, with the mask token of its training, which nothing uses here."""
 
     model, config_class, blocks = "Dinov2Model", "Dinov2Config", "encoder.layer"
+    exact = False
     rules = {"num_classes": one_of(0), "init_values": bool, "mlp_ratio": lambda ratio: ratio == int(ratio)}
 
     def settings(self):
-        return {"mlp_ratio": int(self.config.mlp_ratio), "layer_norm_eps": self.config.norm_eps, "use_mask_token": False}
+        return {"mlp_ratio": int(self.config.mlp_ratio), "layer_norm_eps": self.config.norm_eps}
+
+    def parameters(self):
+        return super().parameters() - self.config.embed_dim
 
 
 class HfDinov2Registers(HfDinov2):
     """DINOv2's encoder with registers. Its class token has a position, which kzoo and timm add to the token itself."""
 
     model, config_class = "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig"
-    exact = False
     rules = HfDinov2.rules | {"reg_tokens": bool, "no_embed_class": bool}
 
     def settings(self):
-        config = self.config
-        return {"mlp_ratio": int(config.mlp_ratio), "layer_norm_eps": config.norm_eps, "num_register_tokens": config.reg_tokens}
+        return super().settings() | {"num_register_tokens": self.config.reg_tokens}
 
     def parameters(self):
-        return super().parameters() - 2 * self.config.embed_dim  # that position, and a mask token that nothing uses
+        return super().parameters() - self.config.embed_dim  # that position
 
 
 class HfClip(Transformers):

@@ -279,8 +279,8 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
     """A built Keras model by name, NAME or NAME.TAG.
 
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of
-    maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is a path (a run, .keras or .weights.h5) or
-    hf://org/repo[@revision][/file]. A tag gives the settings and, without `weights`, the weights that were published under it; what
+    maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights` reads: a run, a file of
+    any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without `weights`, the weights published under it; what
     else is asked for stands above its settings. Raises UsageError for unknown names and options, naming the nearest valid ones.
     """
     common = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "out_indices": out_indices}

@@ -14,9 +14,10 @@ from benchmarks.parity import TOLERANCE, difference, same_tensors
 from benchmarks.references import REFERENCES, BigVisionNpz, GoogleNpz, HfVit, Timm, to_npz
 from tests.torch_reference import import_timm
 
-PLAIN = {"class_token": True, "global_pool": "token", "pre_norm": False, "norm_eps": 1e-6, "act": "gelu"}  # in whichever family
 TOY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 7, "image_size": 32}
 CLIP = {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"}
+MAP = {"global_pool": "map", "class_token": False}
+SIGLIP = {"num_classes": 0, "pre_norm": False, "norm_eps": 1e-6, "act": "gelu_tanh"}
 CASES = {
     "plain": {},
     "non-square": {"image_size": (32, 48)},
@@ -32,24 +33,19 @@ CASES = {
     "attention pooling": {"global_pool": "map", "class_token": False, "act": "gelu_tanh"},
     "attention pooling past prefix tokens": {"global_pool": "map", "reg_tokens": 2, "num_classes": 0},
 }
-MAP = {"global_pool": "map", "class_token": False}
-DINOV2 = {"init_values": 0.1, "num_classes": 0}
-FORMATS = {  # cases of the other references: reference, overrides
-    "Google's npz": ("google_npz", {}),
-    "Google's npz, non-square": ("google_npz", {"image_size": (32, 48)}),
-    "big_vision, attention pooling": ("big_vision_npz", MAP),
-    "big_vision, average pooling": ("big_vision_npz", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
-    "transformers' ViT": ("hf_vit", {}),
-    "transformers' ViT, non-square, without qkv bias": ("hf_vit", {"image_size": (32, 48), "qkv_bias": False}),
-    "transformers' DINOv2": ("hf_dinov2", DINOV2),
-    "transformers' DINOv2, registers": (
-        "hf_dinov2_registers",
-        {"init_values": 0.1, "num_classes": 0, "reg_tokens": 4, "no_embed_class": True},
-    ),
-    "transformers' CLIP": ("hf_clip", CLIP),
-    "transformers' SigLIP": ("hf_siglip", MAP | {"num_classes": 0}),
+FORMATS = {  # cases of the other references: reference, toy, overrides
+    "Google's npz": ("google_npz", "vit_toy", {}),
+    "Google's npz, non-square": ("google_npz", "vit_toy", {"image_size": (32, 48)}),
+    "big_vision, attention pooling": ("big_vision_npz", "vit_toy", MAP),
+    "big_vision, average pooling": ("big_vision_npz", "vit_toy", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+    "transformers' ViT": ("hf_vit", "vit_toy", {}),
+    "transformers' ViT, non-square, without qkv bias": ("hf_vit", "vit_toy", {"image_size": (32, 48), "qkv_bias": False}),
+    "transformers' DINOv2": ("hf_dinov2", "vit_dino_toy", {"num_classes": 0, "reg_tokens": 0, "no_embed_class": False}),
+    "transformers' DINOv2, registers": ("hf_dinov2_registers", "vit_dino_toy", {"num_classes": 0}),
+    "transformers' CLIP": ("hf_clip", "vit_clip_toy", CLIP | {"class_token": True, "global_pool": "token"}),
+    "transformers' SigLIP": ("hf_siglip", "vit_clip_toy", MAP | SIGLIP),
 }
-ALL = {case: ("timm", overrides) for case, overrides in CASES.items()} | FORMATS
+ALL = {case: ("timm", "vit_toy", overrides) for case, overrides in CASES.items()} | FORMATS
 
 
 def taps(model):
@@ -76,8 +72,8 @@ def saved(model, reference, folder):
 @pytest.mark.parametrize("case", ALL)
 def test_toys_through_files_both_ways(case, tmp_path):
     """Equal numbers from the reference's file; what kzoo saves is read strictly by the reference, and is that file again, bit for bit."""
-    key, overrides = ALL[case]
-    name, overrides = "vit_clip_toy" if key in ("hf_clip", "hf_siglip") else "vit_toy", PLAIN | TOY | overrides
+    key, name, overrides = ALL[case]
+    overrides = TOY | overrides
     reference = REFERENCES[key](name, overrides)
     assert reference.covers(reference.config)
     file = reference.write(tmp_path / "theirs")

@@ -92,7 +92,9 @@ def test_a_preprocessor_of_an_unknown_tag_is_refused():
 
 
 def test_weights_that_only_have_an_address_say_it():
-    with pytest.raises(UserError, match=r"download https://dl\.fbaipublicfiles\.com/ijepa/IN1K-vit\.h\.14-300e\.pth\.tar and name the file"):
+    with pytest.raises(
+        UserError, match=r"download https://dl\.fbaipublicfiles\.com/ijepa/IN1K-vit\.h\.14-300e\.pth\.tar and name the file"
+    ):
         kzoo.get("vit_huge_patch14_gap_224.in1k_ijepa")
 
 

@@ -26,13 +26,15 @@ class Foreign:
     """The right side of a rule that needs more than a name.
 
     name: as in a plain rule. ndim: axes of the file's tensor, where axes of length 1 lead on one side. heads: "out" or "in", the axis of
-    a projection that the file splits into (heads, head_dim). share: (first, last, of), ours is that part of the file's output axis.
+    a projection that the file splits into (heads, head_dim). as_is: a matrix that is stored as ours, not transposed.
+    share: (first, last, of), ours is that part of the file's output axis.
     drop_rows: leading rows of the file's position table that ours lacks. plus_row_of: a position table whose first row belongs here.
     """
 
     name: str
     ndim: int | None = None
     heads: str | None = None
+    as_is: bool = False
     share: tuple[int, int, int] | None = None
     drop_rows: int = 0
     plus_row_of: str | None = None
@@ -47,7 +49,8 @@ class Layout:
     splits a tensor that is stacked over the blocks. ignored: pattern of names that such files hold beside the model.
     numerics: from a file (`kzoo.weights.names.Renamed`) and what `kzoo.get` was asked for, the overrides that its numbers were made for.
     antialias: how the library resizes position tables, bicubic with antialiasing or, False, bilinear without.
-    config: from a model's config, what the library's config.json says of it.
+    config: from a model's config, what the library's config.json says of it. blanks: from the same, {name: shape} of what the library's
+    model has and ours has not, written as zeros.
     """
 
     style: str
@@ -58,6 +61,7 @@ class Layout:
     numerics: Callable = lambda given, asked: {}
     antialias: bool = True
     config: Callable | None = None
+    blanks: Callable = lambda config: {}
 
     @property
     def separator(self):

@@ -84,14 +84,14 @@ def transfer(model, donor, *, resize, new_head):
 
 def implied_numerics(checkpoint, name, asked=()):
     """{option: value}, for models of the row `name`, of the numerics that the weights in a checkpoint were made for."""
-    module, config = registry.module_of(name), registry.config_of(name)[1]
+    config = registry.config_of(name)[1]
     if checkpoint.spec is not None:
         donor = registry.config_of(checkpoint.spec.name, checkpoint.spec.overrides)[1]
-        return {field: getattr(donor, field, getattr(config, field)) for field in getattr(module, "NUMERICS", ())}
+        return {field: getattr(donor, field, getattr(config, field)) for field in config.numerics}
     if checkpoint.format in OWN:
         return {}
-    layout, given = recognise(checkpoint, getattr(module, "LAYOUTS", {}))
-    return module.LAYOUTS[layout].numerics(given, asked)
+    layout, given = recognise(checkpoint, config.layouts())
+    return layout.numerics(given, asked)
 
 
 def config_of_model(model):
@@ -121,8 +121,8 @@ class _Fitting:
 
     def __init__(self, model, checkpoint, where, asked):
         self.where, self.asked, self.checkpoint = where, set(asked), checkpoint
-        self.config, self.module = config_of_model(model), registry.module_of(model.spec.name)
-        self.heads, self.stems = getattr(self.module, "HEAD", ("head",)), getattr(self.module, "STEM", ())
+        self.config = config_of_model(model)
+        self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
         self.layout, self.given, found, misfits = self._names(model)
         self.tables, self.old_tables = position_layers(model), _tables_of(checkpoint, model)
         self.fates = {fate: [] for fate in ("loaded", "resized", "adapted", "reinitialised", "unused")}
@@ -138,9 +138,8 @@ class _Fitting:
         if self.checkpoint.format in OWN:
             own = _own_pieces(model, by_index=self.checkpoint.format in ("keras", "weights.h5"))
             return None, Renamed(self.checkpoint), own, []
-        layouts = getattr(self.module, "LAYOUTS", {})
-        key, given = recognise(self.checkpoint, layouts)
-        return layouts[key], given, *pieces(model, layouts[key], self.config)
+        layout, given = recognise(self.checkpoint, self.config.layouts())
+        return layout, given, *pieces(model, layout, self.config)
 
     def _decide(self, piece):
         shapes = tuple(self.given.shapes.get(name) for name in piece.names)

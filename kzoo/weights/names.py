@@ -114,7 +114,7 @@ def _steps(path, shape, right, layout, config, depthwise):
     if right.heads == "in" and is_kernel:
         heads = config.num_heads
         yield lambda a: a.reshape(heads, -1, a.shape[-1]), lambda a: a.reshape(-1, a.shape[-1])
-    if is_kernel and layout.style == "torch" and len(shape) > 1:
+    if is_kernel and layout.style == "torch" and not right.as_is:
         order = {2: (1, 0), 4: (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)}[len(shape)]
         yield lambda a: a.transpose(order), lambda a: a.transpose(np.argsort(order))
     if right.drop_rows:
@@ -144,7 +144,7 @@ def encode(model, layout, config):
     found, unnamed = pieces(model, layout, config)
     if unnamed:
         raise UserError(f"this layout has no name for {_few(unnamed)}; use another layout, 'keras' takes every model.")
-    tensors, shared = {}, {}
+    shared, tensors = {}, {name: np.zeros(shape, "float32") for name, shape in layout.blanks(config).items()}
     values = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
     for piece in found:
         for name, array in piece.encode(values[piece.path]).items():
@@ -203,7 +203,7 @@ class Renamed:
 
 
 def recognise(checkpoint, layouts):
-    """(name of the layout, the checkpoint's tensors by its names): the layout that knows most of the file's names.
+    """(the layout that knows most of the file's names, the checkpoint's tensors by its names).
 
     Raises UserError for a file of which none knows a name.
     """
@@ -217,4 +217,4 @@ def recognise(checkpoint, layouts):
             f"{checkpoint.path} holds no weights of this family in a layout that kzoo knows ({', '.join(layouts) or 'none'}): "
             f"its tensors are named {_few(list(checkpoint.tensors))}."
         )
-    return best, known[best][1]
+    return layouts[best], known[best][1]

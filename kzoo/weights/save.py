@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-from kzoo import registry
 from kzoo.errors import UserError, require, unknown
 from kzoo.files import replacing, write_text
 from kzoo.models.base import gives_logits
@@ -45,7 +44,7 @@ def _save_keras(model, path, config):
 
 
 def _save_timm(model, path, config):
-    layouts = _layouts(model)
+    layouts = config.layouts()
     if "timm" not in layouts:
         raise UserError(f"timm has no model like {model.spec.name}; layout='keras' takes every model.")
     _save_safetensors(model, path, encode(model, layouts["timm"], config))
@@ -54,7 +53,7 @@ def _save_timm(model, path, config):
 def _save_transformers(model, path, config):
     """The first of the family's classes in transformers that has a place for all of it."""
     refusals = []
-    for layout in _layouts(model).values():
+    for layout in config.layouts().values():
         if layout.config is not None:
             try:
                 told, tensors = layout.config(config), encode(model, layout, config)
@@ -66,10 +65,6 @@ def _save_transformers(model, path, config):
             return write_text(path / "config.json", json.dumps(told | _labels(model), indent=2) + "\n")
     why = "; ".join(refusals) or "it has no such class"
     raise UserError(f"transformers cannot hold this {model.spec.name}: {why}; use layout='timm' or 'keras'.")
-
-
-def _layouts(model):
-    return getattr(registry.module_of(model.spec.name), "LAYOUTS", {})
 
 
 def _labels(model):

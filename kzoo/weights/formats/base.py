@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import struct
 import zipfile
@@ -19,10 +20,11 @@ SPEC = "kzoo_spec"  # the metadata key of a model's Spec, as JSON
 JSON_LIMIT = 100_000_000  # bytes of a header or an index: what the safetensors library allows
 FLOATS_16 = ("float16", "bfloat16")
 DTYPES = (*FLOATS_16, "float32", "float64", "bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+REMEDY = "get another copy of it"
 _PIECE = 1 << 20  # values that one step of a check looks at
 # What parsers raise over broken bytes: zipfile, zlib, json, struct, NumPy and h5py; MemoryError where a size is made up.
 _DAMAGE = (
-    *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, SyntaxError, NotImplementedError),
+    *(OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, NotImplementedError),
     *(MemoryError, RecursionError, OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
 )
 
@@ -37,10 +39,7 @@ class Tensor:
     @property
     def nbytes(self):
         """The bytes that the tensor takes uncompressed."""
-        count = 1
-        for side in self.shape:  # Python's integers: a product that a file made up does not wrap around
-            count *= side
-        return count * (1 if self.dtype == "bool" else int(self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8)
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize  # Python's integers: a made-up shape does not wrap around
 
 
 class Checkpoint:
@@ -86,6 +85,8 @@ class Checkpoint:
         """
         self.check_sums()
         seal = self.metadata.get(SEAL)
+        if seal is None and SPEC in self.metadata:
+            raise damaged(self.path, "kzoo wrote it, but its fingerprint is gone")
         if seal is None:
             for name in names:
                 self._require_finite(name, self.stored(name))
@@ -109,13 +110,14 @@ class Checkpoint:
     @functools.cached_property
     def spec(self):
         """The kzoo.schema.Spec of the model whose weights these are, where kzoo wrote it into the file; else None."""
+        from kzoo.models.base import spec_from_dict
+
         with parsing(self.path):
             plain = self._plain_spec()
-            if plain is None:
-                return None
-            from kzoo.models.base import spec_from_dict
-
-            return spec_from_dict(plain)
+            spec = spec_from_dict(plain) if plain is not None else None
+        if spec and not (isinstance(spec.name, str) and isinstance(spec.overrides, dict)):
+            raise damaged(self.path, "its spec names no model")
+        return spec
 
     def _plain_spec(self):
         return json.loads(self.metadata[SPEC]) if SPEC in self.metadata else None
@@ -134,9 +136,6 @@ class Checkpoint:
             )
 
 
-REMEDY = "get another copy of it"
-
-
 @contextlib.contextmanager
 def parsing(path, *also):
     """Around what parses untrusted bytes: turns whatever that raises over them (and `also`) into a UserError of one sentence."""
@@ -144,6 +143,8 @@ def parsing(path, *also):
         yield
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read by this user: {error.strerror}; change its permissions.") from error
     except (*_DAMAGE, *also) as error:
         told = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")
         raise UserError(f"{path} cannot be read: it is damaged or not what it seems ({told}); {REMEDY}.") from error
@@ -196,7 +197,7 @@ def entry(path, name, shape, dtype):
 
 
 def is_finite(array):
-    """Whether an array holds neither NaN nor infinity; takes no memory of the array's size."""
+    """Whether an array holds neither NaN nor infinity; takes no memory of the array's size where its values lie close together."""
     if array.dtype.kind in "biu":
         return True
     flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")

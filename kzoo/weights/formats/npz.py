@@ -1,6 +1,7 @@
 """NumPy archives: Google's published ViTs and big_vision, and the checkpoint of a run of kzoo."""
 
 import pathlib
+import tokenize
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Npz(Checkpoint):
 
     def _header(self, name, member):
         """(Tensor, layout) of a member, its declared size compared with what the archive holds before anything is allocated."""
-        with parsing(self.path), self._archive.open(member) as file:
+        with parsing(self.path, tokenize.TokenError), self._archive.open(member) as file:  # the headers are Python literals
             version = np.lib.format.read_magic(file)
             if version not in ((1, 0), (2, 0)):
                 raise damaged(self.path, f"{member.filename} has a header of version {version}, which arrays of numbers do not need")
