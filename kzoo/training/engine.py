@@ -139,7 +139,7 @@ class _Session:
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from
         report = fit(network, source, asked=("image_size", "num_classes"))
-        write_text(self.workdir / RECEIPT, json.dumps({"source": source} | dataclasses.asdict(report), indent=1) + "\n")
+        write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         logs.say(f"started from {source}: {report}")
 
     def run(self):

@@ -8,10 +8,9 @@ import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.models.count import skeleton
-from kzoo.ops.resize import resample, resize_weights
 from kzoo.weights.names import Piece, Renamed, contiguous, pieces, recognise
 from kzoo.weights.source import ModelTensors, open_source
+from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, tables_of
 
 OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
 
@@ -46,8 +45,9 @@ def load_weights(model, source):
     of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also kept as `model.load_report`. Raises
     UserError that lists what does not fit; the model's weights are then exactly as before.
     """
-    model.load_report = fit(model, source)
-    return model.load_report
+    model.load_report = report = fit(model, source)
+    model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.source if report.source.startswith("hf://") else "")
+    return report
 
 
 def fit(model, source, asked=()):
@@ -124,12 +124,12 @@ class _Fitting:
         self.config = config_of_model(model)
         self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
         self.layout, self.given, found, misfits = self._names(model)
-        self.tables, self.old_tables = position_layers(model), _tables_of(checkpoint, model)
+        self.tables, self.old_tables = position_layers(model), tables_of(checkpoint, model)
         self.fates = {fate: [] for fate in ("loaded", "resized", "adapted", "reinitialised", "unused")}
         self.plan, self.misfits, self.remedies = [], [f"{path} has no name in this layout" for path in misfits], {}
         for piece in found:
             self._decide(piece)
-        self._find_unused(found, model)
+        self._find_unused(found)
         if self.misfits:
             raise UserError(self._explanation())
 
@@ -195,7 +195,7 @@ class _Fitting:
     def _guessed_table(self, new, rows):
         """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number agrees."""
         cells, ours = rows - new.prefix, math.prod(new.grid_size)
-        told = _grid_in(self.checkpoint.config)
+        told = grid_in(self.checkpoint.config)
         if told and math.prod(told) == cells:
             return Table(told, new.prefix)
         side = math.isqrt(max(cells, 0))
@@ -222,7 +222,7 @@ class _Fitting:
             return f"has shape {shapes[0]}{grid}; its own is {self.tables[piece.path].grid_size}"
         return f"has shape {', '.join(map(str, shapes))}"
 
-    def _find_unused(self, found, model):
+    def _find_unused(self, found):
         """What the file holds beyond the model: allowed where the layout says so, or where the call left that part out."""
         used = {name for piece in found for name in piece.reads}
         for name in self.given.places:
@@ -260,63 +260,3 @@ def _own_pieces(model, by_index):
         name = f"{layer}/{index}" if by_index else weight.path
         found.append(Piece(weight.path, (name,), (tuple(weight.shape),), tuple(weight.shape)))
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Where a position table's rows belong: (rows, columns) of its grid, and the rows of class and register tokens before them."""
-
-    grid_size: tuple[int, int]
-    prefix: int
-
-
-def position_layers(model):
-    """{path of its table: Table} of every learned position table."""
-    layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
-    return {layer.table.path: Table(tuple(layer.grid_size), layer.prefix) for layer in layers if hasattr(layer, "grid_size")}
-
-
-def _tables_of(checkpoint, model):
-    """{path: Table} of a checkpoint whose model is known; {} of others."""
-    if checkpoint.format == "model":
-        return position_layers(checkpoint.model)
-    if checkpoint.spec is None:
-        return {}
-    if _architecture(checkpoint.spec) == _architecture(model.spec):
-        return position_layers(model)
-    builder, config = registry.config_of(checkpoint.spec.name, checkpoint.spec.overrides)
-    return position_layers(skeleton(lambda: builder(config)))
-
-
-def _architecture(spec):
-    return spec.name, {option: value for option, value in spec.overrides.items() if option not in ("num_classes", "in_channels", "remat")}
-
-
-def _grid_in(config):
-    """(rows, columns) of patches by a Hugging Face config; None where it does not say."""
-    size, patch = config.get("image_size"), config.get("patch_size")
-    if not isinstance(patch, int) or patch < 1 or not isinstance(size, int | list):
-        return None
-    return tuple(side // patch for side in ([size, size] if isinstance(size, int) else size))
-
-
-def resize_table(table, old, new, method="bicubic", antialias=True):
-    """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
-    prefix, body = table[:, : old.prefix], table[0, old.prefix :]
-    grid = body.reshape(*old.grid_size, -1)
-    rows, columns = (resize_weights(a, b, method, antialias=antialias) for a, b in zip(old.grid_size, new.grid_size, strict=True))
-    grid = resample(grid, rows, columns)
-    return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
-
-
-def adapt_channels(kernel, channels):
-    """A convolution's kernel (h, w, C, D) for another number of input channels, as timm adapts it.
-
-    One channel takes the sum over C (a grey picture, its channel repeated, gives what it gave); more take the C repeated, scaled by
-    C / channels so that the sum over all keeps its size.
-    """
-    given = kernel.shape[2]
-    if channels == 1:
-        return kernel.sum(axis=2, keepdims=True)
-    repeated = np.tile(kernel, (1, 1, math.ceil(channels / given), 1))[:, :, :channels]
-    return (repeated * (given / channels)).astype(kernel.dtype)

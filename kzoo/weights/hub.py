@@ -200,7 +200,7 @@ def _told(address):
         remedy = "try again later" if code >= 500 or code == 429 else "check who you are signed in as with `hf auth whoami`"
         raise UserError(f"the hub {constants.ENDPOINT} answers {code} when asked for {address}; {remedy}.") from error
     except errors.HTTPError as error:
-        raise UserError(f"{_unreachable(address)[:-1]} ({type(error).__name__}).") from error
+        raise UserError(_unreachable(address, f" ({type(error).__name__})")) from error
     except (OSError, RuntimeError) as error:  # of hf_xet the second
         reason = getattr(error, "strerror", None) or _first_line(error)
         place = f"the cache {constants.HF_HUB_CACHE} (HF_HOME moves it)"
@@ -214,10 +214,10 @@ def _first_line(error):
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _unreachable(address):
+def _unreachable(address, reason=""):
     from huggingface_hub import constants
 
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         return f"{address} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it; unset it and try again."
     remedy = "connect, or download its weights elsewhere and give weights=FILE"
-    return f"{address} is not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be reached; {remedy}."
+    return f"{address} is not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be reached{reason}; {remedy}."

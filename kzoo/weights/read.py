@@ -7,6 +7,7 @@ from kzoo.errors import UserError, require_backend
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.base import loads
 from kzoo.weights.formats.npz import Npz
+from kzoo.weights.source import open_source
 
 
 def read_checkpoint(run, prefixes=("",)):
@@ -42,7 +43,7 @@ def load(source):
 
 def spec_of(source):
     """The Spec of the model in a run, a .keras file or weights that kzoo wrote. Raises UserError for anything else."""
-    with open_checkpoint(source) as checkpoint:
+    with open_source(source) as (checkpoint, _):
         if checkpoint.spec is None:
             raise UserError(f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote.")
         return checkpoint.spec
