@@ -55,12 +55,7 @@ class Reference:
         self.config = config_of(name, self.overrides)[1]
         torch.manual_seed(seed)
         self.module = self.build().eval()
-        with torch.no_grad():
-            for path, parameter in self.module.named_parameters():
-                if re.search(r"\.(gamma|lambda1)$", path):  # LayerScale may start so near to 0 that it hides its block
-                    parameter.normal_(0.5, 0.1)
-                else:  # biases, norms and tokens start at constants
-                    parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        randomise(self.module)
 
     @classmethod
     def covers(cls, config):
@@ -208,6 +203,24 @@ class BigVisionNpz(GoogleNpz):
 
     big_vision, prefix = True, "params/"
     rules = {"class_token": one_of(False), "global_pool": one_of("avg", "map")}
+
+
+def randomise(module):
+    """Draws every parameter anew, so large that no part of the model is too weak for a mistake in it to be seen.
+
+    Libraries start biases, norms and tokens at constants, LayerScale near 0, and kernels so small that even another activation would
+    hardly show in the results of a toy.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if re.search(r"\.(gamma|lambda1)$", name):
+                parameter.normal_(0.5, 0.1)
+            elif name.endswith("weight") and parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
 def fingerprints(module):

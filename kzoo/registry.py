@@ -293,7 +293,7 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
     from kzoo.weights import build_and_fill
 
     model = build_and_fill(lambda settings: _build(name, settings), name, weights, overrides)
-    model.spec = dataclasses.replace(model.spec, source=_hub_source(model.load_report))
+    model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
     return model
 
 
@@ -320,11 +320,6 @@ def _spec(name, overrides, config, model):
         return spec
     names = tag.class_names if model.output_shape == (None, tag.num_classes) else ()
     return dataclasses.replace(spec, class_names=names, tag=tag.tag, license=tag.license)
-
-
-def _hub_source(report):
-    """Which file of the hub a report is about; "" for a file of this machine."""
-    return report.source if report.source.startswith("hf://") else ""
 
 
 def info(name):

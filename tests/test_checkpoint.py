@@ -235,7 +235,8 @@ ENTRY = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
         (b"", "is empty; give the folder of a run, .keras"),
         (b"cos\nsystem\n(S'true'\ntR.", "no format that kzoo knows"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "no format that kzoo knows"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(600), "cannot be read"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), "do not take eight bytes"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(5) + b"\x08\x08" + bytes(600), "cannot be read"),
         (b"PK\x03\x04" + bytes(600), "cannot be read"),
         (b"{}", "is JSON, but no index of weights"),
         (b'{"weight_map": {"a": 1}}', "is JSON, but no index of weights"),
@@ -248,7 +249,7 @@ ENTRY = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
         (in_header(a={"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}), "cannot be read"),
         (in_header(a={"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}), "stores a as F8_E4M3"),
         (struct.pack("<Q", 1 << 62) + b"{" + bytes(64), "cannot be read"),
-        (pickle.dumps({"a": 1}, protocol=4), "cannot be read by torch|holds no tensors"),
+        (pickle.dumps({"a": 1}, protocol=4), "holds more than tensors or is damaged|holds no tensors"),
     ],
 )
 def test_no_format_and_broken_headers(tmp_path, content, words):
@@ -423,6 +424,16 @@ def virtual(group, other):
 def test_hostile_hdf5(tmp_path, make, words):
     hostile_h5(tmp_path / "a.h5", make)
     refused(tmp_path / "a.h5", words)
+
+
+def test_a_heap_that_libhdf5_would_not_return_from(tmp_path):
+    """Its texts blanked: an object of no bytes follows the header of 16."""
+    write_h5(tmp_path / "a.h5")
+    data = bytearray((tmp_path / "a.h5").read_bytes())
+    heap = data.index(b"GCOL") + 16
+    data[heap : heap + 64] = bytes(64)
+    (tmp_path / "a.h5").write_bytes(data)
+    refused(tmp_path / "a.h5", "one of its heaps does not end")
 
 
 def test_layers_of_one_name(tmp_path):

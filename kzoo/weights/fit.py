@@ -33,6 +33,11 @@ class LoadReport:
     digest: str = ""
     source: str = ""
 
+    @property
+    def hub_source(self):
+        """`source` where it is the hub's, else ""."""
+        return self.source if self.source.startswith("hf://") else ""
+
     def __str__(self):
         counts = [f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")]
         return f"{', '.join(counts)} (format {self.format}, sha256 {self.digest[:12]})"
@@ -46,7 +51,7 @@ def load_weights(model, source):
     UserError that lists what does not fit; the model's weights are then exactly as before.
     """
     model.load_report = report = fit(model, source)
-    model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.source if report.source.startswith("hf://") else "")
+    model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.hub_source)
     return report
 
 

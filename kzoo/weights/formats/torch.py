@@ -1,6 +1,8 @@
 """What torch.save writes: zip archives, and the plain pickles from before torch 1.6. Loaded as tensors only; no code in them is run."""
 
 import argparse
+import pickle
+import re
 
 from kzoo.errors import UserError, require
 from kzoo.weights.formats.base import REMEDY, Checkpoint, damaged, entry, parsing
@@ -65,13 +67,15 @@ def _load(path, mapped):
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # its unpickler, fed broken bytes, fails in any way Python knows
-        text = str(error)
-        if "Unsupported global" in text or "Unsupported class" in text or "not an allowed" in text:
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run it
+            asked = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" (it asks for {asked[1].rstrip('.')})" if asked else " or is damaged"
             raise UserError(
-                f"{path} is a pickle that asks for code besides tensors, which is never run; save its state_dict alone."
+                f"{path} holds more than tensors{what}; what else a pickle holds "
+                "is code and is never run: save the model's state_dict alone."
             ) from error
-        told = (text or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise UserError(f"{path} cannot be read by torch: it is damaged or holds more than tensors ({told}); {REMEDY}.") from error
+        told = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")
+        raise UserError(f"{path} cannot be read by torch: it is damaged or not what it seems ({told}); {REMEDY}.") from error
 
 
 def _unwrap(content, depth=2):
