@@ -186,7 +186,7 @@ def test_a_hugging_face_folder_tells_its_config(tmp_path):
     with open_checkpoint(tmp_path) as checkpoint:
         assert checkpoint.config == {"hidden_act": "gelu"} and checkpoint.metadata == {"format": "pt"} and checkpoint.spec is None
     (tmp_path / "config.json").write_text("{")
-    refused(tmp_path, "config.json cannot be read")
+    refused(tmp_path, "config.json is damaged or not")
 
 
 def test_the_digest_of_shards_is_that_of_sha256sums_listing(tmp_path):
@@ -236,19 +236,19 @@ ENTRY = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
         (b"cos\nsystem\n(S'true'\ntR.", "no format that kzoo knows"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "no format that kzoo knows"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "do not take eight bytes"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(5) + b"\x08\x08" + bytes(600), "cannot be read"),
-        (b"PK\x03\x04" + bytes(600), "cannot be read"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(5) + b"\x08\x08" + bytes(600), "is damaged or not"),
+        (b"PK\x03\x04" + bytes(600), "is damaged or not"),
         (b"{}", "is JSON, but no index of weights"),
         (b'{"weight_map": {"a": 1}}', "is JSON, but no index of weights"),
-        (b'{"weight_map": ' + b"[" * 100_000, "cannot be read"),
+        (b'{"weight_map": ' + b"[" * 100_000, "is damaged or not"),
         (b'{"weight_map": {"a": "x", "a": "y"}}', "names 'a' twice"),
-        (b'{"weight_map": {"a": "\xff"}}', "cannot be read"),
+        (b'{"weight_map": {"a": "\xff"}}', "is damaged or not"),
         (with_header(b'{"a":' + ENTRY + b',"a":' + ENTRY + b"}"), "names 'a' twice"),
-        (with_header(b'{"a":' + ENTRY)[:20], "cannot be read"),
-        (in_header(a={"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}), "cannot be read"),
-        (in_header(a={"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}), "cannot be read"),
+        (with_header(b'{"a":' + ENTRY)[:20], "is damaged or not"),
+        (in_header(a={"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}), "is damaged or not"),
+        (in_header(a={"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}), "is damaged or not"),
         (in_header(a={"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}), "stores a as F8_E4M3"),
-        (struct.pack("<Q", 1 << 62) + b"{" + bytes(64), "cannot be read"),
+        (struct.pack("<Q", 1 << 62) + b"{" + bytes(64), "is damaged or not"),
         (pickle.dumps({"a": 1}, protocol=4), "holds more than tensors or is damaged|holds no tensors"),
     ],
 )
@@ -269,7 +269,7 @@ def test_truncated_files(tmp_path, writer, share):
     WRITERS[writer][1](path)
     file = max(path.iterdir(), key=lambda f: f.stat().st_size) if path.is_dir() else path
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    refused(path, "cannot be read|no format that kzoo knows|is damaged")
+    refused(path, "is damaged|no format that kzoo knows")
 
 
 @pytest.mark.parametrize("writer", ["torch", "npz", "npz, deflated", "run"])
@@ -282,7 +282,7 @@ def test_a_flipped_bit_of_the_data_does_not_pass_a_checksum(tmp_path, writer):
     data = bytearray(file.read_bytes())
     data[largest.header_offset + 30 + len(largest.filename) + 20 + largest.compress_size - 4] ^= 1
     file.write_bytes(data)
-    refused(path, "cannot be read")
+    refused(path, "is damaged or not")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -331,7 +331,7 @@ HUGE = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), 
         (lambda m: [*m.items(), ("c:\\index.npy", m["index.npy"])], "leads out of the archive"),
         (lambda m: [*m.items(), ("huge.npy", HUGE)], "huge.npy declares 4398046511104 bytes and holds 8"),
         (lambda m: [("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -1), }\n", bytes(8)))], "is damaged"),
-        (lambda m: [("a.npy", npy("(" * 3000))], "cannot be read"),
+        (lambda m: [("a.npy", npy("(" * 3000))], "is damaged or not"),
         (lambda m: [("a.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }\n", pickle.dumps(1)))], "never run"),
         (lambda m: [("a.npy", npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }\n", bytes(8)))], "stores a as complex64"),
         (lambda m: [("a.npy", m["index.npy"][:-1])], "declares 40 bytes and holds 39"),
@@ -364,7 +364,7 @@ def test_what_an_archives_table_claims(tmp_path, offset, form, value, words):
 def test_a_keras_archive_with_a_changed_member(tmp_path, toy):
     toy.save(tmp_path / "toy.keras")
     rezip(tmp_path / "toy.keras", lambda m: (m | {"config.json": b"[" * 100_000}).items())
-    refused(tmp_path / "toy.keras", "cannot be read")
+    refused(tmp_path / "toy.keras", "is damaged or not")
     toy.save(tmp_path / "toy.keras")
     data = bytearray((tmp_path / "toy.keras").read_bytes())
     data[len(data) // 2] ^= 1
@@ -380,7 +380,7 @@ def test_a_keras_archive_with_a_changed_member(tmp_path, toy):
         (lambda w: w | {"empty": "part-7.safetensors"}, "get all of the files"),
         (lambda w: w | {"new": "part-0.safetensors"}, "new is not in part-0"),
         (lambda w: {name: part for name, part in w.items() if name != "scalar"}, "scalar is in no list, but in part-"),
-        (lambda w: dict.fromkeys(w, "model.safetensors.index.json"), "cannot be read|no format"),
+        (lambda w: dict.fromkeys(w, "model.safetensors.index.json"), "is damaged or not|no format"),
     ],
 )
 def test_shards_that_do_not_fit_their_index(tmp_path, change, words):
@@ -528,7 +528,7 @@ def test_the_fingerprint_covers_names_dtypes_shapes_values_and_texts():
 @pytest.mark.parametrize("spec", ["[]", '{"name": "vit_toy"}', '{"name": 5, "overrides": {}, "preprocessing": {}}', "{"])
 def test_a_spec_that_is_none(tmp_path, spec):
     sealed(tmp_path / "file", TENSORS, **{SPEC: spec})
-    with pytest.raises(UserError, match="cannot be read|names no model"), open_checkpoint(tmp_path / "file") as checkpoint:
+    with pytest.raises(UserError, match="is damaged or not|names no model"), open_checkpoint(tmp_path / "file") as checkpoint:
         assert checkpoint.spec
 
 

@@ -71,19 +71,16 @@ class Layout:
     def leaves(self):
         return STYLES[self.style][1]
 
-    def matches(self, name, lefts=None):
-        """Whether a file's name, its aliases applied, is one of this layout's: by any rule, or by those whose left sides are given."""
-        return any(one.fullmatch(name) for one in self._patterns(lefts))
-
-    def _patterns(self, lefts):
+    def names(self, lefts=None):
+        """The pattern of a file's names, their aliases applied, that any rule speaks of, or any of those with the left sides given."""
         leaf = "|".join(sorted(set(self.leaves.values())))
-        for rules, whole in ((self.tensors, True), (self.layers, False)):
+        found = []
+        for rules, suffix in ((self.tensors, ""), (self.layers, f"{self.separator}{{leaf}}")):
             for left, right in rules.items():
                 if right != ZEROS and (lefts is None or left in lefts):
                     text = right.name if isinstance(right, Foreign) else right
-                    if not whole and "{leaf}" not in text:
-                        text += f"{self.separator}{{leaf}}"
-                    yield pattern(text, leaf)
+                    found.append(pattern(text if "{leaf}" in text else text + suffix, leaf).pattern)
+        return re.compile("|".join(found) or r"(?!)")
 
 
 @functools.cache

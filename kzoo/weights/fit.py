@@ -4,11 +4,12 @@ import dataclasses
 import math
 import re
 
+import keras
 import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.weights.names import Piece, Renamed, contiguous, pieces, recognise
+from kzoo.weights.names import Piece, Renamed, pieces, recognise
 from kzoo.weights.source import ModelTensors, open_source
 from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, tables_of
 
@@ -113,9 +114,15 @@ def fill(model, checkpoint, where, asked=()):
     checkpoint.verify(sorted({given.original(name) for piece, _ in fitting.plan for name in piece.reads}))
     for piece, change in sorted(fitting.plan, key=lambda step: [given.places[name] for name in step[0].names]):
         value = piece.decode([given.read(name) for name in piece.reads])
-        weights[piece.path].assign(contiguous(change(value) if change else value))
+        _assign(weights[piece.path], change(value) if change else value)
     fates = {fate: tuple(paths) for fate, paths in fitting.fates.items()}
     return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where)
+
+
+def _assign(weight, value):
+    """Backends transpose a matrix several times as fast as NumPy writes its transposed view out."""
+    transposed = value.ndim == 2 and value.flags.f_contiguous and not value.flags.c_contiguous
+    weight.assign(keras.ops.transpose(value.T) if transposed else value)
 
 
 class _Fitting:
@@ -231,19 +238,21 @@ class _Fitting:
         """What the file holds beyond the model: allowed where the layout says so, or where the call left that part out."""
         used = {name for piece in found for name in piece.reads}
         for name in self.given.places:
-            if name in used:
-                continue
-            if self.layout is None:
-                known, of_head, ignored = True, _below(name, self.heads), False
-            else:
-                known, of_head = self.layout.matches(name), self.layout.matches(name, self.heads)
-                ignored = bool(re.fullmatch(self.layout.ignored, name))
-            original = self.given.original(name)
-            if ignored or (known and "features_only" in self.asked) or (of_head and "num_classes" in self.asked):
-                self.fates["unused"].append(original)
-            else:
-                self.misfits.append(f"{original} is not in the model")
-        self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))
+            if name not in used:
+                original = self.given.original(name)
+                if self._may_be_left(name):
+                    self.fates["unused"].append(original)
+                else:
+                    self.misfits.append(f"{original} is not in the model")
+        self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))  # once for a stack of blocks
+
+    def _may_be_left(self, name):
+        if self.layout is None:
+            ignored, known, of_head = False, True, _below(name, self.heads)
+        else:
+            ignored = re.fullmatch(self.layout.ignored, name)
+            known, of_head = (self.layout.names(lefts).fullmatch(name) for lefts in (None, self.heads))
+        return ignored or (known and "features_only" in self.asked) or (of_head and "num_classes" in self.asked)
 
     def _explanation(self):
         shown = "; ".join(self.misfits[:5])

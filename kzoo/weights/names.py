@@ -144,15 +144,17 @@ def encode(model, layout, config):
     found, unnamed = pieces(model, layout, config)
     if unnamed:
         raise UserError(f"this layout has no name for {_few(unnamed)}; use another layout, 'keras' takes every model.")
-    shared, tensors = {}, {name: np.zeros(shape, "float32") for name, shape in layout.blanks(config).items()}
-    values = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
+    tensors = {name: np.zeros(shape, "float32") for name, shape in layout.blanks(config).items()}
+    shared, weights = {}, {weight.path: weight for weight in model.weights}
     for piece in found:
-        for name, array in piece.encode(values[piece.path]).items():
-            shared.setdefault(name, []).append((piece.right.share or (0,), array))
+        for name, array in piece.encode(keras.ops.convert_to_numpy(weights[piece.path])).items():
+            if piece.right.share:
+                shared.setdefault(name, []).append((piece.right.share, array))
+            else:
+                tensors[name] = contiguous(array)
     for name, parts in shared.items():
         arrays = [array for _, array in sorted(parts, key=lambda part: part[0])]
-        joined = np.concatenate(arrays, axis=0 if layout.style == "torch" else -1) if len(arrays) > 1 else arrays[0]
-        tensors[name] = contiguous(joined)
+        tensors[name] = contiguous(np.concatenate(arrays, axis=0 if layout.style == "torch" else -1))
     return tensors
 
 
@@ -210,7 +212,8 @@ def recognise(checkpoint, layouts):
     known = {}
     for key, layout in layouts.items():
         renamed = Renamed(checkpoint, layout.aliases)
-        known[key] = (sum(layout.matches(name) for name in renamed.places), renamed)
+        names = layout.names()
+        known[key] = (sum(names.fullmatch(name) is not None for name in renamed.places), renamed)
     best = max(known, key=lambda key: known[key][0], default=None)
     if best is None or not known[best][0]:
         raise UserError(

@@ -147,7 +147,7 @@ def parsing(path, *also):
         raise UserError(f"{path} may not be read by this user: {error.strerror}; change its permissions.") from error
     except (*_DAMAGE, *also) as error:
         told = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise UserError(f"{path} cannot be read: it is damaged or not what it seems ({told}); {REMEDY}.") from error
+        raise UserError(f"{path} is damaged or not what it seems ({told}); {REMEDY}.") from error
 
 
 def damaged(path, what):

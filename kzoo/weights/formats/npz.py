@@ -6,7 +6,7 @@ import tokenize
 import numpy as np
 
 from kzoo.weights.formats.base import Checkpoint, damaged, entry, loads, numpy_dtype, parsing
-from kzoo.weights.formats.zips import open_zip, read_into
+from kzoo.weights.formats.zips import check_sums, open_zip, read_into
 
 CHECKPOINT = "checkpoint.npz"  # of a run
 _NPY_HEADER = 4096  # characters; that of an array of numbers has about 100
@@ -22,11 +22,17 @@ class Npz(Checkpoint):
         self._archive = open_zip(path)
         self._layout = {}  # name: (bytes before the data, NumPy dtype, whether column-major)
         for member in self._archive.infolist():
-            name = member.filename.removesuffix(".npy")
+            name, ending = member.filename[:-4], member.filename[-4:]
+            if ending != ".npy":
+                raise damaged(path, f"its member {member.filename!r} is no array")
             self.tensors[name], self._layout[name] = self._header(name, member)
 
     def close(self):
         self._archive.close()
+
+    def check_sums(self):
+        """Every member's, of arrays that nobody reads too: a run whose optimizer's state is damaged is a damaged run."""
+        check_sums(self._archive, self.path)
 
     def _header(self, name, member):
         """(Tensor, layout) of a member, its declared size compared with what the archive holds before anything is allocated."""
@@ -75,6 +81,9 @@ class Run(Checkpoint):
 
     def close(self):
         self._archive.close()
+
+    def check_sums(self):
+        self._archive.check_sums()
 
     def stored(self, name):
         return self._archive.stored(self._keys[name])

@@ -5,8 +5,8 @@ import pickle
 import re
 
 from kzoo.errors import UserError, require
-from kzoo.weights.formats.base import REMEDY, Checkpoint, damaged, entry, parsing
-from kzoo.weights.formats.zips import open_zip, pieces
+from kzoo.weights.formats.base import REMEDY, Checkpoint, damaged, entry
+from kzoo.weights.formats.zips import check_sums, open_zip
 
 # Where training scripts keep the weights in what they save, averaged ones first, as timm reads them. `ema` holds a `module` (RT-DETR).
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
@@ -41,12 +41,9 @@ class Torch(Checkpoint):
             self._archive.close()
 
     def check_sums(self):
-        """torch maps a zip archive's tensors without a look at their CRCs: here every member is read against its own."""
+        """Every member of a zip archive, whose tensors torch maps without a look at their CRCs."""
         if self._archive:
-            with parsing(self.path):
-                for member in self._archive.infolist():
-                    for _ in pieces(self._archive, member):
-                        pass
+            check_sums(self._archive, self.path)
 
     def stored(self, name):
         import torch
