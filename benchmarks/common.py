@@ -22,7 +22,7 @@ ON_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH":
 CHILD_ENVIRONMENT = os.environ | ON_CPU | {"PYTHONPATH": str(ROOT)}  # of the processes that are timed or killed
 LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # well above 0: something else was running
 PACKAGES = (
-    *("keras", "tensorflow", "jax", "torch", "timm", "keras-hub", "keras-cv", "zeromodels"),
+    *("keras", "tensorflow", "jax", "torch", "timm", "transformers", "safetensors", "keras-hub", "keras-cv", "zeromodels"),
     *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy", "pillow"),
 )
 

@@ -100,6 +100,19 @@ def _memory(r):
 MEMORY = {"remat": "`remat`", "accumulate": "`optim.accumulate=4`", "remat_accumulate": "both"}
 
 
+def _load(r):
+    took, ratio, share = r["seconds"], r["to_timm"]["ratio"], r["peak_to_weights"]
+    text = f"`{r['model']}`, {r['file_mib']:,.0f} MiB of safetensors in {took['kzoo_without_digest']:.2f} s, {ratio:.2f} times timm's time,"
+    return f"{text} and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f}"
+
+
+def _parity(r):
+    rows = sum(own["rows"] for own in r["references"].values())
+    equal = sum(own["pass"] for own in r["references"].values())
+    worst = max(max(own["result"], own["blocks"]) for own in r["references"].values())
+    return f"{equal} of {rows} pairs of a row and a reference equal; largest difference {worst:.1e} ([table](benchmarks/results/parity.md))"
+
+
 def _kill_resume(r):
     same = "identical" if r["all_identical"] else "NOT identical"
     return f"{r['kills']} kills at random moments, as many resumptions: final weights {same}"
@@ -119,6 +132,8 @@ ROWS = {
     "export": _export,
     "input": _input,
     "memory": _memory,
+    "load": _load,
+    "parity": _parity,
     "kill_resume": _kill_resume,
     "train_vit_tiny_digits": _train,
     "train_vit_tiny_cifar10": _train,

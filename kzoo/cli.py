@@ -61,10 +61,11 @@ def _add_making(command):
     c.add_argument("pattern", nargs="?", default="*", help="shell-style, for example 'vit_*_384'")
     c.add_argument("--task", help="only models of this task")
     c.add_argument("--family", help="only models of this family")
+    c.add_argument("--weights", action="store_true", help="only models with published weights; 'PATTERN.*' lists their tags")
     c.add_argument("--recipes", action="store_true", help="recipes instead of models")
 
-    c = command("info", info, "what a model is: size, parameters, multiply-accumulates, features, recipes")
-    c.add_argument("name")
+    c = command("info", info, "what a model is: size, parameters, multiply-accumulates, features, recipes, tags of weights")
+    c.add_argument("name", metavar="NAME[.TAG]")
 
     c = command("train", train, "train a recipe; started again on the same folder, it continues")
     c.add_argument("recipe", help="a recipe's name, a recipe file (X.py or X.py:NAME) or a run's recipe.txt")
@@ -85,9 +86,9 @@ def _add_using(command):
     c.add_argument("--data", help="another source, for example folder:PATH")
 
     c = command("predict", predict, "classes of pictures by a run, an artifact or a model with weights")
-    c.add_argument("target", metavar="RUN|ARTIFACT|NAME")
+    c.add_argument("target", metavar="RUN|ARTIFACT|NAME[.TAG]")
     c.add_argument("images", nargs="+", metavar="IMAGE")
-    c.add_argument("--weights", help="for a NAME: a run, .keras or .weights.h5 file")
+    c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
     c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
     c.add_argument("--dtype", help="bfloat16: compute in that precision and say what it costs in accuracy")
     c.add_argument("--top", type=int, default=5, help="how many classes to show (default 5)")
@@ -95,10 +96,10 @@ def _add_using(command):
     c.add_argument("--out", metavar="DIR", help="also write each picture with its classes there")
 
     c = command("export", export, "write a verified artifact: SavedModel, ONNX or LiteRT")
-    c.add_argument("target", metavar="RUN|NAME")
+    c.add_argument("target", metavar="RUN|NAME[.TAG]")
     c.add_argument("--format", required=True, help="saved_model, onnx or litert")
     c.add_argument("--out", required=True, metavar="DIR")
-    c.add_argument("--weights", help="for a NAME: a run, .keras or .weights.h5 file")
+    c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
     c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
     c.add_argument("--quantize", help="litert: fp16 or dynamic; saved_model: bfloat16")
 
@@ -150,7 +151,7 @@ def list_(options):
     if options.recipes:
         names = registry.list_recipes(options.pattern)
     else:
-        names = registry.list_models(options.pattern, task=options.task, family=options.family)
+        names = registry.list_models(options.pattern, task=options.task, family=options.family, weights=options.weights or None)
     if not names:
         raise UserError(f"nothing matches {options.pattern!r}; kzoo list shows every name.")
     _emit(options, names, "\n".join(names))
@@ -172,7 +173,9 @@ def info(options):
         f"{len(stages)} maps, strides {sorted({s['stride'] for s in stages})}, channels {sorted({s['channels'] for s in stages})}"
     )
     shown |= {key: ", ".join(facts[key]) or "none" for key in ("recipes", "tags")}
-    _emit(options, facts, "\n".join(f"{key:<13} {value}" for key, value in shown.items()))
+    shown["preprocessing"] = ", ".join(f"{key} {value}" for key, value in facts["preprocessing"].items())
+    lines = [f"{key:<13} {value}" for key, value in shown.items() if value != ""]  # what only a tag has is empty without one
+    _emit(options, facts, "\n".join(lines))
 
 
 def _settings(pairs):

@@ -6,11 +6,13 @@ import pathlib
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yields a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`, else it is removed."""
+def replacing(path, suffix=None):
+    """Yields a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`, else it is removed.
+
+    suffix: what the temporary name ends in, for writers that look at it; None is that of `path`.
+    """
     path = pathlib.Path(path)
-    # The suffix stays, for writers that look at it.
-    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{suffix or path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -47,17 +47,20 @@ class ArtifactPredictor:
 
 
 def open_model(target, weights=None, random_weights=False):
-    """The model of a run, a .keras file, or a NAME with weights (random ones only where allowed)."""
+    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed)."""
     path = pathlib.Path(target)
     if path.exists():
         if weights:
             raise UsageError("--weights goes with the NAME of a model; a run or a file has weights of its own.")
         return load(path)
-    if target not in registry.rows() and (path.suffix or len(path.parts) > 1):
+    if not registry.is_name(target) and (path.suffix or len(path.parts) > 1):
         raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")
-    registry.find(target)
-    if not weights and not random_weights:
-        raise UsageError(f"{target} is a bare name: add --weights FILE (a run, .keras or .weights.h5), or --random-weights to go without.")
+    row, tag = registry.split(target)
+    if tag and random_weights:
+        raise UsageError(f"{target} names published weights; --random-weights goes with the name alone, {row.name}.")
+    if not tag and not weights and not random_weights:
+        tags = f", its tag (kzoo info {target} lists them)" if registry.list_models(f"{target}.*") else ""
+        raise UsageError(f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without.")
     require_backend()
     return registry.get(target, weights=weights)
 

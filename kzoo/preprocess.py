@@ -1,5 +1,7 @@
 """From pictures to a model's input, on keras.ops: the same numbers in Python, in a graph and inside a SavedModel."""
 
+import pathlib
+
 from keras import ops
 
 from kzoo.errors import UserError
@@ -56,11 +58,11 @@ class Preprocessor:
 
 
 def preprocessor(model):
-    """The Preprocessor of a model, a model's name, or a run."""
-    if isinstance(model, str):
+    """The Preprocessor of a model, a model's name with or without a tag, or a run."""
+    if isinstance(model, str) and not pathlib.Path(model).exists():
         from kzoo import registry
 
-        if model in registry.rows():
+        if registry.is_name(model):
             _, config = registry.config_of(model)
             return Preprocessor(config.size, config.preprocessing.for_channels(config.in_channels))
     if not hasattr(model, "spec"):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UsageError, UserError, require_backend, unknown
-from kzoo.schema import Spec, tupled
+from kzoo.schema import Preprocessing, Spec, tupled
 
 PACKAGE = pathlib.Path(__file__).parent
 PLUGINS = "kzoo.models"  # the entry-point group
@@ -40,7 +40,11 @@ class Row:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What `kzoo.info` tells. `params` counts weights, `gmacs` 10^9 multiply-accumulates of one picture's forward pass."""
+    """What `kzoo.info` tells. `params` counts weights, `gmacs` 10^9 multiply-accumulates of one picture's forward pass.
+
+    `tags` are those of the published weights. For a name with its tag the last four tell their licence, their address, the set of
+    their class names and what else is to know.
+    """
 
     name: str
     family: str
@@ -52,6 +56,12 @@ class ModelInfo:
     paper: str
     recipes: tuple[str, ...]
     tags: tuple[str, ...]
+    num_classes: int
+    preprocessing: Preprocessing
+    license: str = ""
+    weights: str = ""
+    classes: str = ""
+    note: str = ""
 
 
 def register(builder):
@@ -142,15 +152,21 @@ def recipe_rows():
 
 
 def list_models(pattern="*", *, task=None, family=None, weights=None):
-    """The sorted names that match a shell-style pattern; `weights=True` keeps those with published weights (none are known yet).
+    """The sorted names that match a shell-style pattern; a pattern with a dot is matched with the names of published weights, NAME.TAG.
 
-    Raises UserError where two packages claim a name that matches.
+    `weights` keeps the names with (True) or without (False) published weights. Raises UserError where two packages claim a name.
     """
-    return [
-        _claimed_once(row).name
-        for row in rows().values()
-        if fnmatch.fnmatchcase(row.name, pattern) and task in (None, row.task) and family in (None, row.family) and not weights
-    ]
+    wanted = [row for row in rows().values() if task in (None, row.task) and family in (None, row.family)]
+    tagged = {}
+    if weights is not None or "." in pattern:
+        from kzoo.published import published
+
+        tagged = published()
+        wanted = [row for row in wanted if weights in (None, row.name in tagged)]
+    if "." not in pattern:
+        return [_claimed_once(row).name for row in wanted if fnmatch.fnmatchcase(row.name, pattern)]
+    names = [(row, tag.name) for row in wanted for tag in tagged.get(row.name, {}).values()]
+    return [name for row, name in names if fnmatch.fnmatchcase(name, pattern) and _claimed_once(row)]
 
 
 def list_recipes(pattern="*"):
@@ -174,13 +190,26 @@ def recipe(name):
 
 
 def find(name):
-    """The Row of a model's name. Raises UsageError with the nearest names, UserError for a name that two packages claim."""
+    """The Row of a model's name, with or without a tag. Raises UsageError with the nearest names, UserError for one claimed twice."""
+    return split(name)[0]
+
+
+def is_name(word):
+    """Whether a word is meant as a model's name, with or without a tag, rather than as a path."""
+    return word.partition(".")[0] in rows()
+
+
+def split(name):
+    """(Row, Tag or None) of NAME or NAME.TAG. Raises as `find` does, and UsageError with the nearest tags."""
     base, dot, tag = name.partition(".")
     if base not in rows():
-        raise unknown("model", name, rows())
-    if dot:
-        raise UsageError(f"{base} has no published weights tagged {tag!r} in this version; use {base!r} with weights=PATH.")
-    return _claimed_once(rows()[base])
+        raise unknown("model", base, rows())
+    row = _claimed_once(rows()[base])
+    if not dot:
+        return row, None
+    from kzoo.published import find_tag
+
+    return row, find_tag(base, tag)
 
 
 def toys(word=None):
@@ -213,8 +242,11 @@ def module_of(name):
 
 
 def config_of(name, overrides=None):
-    """(builder, config) of a name, the overrides checked against the family's fields. Imports the family's module, so Keras."""
-    row = find(name)
+    """(builder, config) of a name, a tag's settings in it, the overrides, checked against the family's fields, over both.
+
+    Imports the family's module, so Keras.
+    """
+    row, tag = split(name)
     require_backend()
     config = module_of(row.name).VARIANTS[row.name]
     if row.module not in _BUILDERS:
@@ -225,7 +257,7 @@ def config_of(name, overrides=None):
             raise unknown(f"option of {row.name}", key, hints)
         if not _fits(value, hints[key]):
             raise UsageError(f"option {key} of {row.name} takes {_spell(hints[key])}, not {value!r}.")
-    return _BUILDERS[row.module], dataclasses.replace(config, **tupled(overrides or {}))
+    return _BUILDERS[row.module], dataclasses.replace(config, **(tag.options if tag else {}) | tupled(overrides or {}))
 
 
 def _options(hint):
@@ -244,23 +276,28 @@ def _spell(hint):
 
 
 def get(name, weights=None, num_classes=None, image_size=None, in_channels=None, features_only=False, out_indices=None, **overrides):
-    """A built Keras model by name.
+    """A built Keras model by name, NAME or NAME.TAG.
 
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of
-    maps (B, H, W, C). `overrides` are fields of the family's config; `weights` is a path (a run, .keras or .weights.h5).
-    Raises UsageError for unknown names and options, naming the nearest valid ones, and for frozen parts without weights.
+    maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights` reads: a run, a file of
+    any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without `weights`, the weights published under it; what
+    else is asked for stands above its settings. Raises UsageError for unknown names and options, naming the nearest valid ones, and for
+    frozen parts without weights.
     """
     common = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "out_indices": out_indices}
     overrides |= {k: v for k, v in common.items() if v is not None}
     overrides |= {"features_only": True} if features_only else {}
-    needs = config_of(name, overrides)[1].needs_weights()
-    if needs and weights is None:
-        raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
-    model = build(name, overrides)
-    if weights is not None:
-        from kzoo.weights import fit_for_get
+    tag = split(name)[1]
+    weights = _address(tag) if tag and weights is None else weights
+    if weights is None:
+        needs = config_of(name, overrides)[1].needs_weights()
+        if needs:
+            raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
+        return build(name, overrides)
+    from kzoo.weights import build_and_fill
 
-        model.load_report = fit_for_get(model, weights, asked=overrides)
+    model = build_and_fill(lambda settings: build(name, settings), name, weights, overrides)
+    model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
     return model
 
 
@@ -268,19 +305,61 @@ def build(name, overrides):
     """A model with its spec, as `get` builds it, for callers that fill in the weights themselves: frozen parts may be random."""
     builder, config = config_of(name, overrides)
     model = builder(config)
-    preprocessing = config.preprocessing.for_channels(config.in_channels)
-    shown = {k: v for k, v in overrides.items() if k != "preprocessing"}
-    model.spec = Spec(name=find(name).name, overrides=shown, preprocessing=preprocessing)
+    model.spec = _spec(name, overrides, config, model)
     return model
 
 
-def info(name):
-    """ModelInfo of a name: its counts come from building it without memory, in milliseconds to seconds."""
-    from kzoo.models.count import count
+def _address(tag):
+    """Where the hub has the weights of a tag. Raises UserError for those that only a browser fetches."""
+    if not tag.address.startswith("hf://"):
+        raise UserError(f"{tag.name} is not on the hub: download {tag.address} and name the file, kzoo.get({tag.name!r}, weights=FILE).")
+    return tag.address
 
-    row = find(name)
+
+def _spec(name, overrides, config, model):
+    """The Spec of a model just built: it rebuilds without the tag, whose class names it keeps where the model has that head."""
+    row, tag = split(name)
+    settings = {k: v for k, v in ((tag.options if tag else {}) | overrides).items() if k != "preprocessing"}
+    spec = Spec(name=row.name, overrides=settings, preprocessing=config.preprocessing.for_channels(config.in_channels))
+    if tag is None:
+        return spec
+    names = tag.class_names if model.output_shape == (None, tag.num_classes) else ()
+    return dataclasses.replace(spec, class_names=names, tag=tag.tag, license=tag.license)
+
+
+def info(name):
+    """ModelInfo of a name, with or without a tag: its counts come from building it without memory, in milliseconds to seconds."""
+    from kzoo.models.count import count
+    from kzoo.published import tags
+
+    row, tag = split(name)
     builder, config = config_of(name)
     params, macs = count(lambda: builder(config))
-    recipes = tuple(r for r, (_, model) in recipe_rows().items() if model == row.name)
-    paper = getattr(module_of(row.name), "PAPER", "")
-    return ModelInfo(row.name, row.family, row.task, config.size, params, macs / 1e9, tuple(config.feature_info()), paper, recipes, ())
+    published = {}
+    if tag:
+        published = {"license": tag.license, "weights": tag.address, "classes": tag.classes, "note": _note(tag, config)}
+    return ModelInfo(
+        name=name,
+        family=row.family,
+        task=row.task,
+        image_size=config.size,
+        params=params,
+        gmacs=macs / 1e9,
+        feature_info=tuple(config.feature_info()),
+        paper=getattr(module_of(name), "PAPER", ""),
+        recipes=tuple(r for r, (_, model) in recipe_rows().items() if model == row.name),
+        tags=tuple(tags(row.name)),
+        num_classes=config.num_classes,
+        preprocessing=config.preprocessing.for_channels(config.in_channels),
+        **published,
+    )
+
+
+def _note(tag, config):
+    """What to know before using a tag: weights that were trained with another activation than the model's."""
+    from kzoo.published import same_weights
+
+    if not tag.act or tag.act == config.act:
+        return ""
+    others = " or ".join(other.name for other in same_weights(tag)) or f"act={tag.act!r}"
+    return f"trained with {tag.act}; for the original results use {others}"

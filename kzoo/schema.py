@@ -69,12 +69,18 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names (or none)."""
+    """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names (or none).
+
+    Where it was given published weights, also which: their tag, their licence and the address with the resolved revision.
+    """
 
     name: str
     overrides: dict = field(default_factory=dict)
     preprocessing: Preprocessing = Preprocessing()
     class_names: tuple[str, ...] = ()
+    tag: str = ""
+    license: str = ""
+    source: str = ""  # hf://org/repo@COMMIT/FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +237,7 @@ class Recipe:
     task: str = "classify"
     overrides: dict = field(default_factory=dict)  # of kzoo.get: num_classes, image_size, in_channels and the family's fields
     preprocessing: Preprocessing | None = None  # None: the model's own
-    init_from: str | None = None  # a run or a weights file to start from
+    init_from: str | None = None  # a run, a weights file or hf://org/repo[@revision][/file] to start from
     keep_architecture: bool = False  # the model is that of init_from, a run or .keras file: its name, overrides, preprocessing; ours on top
     data: Data = Data()
     optim: Optim = Optim()
@@ -251,6 +257,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        if "." in self.model:
+            raise UsageError(
+                f"recipe.model takes a name without a tag, not {self.model!r}; the address of published weights, as kzoo info shows it, "
+                "goes into init_from."
+            )
         _choice(self, "precision", ("float32", "mixed_bfloat16"))
         _choice(self, "xla", ("required", "auto", "off"))
         _choice(self, "task", ("classify",))

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 import kzoo
+from benchmarks.references import Timm
 from kzoo import explain
 from kzoo.checking import randomise
-from tests.test_vit import TOY, fill_from_timm
-from tests.torch_reference import import_timm
+from tests.test_parity import TOY
 
 CASES = {
     "class token": {},
@@ -19,29 +19,23 @@ CASES = {
 }
 
 
-def weights_of_timm(overrides):
+def weights_of_timm(overrides, folder):
     """(our model, images, the weights (B, heads, N, N) of each block, those of attention pooling (B, heads, patches) or None), by timm.
 
     Weights are float64.
     """
-    import_timm()
     import torch
-    from timm.models.vision_transformer import VisionTransformer
 
-    torch.manual_seed(0)
-    overrides = TOY | {"image_size": 32} | overrides
-    reference = VisionTransformer(**{"img_size" if key == "image_size" else key: value for key, value in overrides.items()}).eval()
-    with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    overrides = TOY | overrides
+    timm = Timm("vit_toy", overrides)
+    reference = timm.module
+    model = kzoo.get("vit_toy", weights=timm.write(folder / "timm"), **overrides)
     seen, pooled = [], []
     for block in reference.blocks:
         block.attn.fused_attn = False  # the weights then pass through a dropout of rate 0
         block.attn.attn_drop.register_forward_hook(lambda module, args, output: seen.append(output.numpy().astype("float64")))
     if reference.attn_pool is not None:
         reference.attn_pool.register_forward_hook(lambda module, args, output: pooled.append(args[0]))
-    model = kzoo.get("vit_toy", **overrides)
-    fill_from_timm(model, reference)
     images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype("float32")
     with torch.no_grad():
         reference(torch.from_numpy(images.transpose(0, 3, 1, 2)))
@@ -61,8 +55,8 @@ def pooling_by_hand(pool, tokens):
 
 @pytest.mark.backends
 @pytest.mark.parametrize("case", CASES)
-def test_attention_and_rollout_are_those_of_timms_weights(case):
-    model, images, weights, pooling = weights_of_timm(CASES[case])
+def test_attention_and_rollout_are_those_of_timms_weights(case, tmp_path):
+    model, images, weights, pooling = weights_of_timm(CASES[case], tmp_path)
     height, width = model.input_shape[1:3]
     rows, columns = height // 8, width // 8
     first = weights[0].shape[-1] - rows * columns  # of the patches

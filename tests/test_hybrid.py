@@ -13,6 +13,7 @@ from kzoo.models.base import computing_in
 from kzoo.models.count import count
 from kzoo.registry import config_of
 from kzoo.schema import Recipe, dump, parse
+from kzoo.weights.names import encode
 from tests.test_resnet import TIMM_ENDS, assert_close, channels_first, fill, picture, shaken, timm_name
 from tests.torch_reference import import_timm
 
@@ -157,6 +158,42 @@ def test_weights_of_another_size_fit(tmp_path):
     taker = kzoo.get("hybrid_toy", weights=tmp_path / "donor.keras", image_size=(32, 64))
     assert taker.load_report.resized == ("pos_embed/table",)
     assert len(taker.load_report.loaded) == len(donor.weights) - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"), [("vit_tiny_r_s16_p8_224", {}), ("vit_small_r26_s32_224", {"backbone_options": ("depths=(1, 2, 1, 1)",)})]
+)
+def test_files_of_timm_and_of_google_are_read(name, overrides, tmp_path):
+    """timm's own reader takes our .npz; ours takes it for what it is, with JAX's numerics."""
+    from safetensors.torch import load_file
+
+    hybrids = import_timm("timm.models.vision_transformer_hybrid")
+    import torch
+
+    overrides |= {"image_size": 64, "depth": 2}
+    model = randomise(kzoo.get(name, **overrides))
+    kzoo.save_weights(model, tmp_path / "timm.safetensors", layout="timm")
+    config = config_of(name, overrides)[1]
+    np.savez(tmp_path / "google.npz", **encode(model, config.layouts()["google"], config))
+    backbone = hybrids._resnetv2(config.network.depths)
+    vit = {"embed_dim": config.embed_dim, "depth": 2, "num_heads": config.num_heads, "patch_size": config.patch_size}
+    images = picture(2, 64, 64, 3)
+    for file in ("timm.safetensors", "google.npz"):
+        embed = functools.partial(hybrids.HybridEmbed, backbone=backbone)
+        reference = hybrids.VisionTransformer(img_size=64, embed_layer=embed, **vit).eval()
+        if file.endswith(".npz"):
+            reference.load_pretrained(tmp_path / file)
+        else:
+            reference.load_state_dict(load_file(tmp_path / file))
+        with torch.no_grad():
+            assert_close(np.asarray(model(images)), reference(channels_first(images)))
+        again = kzoo.get(name, weights=tmp_path / file, **overrides | {"backbone_options": config.backbone_options, "act": "gelu"})
+        assert_close(np.asarray(again(images)), np.asarray(model(images)), 0.0)
+    if not config.backbone_options:
+        jax = kzoo.get(name, weights=tmp_path / "google.npz", image_size=64, depth=2)
+        assert jax.spec.overrides["backbone_options"] == ("norm_eps=1e-06", "weight_std=jax") and jax.spec.overrides["act"] == "gelu_tanh"
+    grey = kzoo.get(name, weights=tmp_path / "timm.safetensors", in_channels=1, num_classes=3, **overrides)
+    assert len(grey.load_report.adapted) == 1 and set(grey.load_report.reinitialised) == {"head/kernel", "head/bias"}
 
 
 def test_the_backbone_counts_as_the_stem():

@@ -158,6 +158,21 @@ def test_frozen_batch_norm_is_what_was_loaded_and_stays_so(tmp_path):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(images)), keras.ops.convert_to_numpy(frozen(images)))
 
 
+def test_a_file_of_timm_is_read_and_written(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    reference = import_timm().create_model("resnet50", layers=(1, 1, 2, 1), num_classes=7)
+    shaken(reference)
+    save_file(reference.state_dict(), tmp_path / "timm.safetensors")
+    model = kzoo.get("resnet50", depths=(1, 1, 2, 1), num_classes=7, image_size=64, weights=tmp_path / "timm.safetensors")
+    images = picture(2, 64, 64, 3)
+    assert_close(np.asarray(model(images)), reference(channels_first(images)).detach())
+    kzoo.save_weights(model, tmp_path / "ours.safetensors", layout="timm")
+    ours, theirs = load_file(tmp_path / "ours.safetensors"), reference.state_dict()
+    assert {name for name in theirs if name not in ours} == {name for name in theirs if name.endswith("num_batches_tracked")}
+    assert all((theirs[name] == value).all() for name, value in ours.items())
+
+
 def test_frozen_without_weights_is_refused():
     with pytest.raises(UsageError, match="norm='frozen'.*weights=PATH"):
         kzoo.get("resnet50", norm="frozen")

@@ -80,7 +80,7 @@ def test_another_number_of_classes_reinitialises_the_head_alone(donor):
 
 def test_no_head_leaves_the_donors_head_unused(donor):
     taker = kzoo.get("vit_toy", num_classes=0, weights=donor[1])
-    assert set(taker.load_report.unused) == {"head/kernel", "head/bias"}
+    assert set(taker.load_report.unused) == {"head/0", "head/1"}  # the file's own names: the layer and the number of its weight
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_was_not_asked_for_is_refused_and_changes_nothing(donor, overrides,
 def test_an_h5_that_does_not_fit_changes_nothing(donor, overrides):
     taker = filled(seed=2, **overrides)
     before = by_path(taker)
-    with pytest.raises(UserError, match="does not fit this model"):
+    with pytest.raises(UserError, match="do not fit this model"):
         kzoo.load_weights(taker, donor[1].with_name("donor.weights.h5"))
     for path, value in by_path(taker).items():
         np.testing.assert_array_equal(value, before[path])
@@ -125,10 +125,10 @@ def test_a_table_with_other_class_tokens_is_not_resized(donor):
     [
         ("none.keras", None, "does not exist"),
         ("none.weights.h5", None, "does not exist"),
-        ("model.pkl", b"cos\nsystem\n", "neither the folder of a run nor a .keras file"),
-        ("bad.keras", b"no zip", "could not be read"),
-        ("bad.weights.h5", b"no hdf5", "does not fit"),
-        ("folder", "folder", "holds no checkpoint.npz"),
+        ("model.pkl", b"cos\nsystem\n", "of no format that kzoo knows"),
+        ("bad.keras", b"no zip", "of no format that kzoo knows"),
+        ("bad.weights.h5", b"no hdf5", "of no format that kzoo knows"),
+        ("folder", "folder", "holds no"),
     ],
 )
 def test_what_holds_no_weights_is_told(tmp_path, name, content, words):

@@ -56,6 +56,9 @@ def describe(serving, format, quantize):
         "payload": PAYLOAD[format],
         "model": spec.name,
         "overrides": spec.overrides,
+        "tag": spec.tag,
+        "license": spec.license,
+        "source": spec.source,
         "task": find(spec.name).task,
         "input": {
             "name": "images",
@@ -150,7 +153,7 @@ def markdown(card):
 {card["parameters"]:,} parameters, {card["precision"]}, {size} MB. Exported by kzoo {card["kzoo"]} on {card["date"][:10]}.
 
 - Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
-- Outputs: {outputs}
+- Outputs: {outputs}{_published(card)}
 - Classes: {card["classes"] or "none, the model has no head"}; their names are in `labels.txt`
 
 ```python
@@ -165,6 +168,12 @@ Compared with Keras on {card["pictures"]}:
 
 One picture took {times["artifact"]} ms, in Keras {times["keras"]} ms (medians of {times["rounds"]}, taking turns, {times["cores"]} cores).
 """
+
+
+def _published(card):
+    """Which published weights the model was given, as lines of the list; "" for others."""
+    told = [("Published weights", card["tag"]), ("Licence of these weights", card["license"]), ("Fetched from", card["source"])]
+    return "".join(f"\n- {what}: `{value}`" for what, value in told if value)
 
 
 def _row(record):

@@ -24,6 +24,15 @@ class ModelConfig:
     remat: bool = False  # in training, compute each block again in the backward pass instead of keeping what it computed
     preprocessing: Preprocessing = Preprocessing()
 
+    # What `kzoo.weights` asks a family.
+    numerics = ()  # fields that weights are made for, which a file may tell
+    head_layers = ("head",)  # what another number of classes replaces
+    stem_kernels = ()  # paths of the kernels that other input channels change
+
+    def layouts(self):
+        """{name: kzoo.models.layouts.Layout}: how other libraries name and arrange this family's weights."""
+        return {}
+
     def __post_init__(self):
         size = self.image_size
         pair = (size, size) if isinstance(size, int) else tuple(size)

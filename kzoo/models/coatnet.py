@@ -15,6 +15,7 @@ from kzoo.layers.mbconv import CONV_ACTIVATIONS, POOLS, STRIDES, MBConv, TwoConv
 from kzoo.layers.relative import RelativeBlock, channel_norm
 from kzoo.layers.transformer import ACTIVATIONS
 from kzoo.models.base import ModelConfig, ZooModel
+from kzoo.models.layouts import Foreign, Layout
 from kzoo.models.vit import FULL, HALF, HALF_95, IMAGENET, head
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
@@ -66,6 +67,15 @@ class CoatnetConfig(ModelConfig):
     attn_drop_rate: float = 0.0  # of the attention weights
     drop_path_rate: float = 0.0
     preprocessing: Preprocessing = HALF_95
+
+    numerics = (
+        *("act", "norm_eps", "conv_act", "se_act", "pre_norm_act", "se_early"),
+        *("stride_mode", "pool_type", "bias_place", "expand_first"),
+    )
+    stem_kernels = ("stem/conv1/kernel", "patch_embed/proj/kernel")
+
+    def layouts(self):
+        return LAYOUTS
 
     def __post_init__(self):
         super().__post_init__()
@@ -238,6 +248,27 @@ def pooled(config, x):
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return channel_norm(config.norm, config.norm_eps, None, "fc_norm")(x) if after else x
 
+
+_BLOCK = "stages.{i}.blocks.{j}"
+LAYOUTS = {
+    "timm": Layout(
+        style="torch",
+        layers={"stem/{rest}": "stem.{rest}", "stages_{i}_blocks_{j}/norm1_norm": f"{_BLOCK}.norm1.norm"}
+        | {"stages_{i}_blocks_{j}/attn/rel_pos/{rest}": f"{_BLOCK}.attn.rel_pos.mlp.{{rest}}"}
+        | {
+            f"stages_{{i}}_blocks_{{j}}/{part}/{{rest}}": Foreign(f"{_BLOCK}.{part}.{{rest}}", pointwise=True)
+            for part in ("attn", "mlp", "se", "se_early")
+        }
+        | {"stages_{i}_blocks_{j}/{rest}": f"{_BLOCK}.{{rest}}", "norm": "norm"}
+        | {"fc_norm": "head.norm", "pre_logits": "head.pre_logits.fc", "head": "head.fc"},
+        tensors={
+            "stages_{i}_blocks_{j}/attn/rel_pos/table": Foreign(f"{_BLOCK}.attn.rel_pos.relative_position_bias_table", ndim=2),
+            "stages_{i}_blocks_{j}/ls{k}/gamma": f"{_BLOCK}.ls{{k}}.gamma",
+        },
+        aliases=((r"^module\.", ""),),
+        ignored=r".*\.num_batches_tracked",
+    )
+}
 
 # fmt: off
 # Widths, and the depths that go with them.

@@ -12,9 +12,14 @@ def count(build):
 
     Parameters are what training changes by gradients: running statistics and frozen norms, torch's buffers, do not count.
     """
+    model = skeleton(build)
+    return sum(math.prod(w.shape) for w in model.trainable_weights), macs(model)
+
+
+def skeleton(build):
+    """The model that `build()` returns, with shapes and no values: to be looked at, never called."""
     with _without_memory():
-        model = build()
-        return sum(math.prod(w.shape) for w in model.trainable_weights), macs(model)
+        return build()
 
 
 @contextlib.contextmanager

@@ -3,9 +3,9 @@
 "DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; numerics of timm's `deit3_*`. It is `vit` in other settings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kzoo.models.vit import BASE, HUGE, IN_90, IN_FULL, LARGE, MEDIUM, SMALL, VitConfig, vit
+from kzoo.models.vit import BASE, HUGE, IN_90, IN_FULL, LARGE, MEDIUM, SMALL, TIMM, VitConfig, vit
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -22,12 +22,20 @@ class Deit3Config(VitConfig):
     no_embed_class: bool = True
     preprocessing: Preprocessing = IN_90
 
+    def layouts(self):
+        return LAYOUTS
+
 
 @register
 def deit3(config):
     """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D) without a head."""
     return vit(config)
 
+
+LAYOUTS = {  # the authors' own files are timm's but for the names of LayerScale
+    "timm": TIMM,
+    "facebook": replace(TIMM, tensors=TIMM.tensors | {"blocks_{i}/ls{j}/gamma": "blocks.{i}.gamma_{j}"}),
+}
 
 # fmt: off
 VARIANTS = {

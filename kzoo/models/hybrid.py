@@ -5,20 +5,24 @@ https://arxiv.org/abs/2106.10270; numerics of timm's `vit_*_r*`. The transformer
 that has feature maps: `kzoo.get("vit_base_r50_s16_224", backbone="resnet50", backbone_index=-1, patch_size=1)`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError
 from kzoo.models.base import computing_in
-from kzoo.models.vit import BASE, FULL, LARGE, SMALL, TINY, VitConfig, transformer
+from kzoo.models.layouts import Foreign
+from kzoo.models.vit import BASE, FULL, LARGE, LAYOUTS, SMALL, TINY, VitConfig, transformer
 from kzoo.registry import register
 from kzoo.schema import plain
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2010.11929"
 CPU_XLA = False  # on CPU the training step of vit_small_r26_s32_224 is three times as fast as a graph as under XLA
+
+BELOW = "patch_embed/backbone/"  # where the backbone's weights lie in a hybrid
+PREFIXES = {"timm": "patch_embed.backbone.", "google": ""}  # and in other libraries' files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,17 @@ class HybridConfig(VitConfig):
     backbone_index: int = -1  # which of its maps (kzoo.info(backbone).feature_info); negative: from the coarsest
     backbone_options: tuple[str, ...] = ()  # fields of the backbone's config, each as "field=value": ("norm=frozen",)
     patch_size: int = 1
+
+    numerics = (*VitConfig.numerics, "backbone_options")
+
+    @property
+    def stem_kernels(self):
+        return tuple(BELOW + path for path in self.network.stem_kernels)
+
+    def layouts(self):
+        """Those that both the transformer and the backbone have."""
+        below = self.network.layouts()
+        return {key: _joined(LAYOUTS[key], below[key], prefix) for key, prefix in PREFIXES.items() if key in below}
 
     def __post_init__(self):
         if self.stem != "patch" or self.stride is not None:
@@ -68,6 +83,20 @@ def find_network(name, options, **overrides):
     """(builder, config) of the model `name` by options ("field=value", ...) and typed overrides. Raises UsageError for wrong ones."""
     fields = (text.partition("=") for text in options)
     return registry.config_of(name, {key: plain(value) for key, _, value in fields} | overrides)
+
+
+def _joined(top, below, prefix):
+    """The layout of a transformer on a backbone, whose names there begin with `prefix`."""
+
+    def prefixed(right):
+        return replace(right, name=prefix + right.name) if isinstance(right, Foreign) else prefix + right
+
+    def numerics(given, asked):
+        options = tuple(f"{field}={value}" for field, value in below.numerics(given, asked).items())
+        return top.numerics(given, asked) | ({"backbone_options": options} if options else {})
+
+    layers = {BELOW + left: prefixed(right) for left, right in below.layers.items()}
+    return replace(top, layers=top.layers | layers, ignored=f"{top.ignored}|{below.ignored}", numerics=numerics)
 
 
 @register

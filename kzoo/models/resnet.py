@@ -15,6 +15,7 @@ from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, m
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
+from kzoo.models.layouts import Foreign, Layout
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -40,6 +41,12 @@ class ResNetConfig(ModelConfig):
     drop_rate: float = 0.0  # before the head
     drop_path_rate: float = 0.0
     preprocessing: Preprocessing = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
+
+    numerics = ("norm_eps", "weight_std", "padding")
+    stem_kernels = ("stem/conv/kernel", "root/conv/kernel")
+
+    def layouts(self):
+        return WS_LAYOUTS if self.norm == "group" else LAYOUTS
 
     def __post_init__(self):
         super().__post_init__()
@@ -201,6 +208,42 @@ class ResidualBlock(Remat):
             input_shape = conv.compute_output_shape(input_shape)
         return input_shape
 
+
+TIMM = Layout(  # torchvision's too
+    style="torch",
+    layers={
+        "stem/conv": "conv1",
+        "stem/norm": "bn1",
+        "layer{i}_blocks_{j}/conv{k}": "layer{i}.{j}.conv{k}",
+        "layer{i}_blocks_{j}/norm{k}": "layer{i}.{j}.bn{k}",
+        "layer{i}_blocks_{j}/downsample_conv": "layer{i}.{j}.downsample.0",
+        "layer{i}_blocks_{j}/downsample_norm": "layer{i}.{j}.downsample.1",
+        "head": "fc",
+    },
+    aliases=((r"^module\.", ""),),
+    ignored=r".*\.num_batches_tracked",
+)
+LAYOUTS = {"timm": TIMM}
+_TIMM_PARTS = {"conv{k}": "conv{k}", "norm{k}": "norm{k}", "downsample_conv": "downsample.conv", "downsample_norm": "downsample.norm"}
+_GOOGLE_PARTS = {"conv{k}": "conv{k}", "norm{k}": "gn{k}", "downsample_conv": "conv_proj", "downsample_norm": "gn_proj"}
+WS_LAYOUTS = {  # as parts of hybrids: timm counts stages from 0, Google units from 1
+    "timm": Layout(
+        style="torch",
+        layers={"stem/{rest}": "stem.{rest}", "root/{rest}": "{rest}"}
+        | {f"layer{i + 1}_blocks_{{j}}/{a}": f"stages.{i}.blocks.{{j}}.{b}" for i in range(4) for a, b in _TIMM_PARTS.items()},
+    ),
+    "google": Layout(
+        style="flax",
+        layers={f"{first}/conv": "conv_root" for first in ("stem", "root")}
+        | {f"{first}/norm": Foreign("gn_root", ndim=4) for first in ("stem", "root")}
+        | {
+            f"layer{{i}}_blocks_{j}/{a}": Foreign(f"block{{i}}/unit{j + 1}/{b}", ndim=4)
+            for j in range(23)
+            for a, b in _GOOGLE_PARTS.items()
+        },
+        numerics=lambda given, asked: {"norm_eps": 1e-6, "weight_std": "jax"},
+    ),
+}
 
 # fmt: off
 WS = {"norm": "group", "weight_std": "timm", "padding": "same", "preprocessing": Preprocessing(crop_pct=0.9)}

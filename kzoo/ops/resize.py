@@ -24,8 +24,8 @@ def _kernel(distance, method, xp):
     raise unknown("interpolation", method, ("nearest", "bilinear", "bicubic"))
 
 
-def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.0, low=0, high=None, xp=np):
-    """The (size_out, size_in) float32 matrix that resamples one axis.
+def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.0, low=0, high=None, antialias=True, xp=np):
+    """The (size_out, size_in) float32 matrix that resamples one axis; `antialias` False leaves the kernel unstretched where it shrinks.
 
     Output pixel i looks at the input position `(i + offset + 0.5) * scale`; scale defaults to size_in / size_out (the whole axis).
     Only input pixels low <= j < high take part, which makes a crop: scale = (high - low) / size_out, offset = low / scale.
@@ -35,7 +35,7 @@ def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.
     as_float = _float32(xp)
     centre = xp.reshape((xp.arange(size_out, dtype="float32") + (as_float(offset) + 0.5)) * as_float(scale), (-1, 1))
     pixel = xp.reshape(xp.arange(size_in, dtype="float32") + 0.5, (1, -1))
-    return weights_of(pixel, centre, scale, method, low, high, xp)
+    return weights_of(pixel, centre, scale if antialias else 1.0, method, low, high, xp)
 
 
 def weights_of(pixel, centre, scale, method, low, high, xp=np):

@@ -26,7 +26,7 @@ from kzoo.training.evaluation import averaged, loader_for, predictions
 from kzoo.training.optimizer import Rate, compiled_as, require_xla
 from kzoo.training.stage import Stage, adopt, build_network, side_at
 from kzoo.training.workdir import RECEIPT, RECORD, claimed
-from kzoo.weights import fit_for_get, load
+from kzoo.weights import fit, load
 from kzoo.weights.fit import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
@@ -138,8 +138,8 @@ class _Session:
 
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from
-        report = fit_for_get(network, source, asked=("image_size", "num_classes"))
-        write_text(self.workdir / RECEIPT, json.dumps({"source": source} | dataclasses.asdict(report), indent=1) + "\n")
+        report = fit(network, source, asked=("image_size", "num_classes"))
+        write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         logs.say(f"started from {source}: {report}")
 
     def run(self):

@@ -8,8 +8,8 @@ import numpy as np
 from kzoo.errors import UserError
 from kzoo.files import replacing
 from kzoo.training.optimizer import averages
-from kzoo.weights.fit import position_layers, resize_table
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
+from kzoo.weights.surgery import position_layers, resize_table
 
 
 def _groups(task):
@@ -59,14 +59,15 @@ def set_metrics(task, values):
 def carry(before, after):
     """Fills the task `after` from `before`, the same run at another image size.
 
-    Position tables and their averages are resampled as for any change of size (bicubic); the optimizer's memory of them linearly, which
+    Position tables and their averages are resampled as for any change of size; the optimizer's memory of them linearly, which
     keeps squares positive.
     """
-    given, tables = _groups(before), (position_layers(task.network) for task in (before, after))
-    layers = {tuple(old.table.shape): (old, new) for old, new in zip(*(t.values() for t in tables), strict=True)}
+    given, shapes = _groups(before), {weight.path: tuple(weight.shape) for weight in before.network.weights}
+    new_tables = position_layers(after.network)
+    tables = {shapes[path]: (old, new_tables[path]) for path, old in position_layers(before.network).items()}
     for key, variable in _groups(after).items():
         value = keras.ops.convert_to_numpy(given[key])
         if value.shape != tuple(variable.shape):
-            method = "bicubic" if key.startswith(("weights/", "average/")) else "bilinear"
-            value = resize_table(value, *layers[value.shape], method)
+            old, new = tables[value.shape]
+            value = resize_table(value, old, new, new.method if key.startswith(("weights/", "average/")) else "bilinear")
         variable.assign(value)

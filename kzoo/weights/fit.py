@@ -1,22 +1,28 @@
 """Fitting weights into a model: strict, with a receipt; surgery only where it was asked for."""
 
 import dataclasses
-import hashlib
-import pathlib
-import zipfile
+import math
+import re
 
+import keras
 import numpy as np
 
+from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.ops.resize import resample, resize_weights
-from kzoo.weights.read import CHECKPOINT, load
+from kzoo.weights.names import Piece, Renamed, pieces, recognise
+from kzoo.weights.source import ModelTensors, open_source
+from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, tables_of
+
+OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """The receipt: the names of the model's weights by what became of them, and where they came from.
+    """The receipt: what became of the model's weights, by their paths, and where they came from.
 
-    `adapted` is for stems given other input channels. `digest` is the SHA-256 of the file that was read.
+    resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for another number of
+    classes; unused: the file's own names of what the model has no place for. `digest` is the SHA-256 of the file that was read (of
+    several, of their digests); `source` the path, or the hub's address with the revision that it meant.
     """
 
     loaded: tuple[str, ...] = ()
@@ -26,110 +32,245 @@ class LoadReport:
     unused: tuple[str, ...] = ()
     format: str = ""
     digest: str = ""
+    source: str = ""
+
+    @property
+    def hub_source(self):
+        """`source` where it is the hub's, else ""."""
+        return self.source if self.source.startswith("hf://") else ""
 
     def __str__(self):
         counts = [f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")]
         return f"{', '.join(counts)} (format {self.format}, sha256 {self.digest[:12]})"
 
 
-def digest(path):
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load_weights(model, source):
-    """Fills `model` with the weights of a run, a .keras or a .weights.h5 file; strict: every name and shape must fit.
+    """Fills `model` with the weights of `source`: strict, every name, shape and grid must fit, and the numerics they were made for.
 
-    Returns a LoadReport. Raises UserError that lists what does not fit; the model's weights are then exactly as before.
+    source: a run, a file of any format that `kzoo.weights.checkpoint` reads (.keras, .weights.h5, .safetensors, .pth, .npz), a folder
+    of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also kept as `model.load_report`. Raises
+    UserError that lists what does not fit; the model's weights are then exactly as before.
     """
-    model.load_report = _load(model, source, resize=False, new_head=False)
-    return model.load_report
+    model.load_report = report = fit(model, source)
+    model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.hub_source)
+    return report
 
 
-def fit_for_get(model, source, asked):
-    """Like load_weights, with the surgery that `kzoo.get` was asked for: another image_size resizes, another num_classes re-initialises."""
-    return _load(model, source, resize="image_size" in asked, new_head="num_classes" in asked)
+def fit(model, source, asked=()):
+    """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size resizes, ..."""
+    with open_source(source) as (checkpoint, where):
+        config = config_of_model(model)
+        for field, value in implied_numerics(checkpoint, model.spec.name, asked).items():
+            if field not in asked and getattr(config, field) != value:
+                raise UserError(
+                    f"{where} was made for {field}={value!r}, this model was built with {field}={getattr(config, field)!r}: "
+                    f"build it by kzoo.get({model.spec.name!r}, weights=...), which looks into the file first, or with {field}={value!r}."
+                )
+        return fill(model, checkpoint, where, asked)
 
 
-def _load(model, source, resize, new_head):
-    path = pathlib.Path(source)
-    if path.name.endswith(".weights.h5"):
-        return _load_h5(model, path)
-    donor = load(path)
-    file = path / CHECKPOINT if path.is_dir() else path
-    report = transfer(model, donor, resize=resize, new_head=new_head)
-    return dataclasses.replace(report, format="run" if path.is_dir() else "keras", digest=digest(file))
-
-
-def _load_h5(model, path):
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give the folder of a run, a .keras or a .weights.h5 file.")
-    before = model.get_weights()
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        model.set_weights(before)
-        raise UserError(
-            f"{path} does not fit this model ({(str(error) or type(error).__name__).splitlines()[0]}); its weights are as before."
-        ) from error
-    return LoadReport(loaded=tuple(w.path for w in model.weights), format="weights.h5", digest=digest(path))
+def build_and_fill(build, name, source, asked):
+    """The model that `build(overrides)` makes of the row `name`, with the weights of `source`: the numerics they were made for come
+    before what was asked for, {option: value}, as overrides. It carries its load_report."""
+    with open_source(source) as (checkpoint, where):
+        config, implied = registry.config_of(name)[1], implied_numerics(checkpoint, name, asked)
+        model = build({field: value for field, value in implied.items() if getattr(config, field) != value} | asked)
+        model.load_report = fill(model, checkpoint, where, asked)
+    return model
 
 
 def transfer(model, donor, *, resize, new_head):
     """Copies the donor model's weights by path into `model`: all of them or, with an error, none.
 
-    resize: position tables of another grid are resampled (bicubic, antialiased, as timm does); new_head: a head of another
-    number of classes keeps its fresh values.
+    resize: position tables of another grid are resampled; new_head: a head of another number of classes keeps its fresh values.
     """
-    given = {w.path: w for w in donor.weights}
-    new_grids, old_grids = position_layers(model), position_layers(donor)
-    values, names = {}, {"loaded": [], "resized": [], "reinitialised": []}
-    misfits = []
-    for weight in model.weights:
-        path, source = weight.path, given.pop(weight.path, None)
-        old, new = old_grids.get(path), new_grids.get(path)
-        moved = old is not None and new is not None and old.grid_size != new.grid_size  # even where both have as many cells
-        if source is not None and tuple(source.shape) == tuple(weight.shape) and not moved:
-            values[path], fate = np.asarray(source), "loaded"
-        elif moved and resize and old.prefix == new.prefix and source.shape[-1] == weight.shape[-1]:
-            values[path], fate = resize_table(np.asarray(source), old, new), "resized"
-        elif path.startswith("head/") and new_head:
+    asked = [option for option, wanted in (("image_size", resize), ("num_classes", new_head)) if wanted]
+    return fill(model, ModelTensors(donor), "", asked)
+
+
+def implied_numerics(checkpoint, name, asked=()):
+    """{option: value}, for models of the row `name`, of the numerics that the weights in a checkpoint were made for."""
+    config = registry.config_of(name)[1]
+    if checkpoint.spec is not None:
+        donor = registry.config_of(checkpoint.spec.name, checkpoint.spec.overrides)[1]
+        return {field: getattr(donor, field, getattr(config, field)) for field in config.numerics}
+    if checkpoint.format in OWN:
+        return {}
+    layout, given = recognise(checkpoint, config.layouts())
+    return layout.numerics(given, asked)
+
+
+def config_of_model(model):
+    """The family's config of a model that kzoo built. Raises UserError for any other."""
+    if getattr(model, "spec", None) is None:
+        raise UserError("this model carries no spec: weights are loaded into and saved from models that kzoo.get built.")
+    return registry.config_of(model.spec.name, model.spec.overrides)[1]
+
+
+def fill(model, checkpoint, where, asked=()):
+    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of `kzoo.get`."""
+    fitting = _Fitting(model, checkpoint, where, asked)
+    given, weights = fitting.given, {weight.path: weight for weight in model.weights}
+    checkpoint.verify(sorted({given.original(name) for piece, _ in fitting.plan for name in piece.reads}))
+    for piece, change in sorted(fitting.plan, key=lambda step: [given.places[name] for name in step[0].names]):
+        value = piece.decode([given.read(name) for name in piece.reads])
+        _assign(weights[piece.path], change(value) if change else value)
+    fates = {fate: tuple(paths) for fate, paths in fitting.fates.items()}
+    return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where)
+
+
+def _assign(weight, value):
+    """Backends transpose a matrix several times as fast as NumPy writes its transposed view out."""
+    transposed = value.ndim == 2 and value.flags.f_contiguous and not value.flags.c_contiguous
+    weight.assign(keras.ops.transpose(value.T) if transposed else value)
+
+
+class _Fitting:
+    """What becomes of each weight of a model, decided from the shapes alone.
+
+    fates: {field of LoadReport: names}. plan: [(piece to read, change of its value or None)].
+    """
+
+    def __init__(self, model, checkpoint, where, asked):
+        self.where, self.asked, self.checkpoint = where, set(asked), checkpoint
+        self.config = config_of_model(model)
+        self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
+        self.layout, self.given, found, misfits = self._names(model)
+        self.tables, self.old_tables = position_layers(model), tables_of(checkpoint, model)
+        self.fates = {fate: [] for fate in ("loaded", "resized", "adapted", "reinitialised", "unused")}
+        self.plan, self.misfits, self.remedies = [], [f"{path} has no name in this layout" for path in misfits], {}
+        for piece in found:
+            self._decide(piece)
+        self._find_unused(found)
+        if self.misfits:
+            raise UserError(self._explanation())
+
+    def _names(self, model):
+        """(layout or None for our own formats, the tensors by its names, pieces, paths without a name)."""
+        if self.checkpoint.format in OWN:
+            own = _own_pieces(model, by_index=self.checkpoint.format in ("keras", "weights.h5"))
+            return None, Renamed(self.checkpoint), own, []
+        layout, given = recognise(self.checkpoint, self.config.layouts())
+        return layout, given, *pieces(model, layout, self.config)
+
+    def _decide(self, piece):
+        shapes = tuple(self.given.shapes.get(name) for name in piece.names)
+        fits, change = None not in shapes and shapes == piece.shapes, None
+        fate = "loaded" if fits else None
+        if piece.path in self.tables and None not in shapes:
+            fate, change = self._table(piece, fits)
+        elif not fits and _below(piece.path, self.heads) and "num_classes" in self.asked:
             fate = "reinitialised"
+        elif not fits and piece.path in self.stems and "in_channels" in self.asked and None not in shapes:
+            fate, change = self._stem(piece)
+        if fate is None:
+            self.misfits.append(f"{piece.path} {piece.our_shape} {self._found(piece, shapes)}")
+            self._advise(piece)
+            return
+        self.fates[fate].append(piece.path)
+        if fate != "reinitialised":
+            self.plan.append((piece, change))
+
+    def _advise(self, piece):
+        """Remembers which option of `kzoo.get` mends a misfit, where one does."""
+        shape = self._decoded_shape(piece)
+        if _below(piece.path, self.heads) and piece.path.endswith("/kernel") and shape and shape[:-1] == piece.our_shape[:-1]:
+            advice = f"kzoo.get(..., weights=, num_classes={shape[-1]}) takes the file's head, any other number named there a new one"
+        elif piece.path in self.tables and shape and shape[-1] == piece.our_shape[-1]:
+            advice = "kzoo.get(..., weights=, image_size=) resizes position tables"
+        elif piece.path in self.stems and shape and shape[:-2] == piece.our_shape[:-2] and shape[-1] == piece.our_shape[-1]:
+            advice = "kzoo.get(..., weights=, in_channels=) adapts the stem"
         else:
-            found = "is missing" if source is None else f"has shape {tuple(source.shape)}"
-            misfits.append(f"{path} {tuple(weight.shape)} {found}{f' for the grid {old.grid_size}' if moved else ''}")
-            continue
-        names[fate].append(path)
-    headless = not any(w.path.startswith("head/") for w in model.weights)
-    unused = [path for path in given if not (headless and new_head and path.startswith("head/"))]
-    if misfits or unused:
-        raise UserError(_explain(misfits, unused))
+            return
+        self.remedies[advice] = None  # an ordered set
+
+    def _decoded_shape(self, piece):
+        """The shape of ours that the file's tensors would make; None where they make none."""
+        try:
+            return piece.decode([np.empty(self.given.shapes[name], "float32") for name in piece.names]).shape
+        except (KeyError, ValueError, IndexError):
+            return None
+
+    def _table(self, piece, fits):
+        """A position table: its rows may be as many as ours and still belong to another grid."""
+        new, shape = self.tables[piece.path], self._decoded_shape(piece)
+        if shape is None or shape[-1] != piece.our_shape[-1] or len(shape) != len(piece.our_shape):
+            return None, None
+        old = self.old_tables.get(piece.path) or self._guessed_table(new, shape[-2])
+        if old is None or old.prefix != new.prefix or (old.grid_size != new.grid_size and "image_size" not in self.asked):
+            return None, None
+        if old.grid_size == new.grid_size:
+            return ("loaded" if fits else None), None
+        method = (new.method, True) if self.layout is None or self.layout.antialias else ("bilinear", False)
+        return "resized", lambda table: resize_table(table, old, new, *method)
+
+    def _guessed_table(self, new, rows):
+        """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number agrees."""
+        cells, ours = rows - new.prefix, math.prod(new.grid_size)
+        told = grid_in(self.checkpoint.config)
+        if told and math.prod(told) == cells:
+            return Table(told, new.prefix)
+        side = math.isqrt(max(cells, 0))
+        if side * side == cells and side:
+            return Table((side, side), new.prefix)
+        return Table(new.grid_size, new.prefix) if cells == ours else None
+
+    def _stem(self, piece):
+        """The first convolution for other channels: one takes the sum, several the average's share each, as timm does."""
+        shape, channels = self._decoded_shape(piece), piece.our_shape[-2]
+        if shape is None or (*shape[:-2], channels, shape[-1]) != piece.our_shape:
+            return None, None
+        return "adapted", lambda kernel: adapt_channels(kernel, channels)
+
+    def _found(self, piece, shapes):
+        missing = [name for name, shape in zip(piece.names, shapes, strict=True) if shape is None]
+        if missing:
+            return f"is missing ({missing[0]})" if self.layout else "is missing"
+        if piece.path in self.tables:
+            old = self.old_tables.get(piece.path) or self._guessed_table(
+                self.tables[piece.path], (self._decoded_shape(piece) or (0, 0))[-2]
+            )
+            grid = f" for the grid {old.grid_size}" if old else ""
+            return f"has shape {shapes[0]}{grid}; its own is {self.tables[piece.path].grid_size}"
+        return f"has shape {', '.join(map(str, shapes))}"
+
+    def _find_unused(self, found):
+        """What the file holds beyond the model: allowed where the layout says so, or where the call left that part out."""
+        used = {name for piece in found for name in piece.reads}
+        for name in self.given.places:
+            if name not in used:
+                original = self.given.original(name)
+                if self._may_be_left(name):
+                    self.fates["unused"].append(original)
+                else:
+                    self.misfits.append(f"{original} is not in the model")
+        self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))  # once for a stack of blocks
+
+    def _may_be_left(self, name):
+        if self.layout is None:
+            ignored, known, of_head = False, True, _below(name, self.heads)
+        else:
+            ignored = re.fullmatch(self.layout.ignored, name)
+            known, of_head = (self.layout.names(lefts).fullmatch(name) for lefts in (None, self.heads))
+        return ignored or (known and "features_only" in self.asked) or (of_head and "num_classes" in self.asked)
+
+    def _explanation(self):
+        shown = "; ".join(self.misfits[:5])
+        more = f"; and {len(self.misfits) - 5} more" if len(self.misfits) > 5 else ""
+        remedy = ", ".join(self.remedies) or "build it by kzoo.get with the overrides that the file was made with"
+        return f"the weights of {self.where or self.checkpoint.path} do not fit this model: {shown}{more}; {remedy}."
+
+
+def _below(path, layers):
+    return path.startswith(tuple(f"{layer}/" for layer in layers))
+
+
+def _own_pieces(model, by_index):
+    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's index there."""
+    found, counts = [], {}
     for weight in model.weights:
-        if weight.path in values:
-            weight.assign(values[weight.path])
-    return LoadReport(**{k: tuple(v) for k, v in names.items()}, unused=tuple(given))
-
-
-def _explain(misfits, unused):
-    shown = misfits[:5] + [f"{path} is not in the model" for path in unused[: max(0, 5 - len(misfits))]]
-    more = len(misfits) + len(unused) - len(shown)
-    return (
-        f"the weights do not fit this model: {'; '.join(shown)}{f'; and {more} more' if more > 0 else ''}; "
-        "build it with the image_size, num_classes and overrides you want named in kzoo.get."
-    )
-
-
-def position_layers(model):
-    """{path of its table: layer} of every learned position table."""
-    layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
-    return {layer.table.path: layer for layer in layers if hasattr(layer, "grid_size")}
-
-
-def resize_table(table, old, new, method="bicubic"):
-    """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
-    prefix, body = table[:, : old.prefix], table[0, old.prefix :]
-    grid = body.reshape(*old.grid_size, -1)
-    rows, columns = (resize_weights(a, b, method) for a, b in zip(old.grid_size, new.grid_size, strict=True))
-    grid = resample(grid, rows, columns)
-    return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
+        layer = weight.path.rpartition("/")[0]
+        index = counts[layer] = counts.get(layer, -1) + 1
+        name = f"{layer}/{index}" if by_index else weight.path
+        found.append(Piece(weight.path, (name,), (tuple(weight.shape),), tuple(weight.shape)))
+    return found

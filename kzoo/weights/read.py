@@ -1,18 +1,13 @@
 """From a place on disk to a model: runs and .keras files. Nothing in them is executed."""
 
-import json
 import pathlib
-import zipfile
-
-import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError, require_backend
-
-CHECKPOINT = "checkpoint.npz"
-
-
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile)  # what broken bytes make NumPy raise
+from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
+from kzoo.weights.formats.base import loads
+from kzoo.weights.formats.npz import Npz
+from kzoo.weights.source import open_source
 
 
 def read_checkpoint(run, prefixes=("",)):
@@ -24,11 +19,11 @@ def read_checkpoint(run, prefixes=("",)):
     if not path.exists():
         raise UserError(f"{run} holds no {CHECKPOINT}: it is not a run, or it was stopped before its first checkpoint.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key != "meta" and key.startswith(tuple(prefixes))}
-            return arrays, json.loads(file["meta"].tobytes())
-    except _DAMAGE as error:
-        raise UserError(f"{path} is damaged ({error}); restore it from a copy or start the run again in another folder.") from error
+        with Npz(path) as file:
+            arrays = {key: file.stored(key) for key in file.tensors if key != "meta" and key.startswith(tuple(prefixes))}
+            return arrays, loads(file.stored("meta").tobytes(), path)
+    except KeyError as error:
+        raise UserError(f"{path} holds no meta, as the checkpoint of a run does; start the run again in another folder.") from error
 
 
 def load(source):
@@ -37,44 +32,40 @@ def load(source):
     Raises UserError for a source that is neither, or is damaged.
     """
     require_backend()
-    path = pathlib.Path(source)
-    if path.is_dir():
-        return _load_run(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give the folder of a run or a .keras file.")
-    if path.suffix != ".keras":
-        raise UserError(f"{path} is neither the folder of a run nor a .keras file; weights alone are read by kzoo.get(NAME, weights=...).")
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} could not be read as a Keras model ({str(error).splitlines()[0]}).") from error
-    if getattr(model, "spec", None) is None:
-        raise UserError(f"{path} holds a Keras model, but not one of kzoo's: it carries no spec.")
-    return model
+    with open_checkpoint(source) as checkpoint:
+        if checkpoint.format not in ("run", "keras"):
+            raise UserError(f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights alone.")
+        if checkpoint.spec is None:
+            raise UserError(f"{source} holds a Keras model, but not one of kzoo's: it carries no spec.")
+        checkpoint.verify(checkpoint.tensors)  # before Keras parses any of it
+        return _of_run(checkpoint) if checkpoint.format == "run" else _of_keras(checkpoint.path)
 
 
 def spec_of(source):
-    """The Spec of the model in a run or a .keras file. Raises UserError for anything else."""
-    path = pathlib.Path(source)
-    if not path.is_dir():
-        return load(path).spec
-    from kzoo.models.base import spec_from_dict
-
-    return spec_from_dict(read_checkpoint(path, ("none",))[1]["spec"])
+    """The Spec of the model in a run, a .keras file or weights that kzoo wrote. Raises UserError for anything else."""
+    with open_source(source) as (checkpoint, _):
+        if checkpoint.spec is None:
+            raise UserError(f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote.")
+        return checkpoint.spec
 
 
-def _load_run(path):
-    arrays, meta = read_checkpoint(path, ("weights/", "average/"))
-    from kzoo.models.base import spec_from_dict
-
-    spec = spec_from_dict(meta["spec"])
+def _of_run(checkpoint):
+    spec = checkpoint.spec
     model = registry.build(spec.name, spec.overrides)
     model.spec = spec
-    values = [arrays.get(f"average/{w.path}", arrays.get(f"weights/{w.path}")) for w in model.weights]
-    if any(v is None or v.shape != tuple(w.shape) for v, w in zip(values, model.weights, strict=True)):
-        raise UserError(f"the checkpoint in {path} does not fit {spec.name} as this version builds it; use the version of its recipe.txt.")
-    for weight, value in zip(model.weights, values, strict=True):
-        weight.assign(value)
+    if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
+        raise UserError(
+            f"the checkpoint in {checkpoint.path} does not fit {spec.name} as this version builds it; use the version of its recipe.txt."
+        )
+    for weight in model.weights:
+        weight.assign(checkpoint.read(weight.path))
     return model
+
+
+def _of_keras(path):
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise UserError(f"{path} could not be read as a Keras model ({str(error).splitlines()[0]}).") from error

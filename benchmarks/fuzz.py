@@ -1,0 +1,254 @@
+"""Damaged weights of every format, loaded by kzoo.load_weights: what is refused, what goes unseen, what breaks.
+
+Every file is a small valid one with changes drawn from a seed; the model it is loaded into runs in a process of its own, with limits of
+time and memory, so that a crash or a hang is an outcome like any other. Exit status 1 where an outcome is one that must not be.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.common import ON_CPU, emit, parser, progress
+from benchmarks.mutate import mutate_bytes, mutate_inside, plant
+
+SECONDS, MEMORY = 20, 2 << 30  # that a load may take; bytes beyond what the process holds before
+# Outcomes. The first three are right; the others must not be.
+REFUSED, EQUAL, UNGUARDED = "refused", "loaded equal", "loaded different, digest too"
+SILENT, CHANGED, EXECUTED = "silent load", "changed by a refused load", "executed code"
+CRASH, HANG, EXCEPTION = "crash", "hang", "other exception"
+RIGHT, WRONG = (REFUSED, EQUAL, UNGUARDED), (SILENT, CHANGED, EXECUTED, CRASH, HANG, EXCEPTION)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A valid file, or folder of them. opened: what is loaded, beneath `folder`; damaged: the files to mutate, beneath it.
+
+    guarded: whether the format, or kzoo's seal, has a checksum over all weights. In the others a changed value is a value: then only
+    the digest in the receipt tells.
+    """
+
+    name: str
+    folder: pathlib.Path
+    opened: str
+    guarded: bool
+    damaged: tuple[str, ...] = ()
+
+
+def samples(root):
+    """[Sample] of every format that kzoo reads, of a toy whose every weight is random."""
+    import torch
+    from safetensors.numpy import save_file
+
+    import kzoo
+    from kzoo import registry
+    from kzoo.weights.fit import config_of_model
+    from kzoo.weights.names import encode
+
+    found = []
+
+    def sample(name, opened, guarded, damaged=()):
+        folder = pathlib.Path(root, name)
+        folder.mkdir(parents=True)
+        found.append(Sample(name, folder, opened, guarded, damaged or (opened,)))
+        return folder / opened
+
+    model = randomised(kzoo.get("vit_toy"), seed=1)
+    weights = {weight.path: np.asarray(weight) for weight in model.weights}
+    layouts = registry.module_of("vit_toy").LAYOUTS
+    timm, google = (encode(model, layouts[name], config_of_model(model)) for name in ("timm", "google"))
+    tensors = {name: torch.tensor(array) for name, array in timm.items()}
+    meta = np.frombuffer(json.dumps({"spec": dataclasses.asdict(model.spec), "step": 3}).encode(), "uint8")
+
+    path = sample("run", "", True, ("checkpoint.npz",)) / "checkpoint.npz"
+    np.savez(path, meta=meta, **{f"weights/{key}": value for key, value in weights.items()}, **{"optimizer/00000": np.int64(3)})
+    model.save(sample("keras", "model.keras", True))
+    kzoo.save_weights(model, sample("weights.h5 sealed", "model.weights.h5", True))
+    model.save_weights(sample("weights.h5", "model.weights.h5", False))
+    kzoo.save_weights(model, sample("safetensors sealed", "model.safetensors", True), layout="timm")
+    save_file(timm, sample("safetensors", "model.safetensors", False))
+    _save_shards(timm, sample("safetensors shards", "", False, ("model.safetensors.index.json", *SHARDS)))
+    torch.save({"model": tensors}, sample("torch zip", "model.pth", True))
+    torch.save(tensors, sample("torch legacy", "model.pth", False), _use_new_zipfile_serialization=False)
+    np.savez(sample("npz", "model.npz", True), **google)
+    kzoo.save_weights(model, sample("hf folder sealed", "", True, ("model.safetensors", "config.json")), layout="hf")
+    return found
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def _save_shards(tensors, folder):
+    from safetensors.numpy import save_file
+
+    names = sorted(tensors)
+    where = {name: SHARDS[i % 2] for i, name in enumerate(names)}
+    for shard in SHARDS:
+        save_file({name: tensors[name] for name in names if where[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def randomised(model, seed):
+    """The model, every weight of it random."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(size=weight.shape).astype("float32") for weight in model.get_weights()])
+    return model
+
+
+def damage(sample, number, folder):
+    """Writes mutation `number` of a sample into `folder`: (path to load, what was done, whether a checksum still guards it)."""
+    rng = np.random.default_rng([number, *sample.name.encode()])
+    shutil.copytree(sample.folder, folder)
+    target = folder / sample.damaged[rng.integers(len(sample.damaged))]
+    data, zipped = target.read_bytes(), target.read_bytes()[:2] == b"PK"
+    guarded = sample.guarded
+    if rng.integers(12) == 0:
+        data, done = plant(data, rng, folder / "executed"), "plant code"
+    elif zipped and rng.integers(3) == 0:
+        (data, done), guarded = mutate_inside(data, rng), False
+    else:
+        data, done = mutate_bytes(data, rng)
+    target.write_bytes(data)
+    return folder / sample.opened, f"{target.name} {done}", guarded
+
+
+class Judge:
+    """Loads damaged files into one toy a format and says what came of it; the toy is then as before."""
+
+    def __init__(self, found):
+        self._samples = {sample.name: sample for sample in found}
+        self._fitted = {}  # name of a sample: (its model, filled with other weights; those; the file's; the file's digest)
+
+    def __call__(self, name, number, folder):
+        """(outcome, detail) of mutation `number` of the sample `name`, written into `folder`, which must not exist."""
+        import kzoo
+        from kzoo.errors import UserError
+
+        model, before, expected, digest = self._model(name)
+        path, done, guarded = damage(self._samples[name], number, folder)
+        executed = folder / "executed"
+        try:
+            report = kzoo.load_weights(model, path)
+        except UserError as error:
+            outcome, detail = REFUSED if _same(model.get_weights(), before) else CHANGED, str(error)
+        except Exception as error:
+            outcome, detail = EXCEPTION, f"{type(error).__name__}: {error}"
+        else:
+            told = not guarded and report.digest != digest
+            outcome, detail = EQUAL if _same(model.get_weights(), expected) else UNGUARDED if told else SILENT, ""
+        model.set_weights(before)
+        return EXECUTED if executed.exists() else outcome, f"{done}: {detail}"
+
+    def _model(self, name):
+        if name not in self._fitted:
+            import kzoo
+
+            sample = self._samples[name]
+            model = kzoo.get("vit_toy", weights=sample.folder / sample.opened)  # so built that the numerics fit
+            expected, digest = model.get_weights(), model.load_report.digest
+            self._fitted[name] = randomised(model, seed=2), model.get_weights(), expected, digest
+        return self._fitted[name]
+
+
+def _same(arrays, others):
+    return all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
+
+
+class Worker:
+    """A process that judges, started anew after it crashed or hung."""
+
+    def __init__(self, found):
+        self._samples, self._process = found, None
+
+    def __call__(self, *case):
+        if self._process is None:
+            self._start()
+        self._pipe.send(case)
+        try:
+            if self._pipe.poll(SECONDS):
+                return self._pipe.recv()
+            outcome = HANG, f"over {SECONDS} s"
+        except EOFError:
+            self._process.join()
+            outcome = CRASH, f"exit code {self._process.exitcode}"
+        self.close()
+        return outcome
+
+    def _start(self):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._samples), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._pipe.recv()
+
+    def close(self):
+        if self._process:
+            self._process.kill()
+            self._process = None
+
+
+def _serve(pipe, found):
+    os.environ.update(ON_CPU)
+    os.dup2(2, 1)  # what a library prints is not the result
+    judge = Judge(found)
+    for sample in found:
+        judge._model(sample.name)
+    _limit_memory()
+    pipe.send("ready")
+    with contextlib.suppress(EOFError):  # the parent is done
+        while True:
+            pipe.send(judge(*pipe.recv()))
+
+
+def _limit_memory():
+    """At most MEMORY bytes more than now, where the system can do that."""
+    pages = pathlib.Path("/proc/self/statm")
+    if pages.exists():
+        import resource
+
+        now = int(pages.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def main():
+    options = parser(__doc__)
+    options.add_argument("--files", type=int, default=1000, help="mutated files, shared out evenly over the formats (default 1000)")
+    options.add_argument("--first", type=int, default=0, help="number of the first mutation; other numbers are other files")
+    options.add_argument("--only", nargs="+", help="formats to damage, by their names in the result (default all)")
+    args = options.parse_args()
+    os.environ.update(ON_CPU)
+    outcomes, wrong = collections.defaultdict(collections.Counter), []
+    with tempfile.TemporaryDirectory() as root:
+        found = samples(pathlib.Path(root, "valid"))
+        found = [sample for sample in found if sample.name in (args.only or [sample.name])]
+        worker = Worker(found)
+        for number in range(args.files):
+            name, case = found[number % len(found)].name, pathlib.Path(root, "case")
+            outcome, detail = worker(name, args.first + number, case)
+            shutil.rmtree(case)
+            outcomes[name][outcome] += 1
+            if outcome not in RIGHT:
+                wrong.append({"format": name, "number": args.first + number, "outcome": outcome, "detail": detail[:500]})
+                progress(f"{outcome}: {name} {args.first + number}: {detail[:300]}")
+            if (number + 1) % 100 == 0:
+                progress(f"{number + 1} of {args.files}")
+        worker.close()
+    total = sum(outcomes.values(), collections.Counter())
+    totals = {outcome: total[outcome] for outcome in (*RIGHT, *WRONG)}
+    result = {"files": args.files, "first": args.first, "total": totals, "formats": outcomes, "wrong": wrong}
+    emit("fuzz", result, args.save)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

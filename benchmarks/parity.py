@@ -1,0 +1,243 @@
+"""kzoo's numbers beside the reference implementations': every row that timm or transformers can build, through files of their own.
+
+For each row and reference: random weights, written to a file by the reference, read by kzoo.get; one random picture in float32; the
+largest difference of the result and of every block's output, relative to the reference's largest value where that exceeds 1. Then
+kzoo.save_weights, read back strictly by the reference's own loader. Rows go from small to large; what was measured is kept in
+results/parity.jsonl with a digest of the sources, so that a run that was stopped goes on where it was. `--save` writes results/parity.md
+and parity.json of all that is there. The largest rows need 24 GB of memory and 15 GB of disk (TMPDIR says where).
+"""
+
+import fnmatch
+import gc
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, ROOT, emit, environment, parser, progress
+from kzoo.errors import backend_name
+
+FAMILIES = ("vit", "vit_clip", "vit_dino", "deit3")
+TOLERANCE = 1e-4
+KEPT = RESULTS / "parity.jsonl"
+PROCESS = 5e8  # weights that one process works through: starting it costs as much time as these
+
+
+def measure(name, key, folder):
+    """The record of one row beside one reference; files go into `folder`."""
+    import keras
+
+    import kzoo
+    from benchmarks.references import REFERENCES
+
+    start = time.perf_counter()
+    reference = REFERENCES[key](name)
+    file, images = reference.write(folder / "theirs"), reference.images()
+    theirs, parameters, title = reference.outputs(images), reference.parameters(), reference.title
+    reference.module = None  # kzoo's model and the reference's are never in memory together
+    gc.collect()
+    model = kzoo.get(name, weights=file)
+    blocks = [model.get_layer(f"blocks_{i}").output for i in range(len(theirs) - 1)]
+    ours = [keras.ops.convert_to_numpy(y) for y in keras.Model(model.input, [*blocks, model.output])(images)]
+    differences = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
+    record = {"name": name, "reference": key, "title": title, "format": reference.format, "result": differences[-1]}
+    record |= {"blocks": max(differences[:-1]), "parameters": model.count_params(), "their_parameters": parameters}
+    record["round_trip"] = None
+    if reference.layout:
+        path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
+        kzoo.save_weights(model, path, layout=reference.layout)
+        del model, blocks
+        gc.collect()
+        record["round_trip"] = read_back(reference, file, path, images, theirs)
+    return record | {"seconds": round(time.perf_counter() - start, 1), "date": environment()["date"]}
+
+
+def difference(ours, theirs):
+    """The largest absolute difference, relative to the largest of `theirs` where that exceeds 1."""
+    import numpy as np
+
+    if ours.shape != theirs.shape:
+        raise ValueError(f"shapes {ours.shape} and {theirs.shape} are not the same")
+    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
+
+
+def read_back(reference, original, path, images, outputs):
+    """What the reference's own loader made of the file that kzoo saved: "bit-equal" or what differs."""
+    module = reference.accepts(path)
+    if reference.exact:
+        del module
+        return "bit-equal" if same_tensors(original, path) else "tensors differ"
+    return "same outputs" if difference(reference.outputs(images, module)[-1], outputs[-1]) <= TOLERANCE else "outputs differ"
+
+
+def same_tensors(one, other):
+    """Whether two safetensors files (or the folders that hold a model.safetensors) have the same names and the same bits."""
+    import torch
+    from safetensors import safe_open
+
+    paths = [path / "model.safetensors" if path.is_dir() else path for path in (one, other)]
+    with safe_open(paths[0], "pt") as a, safe_open(paths[1], "pt") as b:
+        if sorted(a.keys()) != sorted(b.keys()):
+            return False
+        return all(torch.equal(a.get_tensor(name).view(torch.int32), b.get_tensor(name).view(torch.int32)) for name in a.keys())  # noqa: SIM118
+
+
+def child(cases):
+    """Measures [name, reference] pairs and appends a line to the kept records after each."""
+    code = sources()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for name, key in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            record = measure(name, key, pathlib.Path(folder))
+        with KEPT.open("a") as file:
+            file.write(json.dumps(record | {"sources": code}) + "\n")
+        progress(f"{name}, {key}: result {record['result']:.1e}, blocks {record['blocks']:.1e}, {record['seconds']} s")
+
+
+def sources():
+    """A digest of the code that the figures depend on; records of other code are measured again."""
+    folders = [ROOT / "kzoo" / folder for folder in ("layers", "models", "ops", "weights")]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    files += [ROOT / "kzoo" / "registry.py", ROOT / "benchmarks" / "references.py", pathlib.Path(__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def kept():
+    """{(name, reference): record} of the records that are still true."""
+    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
+    now = sources()
+    return {(r["name"], r["reference"]): r for r in map(json.loads, lines) if r["sources"] == now}
+
+
+def run(sizes):
+    """Measures the cases {(name, reference): weights} that are not kept yet, in processes of their own; returns those that failed.
+
+    Exits where the code is edited meanwhile: the figures would be of neither the old nor the new.
+    """
+    code, failed, waiting = sources(), [], [case for case in sizes if case not in kept()]
+    while waiting:
+        group = [waiting[0]]
+        for case in waiting[1:]:
+            if sum(sizes[one] for one in group) + sizes[case] > PROCESS:
+                break
+            group.append(case)
+        progress(f"{len(waiting)} to go: {group[0][0]} ... {group[-1][0]}")
+        command = [sys.executable, "-m", "benchmarks.parity", "--cases", json.dumps(group)]
+        done = subprocess.run(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=sys.stderr)
+        if sources() != code:
+            sys.exit("the code changed while it was measured; start again.")
+        missing = [case for case in group if case not in kept()]
+        if missing:
+            failed.append(missing.pop(0))
+            progress(f"{failed[-1][0]}, {failed[-1][1]} failed (exit status {done.returncode})")
+        waiting = missing + waiting[len(group) :]
+    return failed
+
+
+def cases(options):
+    """({(name, reference): weights}, names that no reference has) of what the command line asks for, small to large."""
+    import kzoo
+    from benchmarks.references import REFERENCES
+    from kzoo.registry import config_of
+
+    found, without = {}, []
+    for name in [n for family in options.family for n in kzoo.list_models(options.names, family=family)]:
+        config = config_of(name)[1]
+        keys = [key for key, reference in REFERENCES.items() if reference.covers(config)]
+        size = kzoo.info(name).params
+        if not keys:
+            without.append(name)
+        if size <= options.max_params:
+            found |= {(name, key): size for key in keys if fnmatch.fnmatchcase(key, options.reference)}
+    return dict(sorted(found.items(), key=lambda item: item[1])), without
+
+
+def passes(record):
+    """Whether a record keeps the promises: differences, weights and, where the reference reads files of kzoo's, the round trip."""
+    small = record["result"] <= TOLERANCE and record["blocks"] <= TOLERANCE
+    return small and record["parameters"] == record["their_parameters"] and record["round_trip"] in (None, "bit-equal", "same outputs")
+
+
+def summary(records, failed, without):
+    """What results/parity.json says."""
+    references = {}
+    for key in dict.fromkeys(r["reference"] for r in records):
+        own = [r for r in records if r["reference"] == key]
+        worst = {what: max(r[what] for r in own) for what in ("result", "blocks")}
+        references[key] = {"rows": len(own), **worst, "pass": sum(map(passes, own))}
+    unequal = [[r["name"], r["reference"]] for r in records if not passes(r)]
+    return {"tolerance": TOLERANCE, "references": references, "beyond": unequal, "failed": failed, "without_reference": without}
+
+
+HEAD = """# Parity with the reference implementations
+
+Written by `python -m benchmarks.parity --save`, not by hand. Each row: random weights (biases, norms, tokens and LayerScale moved off
+their constants), written to a file by the reference, read by `kzoo.get(NAME, weights=FILE)`; one random picture in float32, evaluation.
+"Result" is the largest difference of the logits (of the pooled vector where the row has no head), "blocks" the largest of any block's
+output (B, N, D), each relative to the reference's largest value where that exceeds 1; promised are {tolerance:.0e}. "Round trip":
+`kzoo.save_weights` in the reference's layout, read by the reference's own loader with nothing missing and nothing too much, and every
+tensor bit-equal ("same outputs" where the layout has more tensors than the model needs).
+
+**No published file was tried**: these measurements were made without a network, on files that the reference implementations themselves
+wrote, or, for Google's .npz, that benchmarks/references.py wrote and timm's own loader read back bit for bit.
+"""
+
+
+def report(records, failed, without):
+    """The text of results/parity.md."""
+    from benchmarks.references import REFERENCES
+
+    told = environment()
+    versions = ", ".join(f"{name} {told['versions'][name]}" for name in ("keras", "tensorflow", "torch", "timm", "transformers"))
+    dates = sorted(r["date"] for r in records)
+    lines = [HEAD.format(tolerance=TOLERANCE)]
+    hardware = f"{told['cpu']}, {told['cores']} cores, {told['system']}"
+    lines += [f"{dates[0]} to {dates[-1]} UTC, {hardware}; Keras on {backend_name()}; {versions}.", ""]
+    lines += ["| reference | format | independent reader | rows | equal | worst result | worst blocks |", "|---|---|---|---|---|---|---|"]
+    for key, worst in summary(records, failed, without)["references"].items():
+        of, figures = REFERENCES[key], f"{worst['rows']} | {worst['pass']} | {worst['result']:.1e} | {worst['blocks']:.1e}"
+        lines.append(f"| {key} | {of.format} | {of.reader} | {figures} |")
+    if failed:
+        lines += ["", f"**Failed**: {', '.join(f'{name} ({key})' for name, key in failed)}."]
+    lines += ["", f"Without a reference in timm or transformers, held to formulas by the tests: {', '.join(without) or 'none'}.", ""]
+    lines += ["| name | reference | format | result | blocks | parameters | round trip |", "|---|---|---|---|---|---|---|"]
+    for r in records:
+        equal = "" if r["parameters"] == r["their_parameters"] else f", theirs {r['their_parameters']:,}"
+        figures = f"{r['result']:.1e} | {r['blocks']:.1e} | {r['parameters']:,}{equal} | {r['round_trip'] or 'not written'}"
+        lines.append(f"| {r['name']} | {r['title']} | {r['format']} | {figures}{'' if passes(r) else ' **BEYOND**'} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    options = parser(__doc__)
+    options.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES, help="these families alone")
+    options.add_argument("--names", default="*", help="a pattern of names")
+    options.add_argument("--reference", default="*", help="a pattern of references: timm, google_npz, hf_vit, ...")
+    options.add_argument("--max-params", type=float, default=float("inf"), help="leave larger rows out")
+    options.add_argument("--cases", help="JSON of [name, reference] pairs; used by the benchmark itself")
+    options = options.parse_args()
+    if options.cases:
+        return child(json.loads(options.cases))
+    os.environ.update(CHILD_ENVIRONMENT)
+    RESULTS.mkdir(exist_ok=True)
+    sizes, without = cases(options)
+    failed = run(sizes)
+    measured = kept()
+    if options.save:
+        everything = sorted(measured.values(), key=lambda r: (r["parameters"], r["name"]))
+        (RESULTS / "parity.md").write_text(report(everything, failed, without))
+    records = list(measured.values()) if options.save else [measured[case] for case in sizes if case in measured]
+    result = summary(records, failed, without)
+    emit("parity", result, options.save)
+    return bool(result["beyond"] or result["failed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

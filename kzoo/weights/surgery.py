@@ -1,0 +1,75 @@
+"""What changes of weights that were trained for another model: position tables of another grid, stems of other channels."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kzoo import registry
+from kzoo.models.count import skeleton
+from kzoo.ops.resize import resample, resize_weights
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where a position table's rows belong: (rows, columns) of its grid, and the rows of class and register tokens before them."""
+
+    grid_size: tuple[int, int]
+    prefix: int
+    method: str = "bicubic"  # how it is resized
+
+
+def position_layers(model):
+    """{path of its table: Table} of every learned position table."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
+    return {
+        layer.table.path: Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic"))
+        for layer in layers
+        if hasattr(layer, "grid_size")
+    }
+
+
+def tables_of(checkpoint, model):
+    """{path: Table} of a checkpoint whose model is known; {} of others."""
+    if checkpoint.format == "model":
+        return position_layers(checkpoint.model)
+    if checkpoint.spec is None:
+        return {}
+    if _architecture(checkpoint.spec) == _architecture(model.spec):
+        return position_layers(model)
+    builder, config = registry.config_of(checkpoint.spec.name, checkpoint.spec.overrides)
+    return position_layers(skeleton(lambda: builder(config)))
+
+
+def _architecture(spec):
+    return spec.name, {option: value for option, value in spec.overrides.items() if option not in ("num_classes", "in_channels", "remat")}
+
+
+def grid_in(config):
+    """(rows, columns) of patches by a Hugging Face config; None where it does not say."""
+    size, patch = config.get("image_size"), config.get("patch_size")
+    if not isinstance(patch, int) or patch < 1 or not isinstance(size, int | list):
+        return None
+    return tuple(side // patch for side in ([size, size] if isinstance(size, int) else size))
+
+
+def resize_table(table, old, new, method="bicubic", antialias=True):
+    """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
+    prefix, body = table[:, : old.prefix], table[0, old.prefix :]
+    grid = body.reshape(*old.grid_size, -1)
+    rows, columns = (resize_weights(a, b, method, antialias=antialias) for a, b in zip(old.grid_size, new.grid_size, strict=True))
+    grid = resample(grid, rows, columns)
+    return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
+
+
+def adapt_channels(kernel, channels):
+    """A convolution's kernel (h, w, C, D) for another number of input channels, as timm adapts it.
+
+    One channel takes the sum over C (a grey picture, its channel repeated, gives what it gave); more take the C repeated, scaled by
+    C / channels so that the sum over all keeps its size.
+    """
+    given = kernel.shape[2]
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = np.tile(kernel, (1, 1, math.ceil(channels / given), 1))[:, :, :channels]
+    return (repeated * (given / channels)).astype(kernel.dtype)

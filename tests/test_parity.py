@@ -1,0 +1,235 @@
+"""Numbers equal to timm's and transformers', all weights random and moved through files of the reference's own format, both ways."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import kzoo
+from benchmarks.parity import TOLERANCE, difference, passes, report, same_tensors, summary
+from benchmarks.references import REFERENCES, BigVisionNpz, GoogleNpz, HfVit, Timm, to_npz
+from tests.torch_reference import import_timm
+
+TOY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 7, "image_size": 32}
+CLIP = {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"}
+MAP = {"global_pool": "map", "class_token": False}
+SIGLIP = {"num_classes": 0, "pre_norm": False, "norm_eps": 1e-6, "act": "gelu_tanh"}
+CASES = {
+    "plain": {},
+    "non-square": {"image_size": (32, 48)},
+    "average pooling": {"global_pool": "avg"},
+    "average after the norm": {"global_pool": "avg", "fc_norm": False, "init_values": 0.1},
+    "norm after the token": {"fc_norm": True},
+    "no class token": {"global_pool": "avg", "class_token": False, "qkv_bias": False, "mlp_ratio": 3.0, "in_channels": 2},
+    "registers": {"reg_tokens": 3, "global_pool": "avg"},
+    "registers without positions": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1},
+    "no positions": {"pos_embed": "none"},
+    "norm of queries and keys": {"qk_norm": True, "act": "gelu_tanh"},
+    "clip": CLIP,
+    "attention pooling": {"global_pool": "map", "class_token": False, "act": "gelu_tanh"},
+    "attention pooling past prefix tokens": {"global_pool": "map", "reg_tokens": 2, "num_classes": 0},
+}
+FORMATS = {  # cases of the other references: reference, toy, overrides
+    "Google's npz": ("google_npz", "vit_toy", {}),
+    "Google's npz, non-square": ("google_npz", "vit_toy", {"image_size": (32, 48)}),
+    "big_vision, attention pooling": ("big_vision_npz", "vit_toy", MAP),
+    "big_vision, average pooling": ("big_vision_npz", "vit_toy", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+    "transformers' ViT": ("hf_vit", "vit_toy", {}),
+    "transformers' ViT, non-square, without qkv bias": ("hf_vit", "vit_toy", {"image_size": (32, 48), "qkv_bias": False}),
+    "transformers' DINOv2": ("hf_dinov2", "vit_dino_toy", {"num_classes": 0, "reg_tokens": 0, "no_embed_class": False}),
+    "transformers' DINOv2, registers": ("hf_dinov2_registers", "vit_dino_toy", {"num_classes": 0}),
+    "transformers' CLIP": ("hf_clip", "vit_clip_toy", CLIP | {"class_token": True, "global_pool": "token"}),
+    "transformers' SigLIP": ("hf_siglip", "vit_clip_toy", MAP | SIGLIP),
+}
+ALL = {case: ("timm", "vit_toy", overrides) for case, overrides in CASES.items()} | FORMATS
+
+
+CLOSE = 1e-5  # ten times stricter than what is promised: the other GELU, or another epsilon, comes to 1e-4 in a toy
+
+
+def taps(model):
+    """Every block's output, and the model's."""
+    blocks = [layer.output for layer in model.layers if layer.name.startswith("blocks_")]
+    return keras.Model(model.input, [*blocks, model.output])
+
+
+def assert_equal(model, reference):
+    """kzoo's every block and result beside the reference's: largest difference, relative to the largest value above 1."""
+    images = reference.images(2)
+    for ours, wanted in zip(taps(model)(images), reference.outputs(images), strict=True):
+        assert difference(keras.ops.convert_to_numpy(ours), wanted) <= CLOSE
+
+
+def saved(model, reference, folder):
+    """What kzoo writes in the reference's layout."""
+    path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
+    kzoo.save_weights(model, path, layout=reference.layout)
+    return path
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("case", ALL)
+def test_toys_through_files_both_ways(case, tmp_path):
+    """Equal numbers from the reference's file; what kzoo saves is read strictly by the reference, and is that file again, bit for bit."""
+    key, name, overrides = ALL[case]
+    overrides = TOY | overrides
+    reference = REFERENCES[key](name, overrides)
+    assert reference.covers(reference.config)
+    file = reference.write(tmp_path / "theirs")
+    model = kzoo.get(name, weights=file, **overrides)
+    assert_equal(model, reference)
+    assert model.count_params() == reference.parameters()
+    assert set(model.load_report.loaded) == {w.path for w in model.weights}
+    if reference.layout:
+        path = saved(model, reference, tmp_path)
+        module = reference.accepts(path)
+        if reference.exact:
+            assert same_tensors(file, path)
+        images = reference.images(2)
+        assert difference(reference.outputs(images, module)[-1], reference.outputs(images)[-1]) <= CLOSE
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_base_patch32_siglip_256"])
+def test_a_row_is_equal_to_timms(name, tmp_path):
+    """Real sizes; the larger ones with fewer blocks, of which all are alike."""
+    overrides = {} if name == "vit_tiny_patch16_224" else {"depth": 2}
+    reference = Timm(name, overrides)
+    assert_equal(kzoo.get(name, weights=reference.write(tmp_path / "theirs"), **overrides), reference)
+
+
+@pytest.mark.parametrize("size", [64, 16, (24, 40)], ids=str)
+@pytest.mark.parametrize("source", [Timm, GoogleNpz])
+def test_resized_as_timm_resizes(source, size, tmp_path):
+    """Another image_size: timm's own filter resizes torch's checkpoints, its own loader those of Google, and not alike."""
+    file = source("vit_toy", TOY).write(tmp_path / "theirs")
+    resized = source("vit_toy", TOY | {"image_size": size}, seed=5)
+    if source is Timm:
+        vision_transformer = import_timm("timm.models.vision_transformer")
+        load = import_timm("timm.models").load_checkpoint
+        load(resized.module, str(file), filter_fn=vision_transformer.checkpoint_filter_fn)
+    else:
+        resized.module.load_pretrained(str(file))
+    model = kzoo.get("vit_toy", weights=file, **TOY | {"image_size": size})
+    assert model.load_report.resized == ("pos_embed/table",)
+    assert_equal(model, resized)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("source", [Timm, GoogleNpz])
+def test_other_channels_as_timm_adapts_them(source, channels, tmp_path):
+    import torch
+
+    reference = source("vit_toy", TOY)
+    file = reference.write(tmp_path / "theirs")
+    adapted = source("vit_toy", TOY | {"in_channels": channels}, seed=5)
+    if source is Timm:
+        state = import_timm("timm.models").load_state_dict(str(file))
+        adapt = import_timm("timm.models").adapt_input_conv
+        adapted.module.load_state_dict(state | {"patch_embed.proj.weight": adapt(channels, state["patch_embed.proj.weight"])})
+    else:
+        with torch.no_grad():
+            adapted.module.load_pretrained(str(file))
+    model = kzoo.get("vit_toy", weights=file, **TOY | {"in_channels": channels})
+    assert model.load_report.adapted == ("patch_embed/proj/kernel",)
+    assert_equal(model, adapted)
+
+
+@pytest.mark.parametrize(("prefix", "stacked"), [("opt/target/", False), ("params/", True), ("params/img/", False)])
+def test_spellings_of_npz_that_timm_reads(prefix, stacked, tmp_path):
+    """The prefixes of Google's releases, and big_vision's scanned models, whose blocks are one array; a class token without a position."""
+    original = prefix == "opt/target/"
+    overrides = TOY | ({} if original else {"no_embed_class": True})
+    reference = (GoogleNpz if original else BigVisionNpz)("vit_toy", overrides)
+    state = {name: tensor.numpy() for name, tensor in reference.module.state_dict().items()}
+    arrays = to_npz(state, TOY["num_heads"], TOY["depth"], big_vision=not original)
+    if stacked:
+        arrays = stack(arrays, TOY["depth"])
+    np.savez(tmp_path / "model.npz", **{prefix + name: array for name, array in arrays.items()})
+    model = kzoo.get("vit_toy", weights=tmp_path / "model.npz", **overrides)
+    fresh = type(reference)("vit_toy", overrides, seed=5)
+    fresh.module.load_pretrained(str(tmp_path / "model.npz"))
+    assert_equal(model, fresh)
+    assert_equal(model, reference)
+
+
+def stack(arrays, depth):
+    """The blocks' arrays of the same name as one, under `encoderblock`."""
+    stacked = {name: array for name, array in arrays.items() if "encoderblock_" not in name}
+    for name in [name for name in arrays if "encoderblock_0/" in name]:
+        every = [arrays[name.replace("encoderblock_0/", f"encoderblock_{i}/")] for i in range(depth)]
+        stacked[name.replace("encoderblock_0/", "encoderblock/")] = np.stack(every)
+    return stacked
+
+
+@pytest.mark.backends
+def test_gradients_are_torchs(tmp_path):
+    """Of the cross entropy: one step of plain gradient descent at a large rate, read back in timm's names."""
+    import torch
+
+    rate, overrides = 64.0, TOY | {"init_values": 0.1, "reg_tokens": 1, "qk_norm": True}
+    reference = Timm("vit_toy", overrides)
+    model = kzoo.get("vit_toy", weights=reference.write(tmp_path / "theirs"), **overrides)
+    images, labels = reference.images(4), np.array([0, 3, 3, 6])
+    logits = reference.module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+    task = kzoo.task(model)
+    task.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=keras.backend.backend() == "jax")
+    task.train_on_batch(images, labels)
+    after = reference.accepts(saved(model, reference, tmp_path)).state_dict()
+    gradients = {name: parameter.grad.numpy() for name, parameter in reference.module.named_parameters()}
+    noise = 1e-6 * max(np.abs(gradient).max() for gradient in gradients.values())  # the gradient of the keys' bias is zero but for rounding
+    for name, parameter in reference.module.named_parameters():
+        ours = (parameter.detach().numpy() - after[name].numpy()) / rate
+        assert np.abs(ours - gradients[name]).max() <= TOLERANCE * np.abs(gradients[name]).max() + noise, name
+
+
+def test_from_timms_file_to_transformers_and_back(tmp_path):
+    """One set of weights in every layout: transformers' model of them, with timm's epsilon written to its config.json, is timm's."""
+    reference = Timm("vit_toy", TOY)
+    file = reference.write(tmp_path / "theirs")
+    model = kzoo.get("vit_toy", weights=file, **TOY)
+    kzoo.save_weights(model, tmp_path / "hf", layout="hf")
+    transformers = HfVit("vit_toy", TOY)
+    module = transformers.accepts(tmp_path / "hf")
+    images = reference.images(2)
+    assert difference(transformers.outputs(images, module)[-1], reference.outputs(images)[-1]) <= CLOSE
+    kzoo.save_weights(model, tmp_path / "own.weights.h5")
+    for path in (tmp_path / "hf", tmp_path / "own.weights.h5"):
+        again = kzoo.get("vit_toy", weights=path, **TOY)
+        kzoo.save_weights(again, tmp_path / f"{path.name}.safetensors", layout="timm")
+        assert same_tensors(file, tmp_path / f"{path.name}.safetensors")
+
+
+def test_predictions_are_timms_top_five(tmp_path):
+    """`kzoo predict` and timm, the same file and the same picture."""
+    import torch
+
+    data = import_timm("timm.data")
+    reference = Timm("vit_tiny_patch16_224")
+    file = reference.write(tmp_path / "theirs")
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 8, 3)).astype("uint8")
+    Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "picture.png")
+    transform = data.create_transform(**data.resolve_data_config({}, model=reference.module))
+    with torch.no_grad():
+        logits = reference.module(transform(Image.open(tmp_path / "picture.png"))[None])
+    wanted = torch.topk(logits.softmax(-1)[0], 5)
+    command = ["predict", "vit_tiny_patch16_224", "--weights", str(file), str(tmp_path / "picture.png"), "--json"]
+    done = subprocess.run([sys.executable, "-m", "kzoo", *command], check=True, capture_output=True, text=True)
+    classes = json.loads(done.stdout)[0]["classes"]
+    assert [c["index"] for c in classes] == wanted.indices.tolist()
+    np.testing.assert_allclose([c["probability"] for c in classes], wanted.values.numpy(), rtol=0.02)
+
+
+def test_the_benchmark_tells_what_is_not_equal():
+    good = {"name": "vit_toy", "reference": "timm", "title": "timm", "format": "safetensors", "result": 1e-6, "blocks": 1e-6}
+    good |= {"parameters": 5, "their_parameters": 5, "round_trip": "bit-equal", "date": "2026-01-01 00:00"}
+    bad = [{"result": 2e-4}, {"blocks": float("nan")}, {"their_parameters": 6}, {"round_trip": "tensors differ"}]
+    assert passes(good) and not any(passes(good | change) for change in bad)
+    assert summary([good, good | bad[0]], [], [])["beyond"] == [["vit_toy", "timm"]]
+    text = report([good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"])
+    assert text.count("**BEYOND**") == 4 and "**Failed**: vit_toy (hf_vit)." in text
+    assert difference(np.array([100.0, 0.5]), np.array([101.0, 0.0])) == pytest.approx(1 / 101)
