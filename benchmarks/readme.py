@@ -113,6 +113,16 @@ def _parity(r):
     return f"{equal} of {rows} pairs of a row and a reference equal; largest difference {worst:.1e} ([table](benchmarks/results/parity.md))"
 
 
+def _fuzz(r):
+    found = r["total"]
+    bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "other exception")
+    wrong, undetectable = sum(found[outcome] for outcome in bad), found["loaded different, digest too"]
+    text = (
+        f"{r['files']:,} damaged weight files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} unharmed,"
+    )
+    return f"{text} {undetectable} changed where the format has no checksum (the receipt's digest tells), {wrong} wrong"
+
+
 def _kill_resume(r):
     same = "identical" if r["all_identical"] else "NOT identical"
     return f"{r['kills']} kills at random moments, as many resumptions: final weights {same}"
@@ -134,6 +144,7 @@ ROWS = {
     "memory": _memory,
     "load": _load,
     "parity": _parity,
+    "fuzz": _fuzz,
     "kill_resume": _kill_resume,
     "train_vit_tiny_digits": _train,
     "train_vit_tiny_cifar10": _train,
