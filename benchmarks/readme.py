@@ -103,7 +103,8 @@ MEMORY = {"remat": "`remat`", "accumulate": "`optim.accumulate=4`", "remat_accum
 def _load(r):
     took, ratio, share = r["seconds"], r["to_timm"]["ratio"], r["peak_to_weights"]
     text = f"`{r['model']}`, {r['file_mib']:,.0f} MiB of safetensors in {took['kzoo_without_digest']:.2f} s, {ratio:.2f} times timm's time,"
-    return f"{text} and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f}"
+    text += f" and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f};"
+    return f"{text} `kzoo.get(weights=)`, SHA-256 and all, {r['whole_to_timm']['ratio']:.2f} times timm's `create_model`"
 
 
 def _parity(r):
