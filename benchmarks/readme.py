@@ -103,7 +103,8 @@ MEMORY = {"remat": "`remat`", "accumulate": "`optim.accumulate=4`", "remat_accum
 def _load(r):
     took, ratio, share = r["seconds"], r["to_timm"]["ratio"], r["peak_to_weights"]
     text = f"`{r['model']}`, {r['file_mib']:,.0f} MiB of safetensors in {took['kzoo_without_digest']:.2f} s, {ratio:.2f} times timm's time,"
-    return f"{text} and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f}"
+    text += f" and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f};"
+    return f"{text} `kzoo.get(weights=)`, SHA-256 and all, {r['whole_to_timm']['ratio']:.2f} times timm's `create_model`"
 
 
 def _parity(r):
@@ -111,6 +112,16 @@ def _parity(r):
     equal = sum(own["pass"] for own in r["references"].values())
     worst = max(max(own["result"], own["blocks"]) for own in r["references"].values())
     return f"{equal} of {rows} pairs of a row and a reference equal; largest difference {worst:.1e} ([table](benchmarks/results/parity.md))"
+
+
+def _fuzz(r):
+    found = r["total"]
+    bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "other exception")
+    wrong, undetectable = sum(found[outcome] for outcome in bad), found["loaded different, digest too"]
+    text = (
+        f"{r['files']:,} damaged weight files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} unharmed,"
+    )
+    return f"{text} {undetectable} changed where the format has no checksum (the receipt's digest tells), {wrong} wrong"
 
 
 def _kill_resume(r):
@@ -134,6 +145,7 @@ ROWS = {
     "memory": _memory,
     "load": _load,
     "parity": _parity,
+    "fuzz": _fuzz,
     "kill_resume": _kill_resume,
     "train_vit_tiny_digits": _train,
     "train_vit_tiny_cifar10": _train,
