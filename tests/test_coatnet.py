@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kzoo
+from benchmarks.references import TimmCoatnet
 from kzoo import explain
 from kzoo.checking import randomise
 from kzoo.errors import UsageError, UserError
@@ -15,10 +16,11 @@ from kzoo.models.coatnet import EARLY
 from kzoo.models.count import count
 from kzoo.registry import config_of
 from kzoo.training.optimizer import undecayed
+from tests.equality import assert_equal, pair, saved
+from tests.test_resnet import assert_close, channels_first
 from tests.torch_reference import import_timm
 
 TOY = {"embed_dim": (16, 16, 24, 32), "depths": (1, 2, 2, 1), "head_dim": 8, "num_classes": 7}
-TIMM_TOY = {"embed_dim": (16, 16, 24, 32), "depths": (1, 2, 2, 1), "transformer_dim_head": 8, "num_classes": 7}
 
 
 def test_every_row_that_timm_has_prepares_pictures_as_timm_does():
@@ -32,130 +34,51 @@ def test_every_row_that_timm_has_prepares_pictures_as_timm_does():
             assert getattr(config.preprocessing, field) == getattr(theirs, field), (name, field)
 
 
-def timm_name(path):
-    """timm's name of one of our weights."""
-    *layers, leaf = path.split("/")
-    name = ".".join(layers).replace("_blocks_", ".blocks.").replace("stages_", "stages.").replace("norm1_norm", "norm1.norm")
-    if layers[0] in ("fc_norm", "pre_logits", "head"):
-        name = {"fc_norm": "head.norm", "pre_logits": "head.pre_logits.fc", "head": "head.fc"}[layers[0]]
-    name = name.replace("rel_pos.fc", "rel_pos.mlp.fc")
-    leaves = {"kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-    leaves |= {"table": "relative_position_bias_table"}
-    if layers[-1].startswith("ls"):
-        return f"{name}.gamma"
-    return f"{name}.{leaves.get(leaf, leaf)}"
-
-
-def fill_from_timm(model, reference):
-    """Fills `model` with the weights of a timm MaxxVit, every one used; torch stores (out, in, h, w), depthwise (channels, 1, h, w)."""
-    state = {k: v.detach().numpy() for k, v in reference.state_dict().items() if not k.endswith("num_batches_tracked")}
-    for weight in model.weights:
-        value = state.pop(timm_name(weight.path))
-        if weight.path.endswith("kernel") and value.ndim == 4:
-            value = value.transpose(2, 3, 0, 1) if "kxk" in weight.path else value.transpose(2, 3, 1, 0)
-        elif weight.path.endswith("kernel"):
-            value = value.T
-        weight.assign(value.reshape(weight.shape))
-    assert not state, f"not used: {list(state)}"
-
-
-def randomised(reference):
-    """A timm model whose constants, and running statistics, are constants no more."""
-    import torch
-
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for name, buffer in reference.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.add_(0.3 * torch.rand_like(buffer))
-    return reference.eval()
-
-
-def pair(name, ours, theirs):
-    """(our model, timm's) of a row with the same random weights."""
-    reference = randomised(import_timm().create_model(name, **theirs))
-    model = kzoo.get(name, **ours)
-    fill_from_timm(model, reference)
-    return model, reference
-
-
-def assert_close(ours, theirs):
-    """Largest difference <= 1e-4, relative to the largest output where that exceeds 1."""
-    scale = max(1.0, np.abs(theirs).max())
-    assert np.abs(np.asarray(ours) - theirs).max() / scale <= 1e-4
-
-
-def compare(model, reference):
-    """Every block, the stem and the output."""
-    import torch
-
-    images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype("float32")
-    names = [layer.name for layer in model.layers if layer.name.startswith(("stem", "stages"))]
-    recorded = {}
-    for name, module in reference.named_modules():
-        module.register_forward_hook(lambda module, args, output, name=name: recorded.update({name: output}))
-    with torch.no_grad():
-        output = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
-    taps = keras.Model(model.input, [model.get_layer(name).output for name in names])
-    for name, ours in zip(names, taps(images), strict=True):
-        theirs = recorded[name.replace("_blocks_", ".blocks.").replace("stages_", "stages.")]
-        assert_close(ours, theirs.numpy().transpose(0, 2, 3, 1))
-    assert_close(model(images), output)
-    assert len(names) == sum(len(stage.blocks) for stage in reference.stages) + 1
-
-
 # CoAtNet-1 to -5 are CoAtNet-0 in other sizes.
 STYLES = [name for name in kzoo.list_models(family="coatnet") if "_rw" in name or name in ("coatnet_0_224", "coatnet_nano_cc_224")]
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_a_small_row_of_every_name_is_equal_to_timms(name):
+def test_a_small_row_of_every_name_is_equal_to_timms(name, tmp_path):
     """Each of timm's names in its own style, at few channels, on a picture that is not square."""
-    ours, theirs = TOY | {"image_size": (64, 96)}, TIMM_TOY | {"img_size": (64, 96)}
-    if config_of(name)[1].representation_size:
-        ours, theirs = ours | {"representation_size": 20}, theirs | {"head_hidden_size": 20}
-    compare(*pair(name, ours | {"stem_width": (8, 12)}, theirs | {"stem_width": (8, 12)}))
+    before_head = {"representation_size": 20} if config_of(name)[1].representation_size else {}
+    assert_equal(*pair("timm_coatnet", name, tmp_path / "theirs", **TOY, **before_head, stem_width=(8, 12), image_size=(64, 96)))
 
 
-def test_a_whole_row_is_equal_to_timms():
-    compare(*pair("coatnet_0_224", {"image_size": 64}, {"img_size": 64}))
+def test_a_whole_row_is_equal_to_timms(tmp_path):
+    assert_equal(*pair("timm_coatnet", "coatnet_0_224", tmp_path / "theirs", image_size=64))
 
 
-def test_feature_maps_are_timms():
-    ours, theirs = TOY | {"image_size": (64, 96)}, TIMM_TOY | {"img_size": (64, 96)}
-    model, reference = pair("coatnet_pico_rw_224", ours, theirs)
+def test_feature_maps_are_timms(tmp_path):
     import torch
 
-    images = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype("float32")
+    row = {"image_size": (64, 96), **TOY}
+    reference = TimmCoatnet("coatnet_pico_rw_224", row)
+    maps = kzoo.get("coatnet_pico_rw_224", weights=reference.write(tmp_path / "theirs"), features_only=True, **row)
+    images = reference.images(2)
     with torch.no_grad():
-        expected = reference.forward_intermediates(torch.from_numpy(images.transpose(0, 3, 1, 2)), intermediates_only=True)
-    maps = kzoo.get("coatnet_pico_rw_224", **ours, features_only=True)
-    paths = {weight.path: weight for weight in model.weights}
-    for weight in maps.weights:
-        weight.assign(paths[weight.path])
+        expected = reference.module.forward_intermediates(channels_first(images), intermediates_only=True)
     assert [64 // m.shape[1] for m in maps.output] == [2, 4, 8, 16, 32]
     for a, b in zip(maps(images), expected, strict=True):
-        assert_close(a, b.numpy().transpose(0, 2, 3, 1))
+        assert_close(a, b.permute(0, 2, 3, 1))
 
 
-def test_training_normalises_by_the_batch_and_averages_as_timm_does():
+def test_training_normalises_by_the_batch_and_averages_as_timm_does(tmp_path):
     """The output in training, and the running statistics after it; torch's variance is that of a sample, n / (n - 1) times ours."""
-    model, reference = pair("coatnet_bn_0_rw_224", TOY | {"image_size": 64}, TIMM_TOY | {"img_size": 64})
-    import torch
-
-    images = np.random.default_rng(1).normal(size=(4, 64, 64, 3)).astype("float32")
-    before = {weight.path: np.asarray(weight) for weight in model.weights}
-    assert_close(model(images, training=True), reference.train()(torch.from_numpy(images.transpose(0, 3, 1, 2))).detach().numpy())
-    for weight in model.weights:
-        theirs, ours, old = reference.state_dict()[timm_name(weight.path)].numpy(), np.asarray(weight), before[weight.path]
-        if weight.path.endswith("moving_mean"):
-            assert_close(ours, theirs)
-            assert not np.array_equal(ours, old), weight.path
-        elif weight.path == "stem/norm1/moving_variance":
-            n = 4 * 32**2
-            np.testing.assert_allclose((ours - 0.9 * old) * n / (n - 1), theirs - 0.9 * old, rtol=1e-4)
+    model, reference = pair("timm_coatnet", "coatnet_bn_0_rw_224", tmp_path / "theirs", **TOY, image_size=64)
+    images = reference.images(4)
+    before = {name: value.numpy().copy() for name, value in reference.module.state_dict().items()}
+    assert_close(model(images, training=True), reference.module.train()(channels_first(images)).detach())
+    theirs = reference.module.state_dict()
+    ours = reference.accepts(saved(model, reference, tmp_path)).state_dict()
+    means = [name for name in theirs if name.endswith("running_mean")]
+    assert len(means) > 10
+    for name in means:
+        assert_close(ours[name], theirs[name])
+        assert not np.array_equal(ours[name], before[name]), name
+    name, n = "stem.norm1.running_var", 4 * 32**2
+    sampled = (ours[name] - 0.9 * before[name]) * n / (n - 1)
+    np.testing.assert_allclose(sampled, theirs[name] - 0.9 * before[name], rtol=1e-4)
 
 
 def brute_force(table, rows, columns):
@@ -391,16 +314,16 @@ def test_attention_can_be_shown_stage_by_stage():
         kzoo.attention(kzoo.get("coatnet_toy", layout=("C", "C")), images[:, :32, :32])
 
 
-def test_the_attention_shown_is_timms():
-    model, reference = pair("coatnet_0_rw_224", TOY | {"image_size": (64, 96)}, TIMM_TOY | {"img_size": (64, 96)})
+def test_the_attention_shown_is_timms(tmp_path):
     import torch
 
-    images, seen = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype("float32"), []
-    for block in [block for stage in reference.stages[2:] for block in stage.blocks]:
+    model, reference = pair("timm_coatnet", "coatnet_0_rw_224", tmp_path / "theirs", **TOY, image_size=(64, 96))
+    images, seen = reference.images(2), []
+    for block in [block for stage in reference.module.stages[2:] for block in stage.blocks]:
         block.attn.fused_attn = False  # the weights then pass through a dropout of rate 0
         block.attn.attn_drop.register_forward_hook(lambda module, args, output: seen.append(output.mean(dim=2).numpy()))
     with torch.no_grad():
-        reference(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+        reference.module(channels_first(images))
     assert len(seen) == 3
     for stage, theirs in enumerate(seen):  # each block has other heads than the one before: those that widen have fewer
         ours = kzoo.attention(model, images, stage=stage)

@@ -1,90 +1,43 @@
 """Hybrids: numbers equal to timm's, and any model of kzoo with feature maps under any ViT."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
 
 import kzoo
+from benchmarks.references import GoogleHybridNpz
 from kzoo.checking import randomise
 from kzoo.errors import UsageError
 from kzoo.models.base import computing_in
 from kzoo.models.count import count
 from kzoo.registry import config_of
 from kzoo.schema import Recipe, dump, parse
-from kzoo.weights.names import encode
-from tests.test_resnet import TIMM_ENDS, assert_close, channels_first, fill, picture, shaken, timm_name
+from tests.equality import assert_equal, pair
+from tests.test_resnet import assert_close, picture
 from tests.torch_reference import import_timm
 
-
-def timm_hybrid_name(path):
-    """The name of one of our weights in timm's hybrids, whose backbone is a ResNetV2 without pre-activation, or its stem alone."""
-    head, _, last = path.rpartition("/")
-    if last in ("token", "table"):
-        return head
-    for ours, theirs in (("_blocks_", ".blocks."), ("blocks_", "blocks."), ("downsample_", "downsample.")):
-        head = head.replace(ours, theirs)
-    for stage in range(4):
-        head = head.replace(f"layer{stage + 1}", f"stages.{stage}")
-    return head.replace("/", ".") + "." + TIMM_ENDS.get(last, last)
+SIZES = {"embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 7}
 
 
 @pytest.mark.parametrize("size", [(64, 96), 32], ids=str)
-def test_the_stem_alone_is_equal_to_timms(size):
+def test_the_stem_alone_is_equal_to_timms(size, tmp_path):
     overrides = {"image_size": size, "depth": 2, "in_channels": 1}
-    reference = import_timm().create_model("vit_tiny_r_s16_p8_224", img_size=size, depth=2, in_chans=1)
-    model = kzoo.get("vit_tiny_r_s16_p8_224", **overrides)
-    compare(model, reference, lambda path: timm_hybrid_name(path).replace("backbone.root.", "backbone."))
+    assert_equal(*pair("timm_hybrid", "vit_tiny_r_s16_p8_224", tmp_path / "theirs", **overrides))
 
 
-def test_all_stages_are_equal_to_timms():
+@pytest.mark.parametrize("key", ["timm_hybrid", "google_hybrid_npz"])
+def test_all_stages_are_equal_to_timms_and_googles(key, tmp_path):
     """As many convolutions as R50's, but for their repetitions."""
-    hybrids = import_timm("timm.models.vision_transformer_hybrid")
-    vit = {"embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 7}
-    embed = functools.partial(hybrids.HybridEmbed, backbone=hybrids._resnetv2((1, 2, 1, 1)))
-    reference = hybrids.VisionTransformer(img_size=(96, 64), patch_size=1, embed_layer=embed, **vit)
-    on = {"backbone": "resnet50_ws", "backbone_options": ("depths=(1, 2, 1, 1)",), "patch_size": 1}
-    compare(kzoo.get("hybrid_toy", image_size=(96, 64), **on, **vit), reference, timm_hybrid_name)
-
-
-def compare(model, reference, name_of):
-    """The embedded patches, every block and the output under the same random weights."""
-    import torch
-
-    fill(model, shaken(reference), name_of)
-    images, recorded = picture(2, *model.input_shape[1:]), []
-    for module in (reference.patch_embed, *reference.blocks):
-        module.register_forward_hook(lambda module, args, output: recorded.append(output.numpy()))
-    with torch.no_grad():
-        output = reference(channels_first(images)).numpy()
-    names = ["patch_embed", *(f"blocks_{i}" for i in range(len(recorded) - 1))]
-    taps = keras.Model(model.input, [model.get_layer(name).output for name in names])
-    for ours, theirs in zip(taps(images), recorded, strict=True):
-        assert_close(np.asarray(ours), theirs)
-    assert_close(np.asarray(model(images)), output)
+    options = ("depths=(1, 2, 1, 1)", *(("norm_eps=1e-6", "weight_std=jax") if key == "google_hybrid_npz" else ()))
+    on = {"backbone": "resnet50_ws", "backbone_options": options, "patch_size": 1}
+    assert_equal(*pair(key, "hybrid_toy", tmp_path / "theirs", image_size=(96, 64), **on, **SIZES))
 
 
 @pytest.mark.parametrize(("index", "patch_size"), [(-1, 1), (1, 2)])
-def test_a_vit_on_a_resnet_is_equal_to_timms(index, patch_size):
+def test_a_vit_on_a_resnet_is_equal_to_timms(index, patch_size, tmp_path):
     """timm's own way to put one on a model of its own."""
-    timm = import_timm()
-    from timm.layers import HybridEmbed
-    from timm.models.vision_transformer import VisionTransformer
-
-    size = (64, 96)
-    backbone = timm.create_model("resnet18", features_only=True, out_indices=[index % 4 + 1])
-    vit = {"embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 7, "global_pool": "avg"}
-    embed = functools.partial(HybridEmbed, backbone=backbone)
-    reference = VisionTransformer(img_size=size, patch_size=patch_size, embed_layer=embed, **vit)
     on = {"backbone": "resnet18", "backbone_index": index, "backbone_options": (), "patch_size": patch_size}
-    model = kzoo.get("hybrid_toy", image_size=size, **on, **vit)
-
-    def name_of(path):
-        before, inside, rest = path.partition("patch_embed/backbone/")
-        return f"patch_embed.backbone.{timm_name(rest)}" if inside else timm_hybrid_name(path)
-
-    compare(model, reference, name_of)
+    assert_equal(*pair("timm_hybrid", "hybrid_toy", tmp_path / "theirs", image_size=(64, 96), global_pool="avg", **on, **SIZES))
 
 
 def test_every_row_is_timms_in_size_and_preparation():
@@ -92,8 +45,11 @@ def test_every_row_is_timms_in_size_and_preparation():
     import torch
 
     names = [name for name in kzoo.list_models(family="hybrid") if name != "hybrid_toy"]
-    assert len(names) == 9
-    for name in names:
+    listed = [name for name in names if name in timm.list_models()]
+    assert len(listed) == 9 and set(names) - set(listed) == {"vit_base_r26_s32_384"}
+    more_positions = 768 * (12**2 - 7**2)
+    assert kzoo.info("vit_base_r26_s32_384").params == kzoo.info("vit_base_r26_s32_224").params + more_positions
+    for name in listed:
         builder, config = config_of(name)
         with torch.device("meta"):
             reference = timm.create_model(name, num_classes=1000)  # timm lists one row by weights without a head
@@ -160,40 +116,16 @@ def test_weights_of_another_size_fit(tmp_path):
     assert len(taker.load_report.loaded) == len(donor.weights) - 1
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides"), [("vit_tiny_r_s16_p8_224", {}), ("vit_small_r26_s32_224", {"backbone_options": ("depths=(1, 2, 1, 1)",)})]
-)
-def test_files_of_timm_and_of_google_are_read(name, overrides, tmp_path):
-    """timm's own reader takes our .npz; ours takes it for what it is, with JAX's numerics."""
-    from safetensors.torch import load_file
-
-    hybrids = import_timm("timm.models.vision_transformer_hybrid")
-    import torch
-
-    overrides |= {"image_size": 64, "depth": 2}
-    model = randomise(kzoo.get(name, **overrides))
-    kzoo.save_weights(model, tmp_path / "timm.safetensors", layout="timm")
-    config = config_of(name, overrides)[1]
-    np.savez(tmp_path / "google.npz", **encode(model, config.layouts()["google"], config))
-    backbone = hybrids._resnetv2(config.network.depths)
-    vit = {"embed_dim": config.embed_dim, "depth": 2, "num_heads": config.num_heads, "patch_size": config.patch_size}
-    images = picture(2, 64, 64, 3)
-    for file in ("timm.safetensors", "google.npz"):
-        embed = functools.partial(hybrids.HybridEmbed, backbone=backbone)
-        reference = hybrids.VisionTransformer(img_size=64, embed_layer=embed, **vit).eval()
-        if file.endswith(".npz"):
-            reference.load_pretrained(tmp_path / file)
-        else:
-            reference.load_state_dict(load_file(tmp_path / file))
-        with torch.no_grad():
-            assert_close(np.asarray(model(images)), reference(channels_first(images)))
-        again = kzoo.get(name, weights=tmp_path / file, **overrides | {"backbone_options": config.backbone_options, "act": "gelu"})
-        assert_close(np.asarray(again(images)), np.asarray(model(images)), 0.0)
-    if not config.backbone_options:
-        jax = kzoo.get(name, weights=tmp_path / "google.npz", image_size=64, depth=2)
-        assert jax.spec.overrides["backbone_options"] == ("norm_eps=1e-06", "weight_std=jax") and jax.spec.overrides["act"] == "gelu_tanh"
-    grey = kzoo.get(name, weights=tmp_path / "timm.safetensors", in_channels=1, num_classes=3, **overrides)
-    assert len(grey.load_report.adapted) == 1 and set(grey.load_report.reinitialised) == {"head/kernel", "head/bias"}
+def test_a_file_of_google_brings_its_numerics(tmp_path):
+    """The row's own options of the backbone stay; what the call names stands above the file's."""
+    file = GoogleHybridNpz("hybrid_toy").write(tmp_path / "theirs")
+    given = kzoo.get("hybrid_toy", weights=file).spec.overrides
+    own = config_of("hybrid_toy")[1].backbone_options
+    assert given == {"act": "gelu_tanh", "backbone_options": (*own, "norm_eps=1e-06", "weight_std=jax")}
+    asked = kzoo.get("hybrid_toy", weights=file, act="gelu", backbone_options=own, in_channels=1, num_classes=3)
+    assert asked.spec.overrides["backbone_options"] == own and asked.spec.overrides["act"] == "gelu"
+    assert asked.load_report.adapted == ("patch_embed/backbone/stem/conv/kernel",)
+    assert set(asked.load_report.reinitialised) == {"head/kernel", "head/bias"}
 
 
 def test_the_backbone_counts_as_the_stem():

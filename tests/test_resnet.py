@@ -7,46 +7,11 @@ import pytest
 import kzoo
 from kzoo.errors import UsageError
 from kzoo.layers.conv import Conv, FrozenBatchNorm, GroupNorm, MaxPool
+from kzoo.models.resnet import TIMM, ResNetConfig
 from kzoo.registry import config_of
+from kzoo.weights.names import pieces
+from tests.equality import assert_equal, pair
 from tests.torch_reference import import_timm
-
-TIMM_PARTS = {
-    "stem/conv": "conv1", "stem/norm": "bn1", "downsample_conv": "downsample.0", "downsample_norm": "downsample.1",
-    **{f"norm{i}": f"bn{i}" for i in (1, 2, 3)}, "head": "fc",
-}  # fmt: skip
-TIMM_ENDS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-
-
-def timm_name(path):
-    """The name of one of our weights in timm's ResNet."""
-    head, _, last = path.rpartition("/")
-    for ours, theirs in TIMM_PARTS.items():
-        head = head.replace(ours, theirs)
-    return head.replace("_blocks_", ".").replace("/", ".") + "." + TIMM_ENDS.get(last, last)
-
-
-def fill(model, state, name_of):
-    """Fills `model` from a torch state {name: array}, every entry used: torch stores (out, in) and (out, in, h, w) kernels."""
-    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    for weight in model.weights:
-        value = state.pop(name_of(weight.path))
-        if weight.name == "kernel":
-            value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
-        weight.assign(value)
-    assert not state, f"not used: {list(state)}"
-
-
-def shaken(reference):
-    """A torch model in evaluation mode, its parameters and running statistics moved away from where they start; and its state."""
-    import torch
-
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, value in reference.eval().state_dict().items():
-            if value.is_floating_point():
-                noise = torch.randn_like(value)
-                value.copy_((value + 0.1 * noise).abs() + 0.2 if "running_var" in name else value + 0.05 * noise)
-    return {name: value.numpy() for name, value in reference.state_dict().items()}
 
 
 def picture(*shape, seed=1):
@@ -73,29 +38,13 @@ CASES = {
     "dilated last stage": ("resnet50", {"image_size": (64, 96), "output_stride": 16, "depths": (1, 1, 1, 2)}),
     "dilated last stages": ("resnet34", {"image_size": 72, "output_stride": 8, "depths": (1, 1, 2, 2)}),
 }
-TIMM_OPTIONS = {"depths": "layers", "in_channels": "in_chans"}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equal_to_timm(case):
-    """Every stage's map and the output under the same random weights and statistics."""
-    import torch
-
+def test_equal_to_timm(case, tmp_path):
+    """Every block's map and the output under the same random weights and statistics."""
     name, overrides = CASES[case]
-    arguments = {TIMM_OPTIONS.get(key, key): value for key, value in overrides.items() if key != "image_size"}
-    reference = import_timm().create_model(name, **arguments)
-    model = kzoo.get(name, **overrides)
-    fill(model, shaken(reference), timm_name)
-    images, recorded = picture(2, *model.input_shape[1:]), []
-    for stage in (1, 2, 3, 4):
-        getattr(reference, f"layer{stage}").register_forward_hook(lambda module, args, output: recorded.append(output))
-    with torch.no_grad():
-        output = reference(channels_first(images))
-    ends = [f"layer{i}_blocks_{depth - 1}" for i, depth in enumerate(config_of(name, overrides)[1].depths, 1)]
-    taps = keras.Model(model.input, [model.get_layer(end).output for end in ends])
-    for ours, theirs in zip(taps(images), recorded, strict=True):
-        assert_close(np.asarray(ours).transpose(0, 3, 1, 2), theirs)
-    assert_close(np.asarray(model(images)), output)
+    assert_equal(*pair("timm_resnet", name, tmp_path / "theirs", **overrides))
 
 
 def test_rows_prepare_pictures_as_timm_does():
@@ -127,7 +76,8 @@ def test_layer_depths_are_timms():
     model = kzoo.get("resnet18", image_size=32)
     depths = model.layer_depths()
     last = max(depths.values())
-    assert {timm_name(w.path): 0.5 ** (last - depths[w.path]) for w in model.trainable_weights} == theirs
+    names = {piece.path: piece.names[0] for piece in pieces(model, TIMM, config_of("resnet18")[1])[0]}
+    assert {names[w.path]: 0.5 ** (last - depths[w.path]) for w in model.trainable_weights} == theirs
 
 
 def values(model):
@@ -158,21 +108,6 @@ def test_frozen_batch_norm_is_what_was_loaded_and_stays_so(tmp_path):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(images)), keras.ops.convert_to_numpy(frozen(images)))
 
 
-def test_a_file_of_timm_is_read_and_written(tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    reference = import_timm().create_model("resnet50", layers=(1, 1, 2, 1), num_classes=7)
-    shaken(reference)
-    save_file(reference.state_dict(), tmp_path / "timm.safetensors")
-    model = kzoo.get("resnet50", depths=(1, 1, 2, 1), num_classes=7, image_size=64, weights=tmp_path / "timm.safetensors")
-    images = picture(2, 64, 64, 3)
-    assert_close(np.asarray(model(images)), reference(channels_first(images)).detach())
-    kzoo.save_weights(model, tmp_path / "ours.safetensors", layout="timm")
-    ours, theirs = load_file(tmp_path / "ours.safetensors"), reference.state_dict()
-    assert {name for name in theirs if name not in ours} == {name for name in theirs if name.endswith("num_batches_tracked")}
-    assert all((theirs[name] == value).all() for name, value in ours.items())
-
-
 def test_frozen_without_weights_is_refused():
     with pytest.raises(UsageError, match="norm='frozen'.*weights=PATH"):
         kzoo.get("resnet50", norm="frozen")
@@ -188,6 +123,29 @@ def test_live_batch_norm_moves_its_statistics_by_a_tenth():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(stem.norm.moving_mean), 0.1 * before.mean((0, 1, 2)), atol=1e-5)
 
 
+def test_the_stem_for_small_pictures_is_timms_with_a_3x3_and_no_pooling(tmp_path):
+    import torch
+
+    import_timm()
+    from safetensors.torch import load_file
+    from timm.models.resnet import BasicBlock, ResNet
+
+    ours = kzoo.get("resnet18", image_size=(32, 24), stem_stride=1, depths=(1, 1, 1, 1), num_classes=10)
+    rng = np.random.default_rng(0)
+    ours.set_weights([rng.uniform(0.5, 1.5, w.shape) * (1 if "norm" in w.path else 0.1) for w in ours.weights])
+    kzoo.save_weights(ours, tmp_path / "ours.safetensors", layout="timm")
+    theirs = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10).eval()
+    theirs.conv1, theirs.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+    missing = theirs.load_state_dict(load_file(tmp_path / "ours.safetensors"), strict=False)
+    assert not missing.unexpected_keys and all(key.endswith("num_batches_tracked") for key in missing.missing_keys)
+    images = picture(2, 32, 24, 3)
+    with torch.no_grad():
+        expected = theirs(channels_first(images))
+    assert_close(keras.ops.convert_to_numpy(ours(images)), expected)
+    strides = [stage["stride"] for stage in ResNetConfig(stem_stride=1, depths=(1, 1, 1)).feature_info()]
+    assert strides == [1, 2, 4]
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -196,6 +154,7 @@ def test_live_batch_norm_moves_its_statistics_by_a_tenth():
         ({"padding": "valid"}, "same"),
         ({"weight_std": "torch"}, "timm"),
         ({"output_stride": 4}, "8, 16 or 32"),
+        ({"stem_stride": 2}, "1 or 4"),
         ({"depths": (1, 0)}, "at least 1"),
         ({"drop_rate": 1.0}, r"\[0, 1\)"),
         ({"norm": "group"}, "divisible by its 32 groups"),

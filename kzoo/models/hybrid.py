@@ -43,7 +43,7 @@ class HybridConfig(VitConfig):
     def layouts(self):
         """Those that both the transformer and the backbone have."""
         below = self.network.layouts()
-        return {key: _joined(LAYOUTS[key], below[key], prefix) for key, prefix in PREFIXES.items() if key in below}
+        return {key: _joined(LAYOUTS[key], below[key], prefix, self.backbone_options) for key, prefix in PREFIXES.items() if key in below}
 
     def __post_init__(self):
         if self.stem != "patch" or self.stride is not None:
@@ -85,15 +85,15 @@ def find_network(name, options, **overrides):
     return registry.config_of(name, {key: plain(value) for key, _, value in fields} | overrides)
 
 
-def _joined(top, below, prefix):
-    """The layout of a transformer on a backbone, whose names there begin with `prefix`."""
+def _joined(top, below, prefix, own):
+    """The layout of a transformer on a backbone, whose names there begin with `prefix`; its files' numerics join the `own` options."""
 
     def prefixed(right):
         return replace(right, name=prefix + right.name) if isinstance(right, Foreign) else prefix + right
 
     def numerics(given, asked):
         options = tuple(f"{field}={value}" for field, value in below.numerics(given, asked).items())
-        return top.numerics(given, asked) | ({"backbone_options": options} if options else {})
+        return top.numerics(given, asked) | ({"backbone_options": own + options} if options else {})
 
     layers = {BELOW + left: prefixed(right) for left, right in below.layers.items()}
     return replace(top, layers=top.layers | layers, ignored=f"{top.ignored}|{below.ignored}", numerics=numerics)
@@ -164,6 +164,7 @@ VARIANTS = {
     "vit_small_r26_s32_224":  HybridConfig(image_size=224, **R26,     **SMALL),
     "vit_small_r26_s32_384":  HybridConfig(image_size=384, **R26,     **SMALL, preprocessing=FULL),
     "vit_base_r26_s32_224":   HybridConfig(image_size=224, **R26,     **BASE),
+    "vit_base_r26_s32_384":   HybridConfig(image_size=384, **R26,     **BASE,  preprocessing=FULL),
     "vit_base_r50_s16_224":   HybridConfig(image_size=224, **R50_S16, **BASE),
     "vit_base_r50_s16_384":   HybridConfig(image_size=384, **R50_S16, **BASE,  preprocessing=FULL),
     "vit_large_r50_s32_224":  HybridConfig(image_size=224, **R50,     **LARGE),

@@ -33,6 +33,7 @@ class ResNetConfig(ModelConfig):
     block: str = "bottleneck"  # basic (3x3, 3x3) | bottleneck (1x1, 3x3, 1x1 to four times the width)
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage; none: the stem alone
     width: int = 64  # channels of the stem and of the first stage's 3x3 convolutions; it doubles from stage to stage
+    stem_stride: int = 4  # 4 (7x7 convolution, max-pooling) | 1 (3x3 convolution alone, the paper's for 32 px)
     output_stride: int = 32  # 32 | 16 | 8: where it is reached, stages dilate instead of striding ("DC5" is 16)
     norm: str = "batch"  # batch | frozen (batch norm as loaded, never learning: needs weights) | group (of 32)
     norm_eps: float = 1e-5
@@ -54,6 +55,8 @@ class ResNetConfig(ModelConfig):
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
+        if self.stem_stride not in (1, 4):
+            raise UsageError(f"stem_stride must be 1 or 4, not {self.stem_stride}.")
         if self.output_stride not in (8, 16, 32):
             raise UsageError(f"output_stride must be 8, 16 or 32, not {self.output_stride}.")
         if self.width < 1 or not all(isinstance(depth, int) and depth > 0 for depth in self.depths):
@@ -64,7 +67,7 @@ class ResNetConfig(ModelConfig):
 
     def stages(self):
         """(blocks, width of the 3x3 convolutions, stride, dilation, dilation of the first block) of each stage."""
-        reached, dilation, found = 4, 1, []
+        reached, dilation, found = self.stem_stride, 1, []
         for i, depth in enumerate(self.depths):
             stride, first = 1 if i == 0 else 2, dilation
             if reached * stride > self.output_stride:
@@ -78,8 +81,8 @@ class ResNetConfig(ModelConfig):
 
     def feature_info(self):
         if not self.depths:
-            return [{"index": 0, "name": "root", "stride": 4, "channels": self.width}]
-        facts, reached = [], 4
+            return [{"index": 0, "name": "root", "stride": self.stem_stride, "channels": self.width}]
+        facts, reached = [], self.stem_stride
         for i, (_, width, stride, _, _) in enumerate(self.stages()):
             reached *= stride
             facts.append({"index": i, "name": f"layer{i + 1}", "stride": reached, "channels": width * EXPANSION[self.block]})
@@ -102,7 +105,7 @@ def resnet(config):
 def stages(config, images):
     """images (B, H, W, C) -> the map of every stage, or that of the stem where there are none: (B, H / stride, W / stride, channels)."""
     common = {"norm": config.norm, "norm_eps": config.norm_eps, "padding": config.padding, "weight_std": config.weight_std}
-    x = ResNetStem(config.width, **common, name="stem" if config.depths else "root")(images)
+    x = ResNetStem(config.width, config.stem_stride, **common, name="stem" if config.depths else "root")(images)
     maps, before, blocks = [], 0, sum(config.depths)
     for i, (depth, width, stride, dilation, first_dilation) in enumerate(config.stages()):
         for j in range(depth):
@@ -125,21 +128,26 @@ def stages(config, images):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class ResNetStem(keras.layers.Layer):
-    """7x7 convolution of stride 2, norm, ReLU, 3x3 max-pooling of stride 2: (B, H, W, C) -> (B, ceil(H / 4), ceil(W / 4), width)."""
+    """Convolution, norm, ReLU: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), width).
 
-    def __init__(self, width, norm="batch", norm_eps=1e-5, padding="symmetric", weight_std="none", **kwargs):
+    stride 4: a 7x7 convolution of stride 2, and 3x3 max-pooling of stride 2 at the end; stride 1: a 3x3 convolution.
+    """
+
+    def __init__(self, width, stride=4, norm="batch", norm_eps=1e-5, padding="symmetric", weight_std="none", **kwargs):
         super().__init__(**kwargs)
         policy = self.dtype_policy
-        self.conv = Conv(width, 7, 2, padding=padding, weight_std=weight_std, dtype=policy, name="conv")
+        kernel_size, conv_stride = (7, 2) if stride == 4 else (3, 1)
+        self.conv = Conv(width, kernel_size, conv_stride, padding=padding, weight_std=weight_std, dtype=policy, name="conv")
         self.norm = make_norm(norm, norm_eps, policy, "norm")
-        self.pool = MaxPool(padding, dtype=policy, name="pool")
+        self.pool = MaxPool(padding, dtype=policy, name="pool") if stride == 4 else None
 
     def build(self, input_shape):
         self.conv.build(input_shape)
         self.norm.build(self.conv.compute_output_shape(input_shape))
 
     def call(self, images, training=None):
-        return self.pool(ops.relu(self.norm(self.conv(images), training=training)))
+        x = ops.relu(self.norm(self.conv(images), training=training))
+        return self.pool(x) if self.pool else x
 
 
 @keras.saving.register_keras_serializable(package="kzoo")

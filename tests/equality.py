@@ -1,0 +1,31 @@
+"""kzoo's numbers beside those of a reference, whose weights come through a file of its own format."""
+
+import keras
+
+import kzoo
+from benchmarks.parity import difference
+from benchmarks.references import REFERENCES
+
+CLOSE = 1e-5  # ten times stricter than what is promised: the other GELU, or another epsilon, comes to 1e-4 in a toy
+
+
+def pair(key, name, folder, **overrides):
+    """(kzoo's model, the reference of that key) of a row with overrides in kzoo's words; the file is left in the new `folder`."""
+    reference = REFERENCES[key](name, overrides)
+    assert reference.covers(reference.config)
+    return kzoo.get(name, weights=reference.write(folder), **overrides), reference
+
+
+def assert_equal(model, reference):
+    """Every block and the result on two random pictures: largest difference, relative to the largest value above 1."""
+    images = reference.images(2)
+    taps = keras.Model(model.input, [*(model.get_layer(name).output for name in reference.layers), model.output])
+    for name, ours, wanted in zip([*reference.layers, "result"], taps(images), reference.outputs(images), strict=True):
+        assert difference(keras.ops.convert_to_numpy(ours), wanted) <= CLOSE, name
+
+
+def saved(model, reference, folder):
+    """What kzoo writes in the reference's layout."""
+    path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
+    kzoo.save_weights(model, path, layout=reference.layout)
+    return path
