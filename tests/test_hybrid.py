@@ -62,7 +62,10 @@ def test_every_row_is_timms_in_size_and_preparation():
 
 @pytest.mark.parametrize(
     ("backbone", "index", "patch_size", "stride", "channels"),
-    [("resnet_toy", 0, 4, 16, 32), ("vit_toy", -1, 2, 16, 32), ("hybrid_toy", 0, 1, 8, 32)],
+    [
+        *(("resnet_toy", 0, 4, 16, 32), ("coatnet_toy", -1, 2, 16, 24), ("coatnet_toy", 1, 1, 4, 16)),
+        *(("vit_toy", -1, 2, 16, 32), ("hybrid_toy", 0, 1, 8, 32)),
+    ],
 )
 def test_any_model_with_feature_maps_can_stand_below(backbone, index, patch_size, stride, channels):
     """The patches are those of the map that the backbone alone gives."""
