@@ -1,6 +1,7 @@
 """kzoo's numbers beside those of a reference, whose weights come through a file of its own format."""
 
 import keras
+import numpy as np
 
 import kzoo
 from benchmarks.parity import difference
@@ -29,3 +30,20 @@ def saved(model, reference, folder):
     path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
     kzoo.save_weights(model, path, layout=reference.layout)
     return path
+
+
+def assert_trained_alike(models, x, y, xla):
+    """Two steps of plain gradient descent from the same weights and seed, all dropout active, end in the same weights of both models."""
+    plain, other = models
+    for weight, twin in zip(plain.variables, other.variables, strict=True):
+        twin.assign(keras.ops.convert_to_numpy(weight))
+    before = [keras.ops.convert_to_numpy(weight) for weight in plain.weights]
+    for model in models:
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla)
+        keras.utils.set_random_seed(0)  # under torch Keras' dropout draws from torch's own state
+        for _ in range(2):
+            model.train_on_batch(x, y)
+    after = [[keras.ops.convert_to_numpy(weight) for weight in model.weights] for model in models]
+    for weight, start, one, two in zip(plain.weights, before, *after, strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-5, err_msg=weight.path)
+        assert not np.array_equal(start, two), weight.path

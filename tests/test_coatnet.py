@@ -16,7 +16,7 @@ from kzoo.models.coatnet import EARLY
 from kzoo.models.count import count
 from kzoo.registry import config_of
 from kzoo.training.optimizer import undecayed
-from tests.equality import assert_equal, pair, saved
+from tests.equality import assert_equal, assert_trained_alike, pair, saved
 from tests.test_resnet import assert_close, channels_first
 from tests.torch_reference import import_timm
 
@@ -252,18 +252,7 @@ def test_recomputing_blocks_changes_neither_gradients_nor_running_statistics(blo
     maps, rng = keras.Input((4, 4, 8)), np.random.default_rng(0)
     models = [keras.Model(maps, blocks(maps, remat)) for remat in (False, True)]
     x, y = (rng.normal(size=(4, *shape[1:])).astype("float32") for shape in (maps.shape, models[0].output_shape))
-    for plain, other in zip(*(model.variables for model in models), strict=True):
-        other.assign(keras.ops.convert_to_numpy(plain))
-    before = [keras.ops.convert_to_numpy(w) for w in models[0].weights]
-    for model in models:
-        model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla)
-        keras.utils.set_random_seed(0)  # under torch Keras' dropout draws from torch's own state
-        for _ in range(2):
-            model.train_on_batch(x, y)
-    for weight, start, plain, other in zip(models[0].weights, before, *(m.weights for m in models), strict=True):
-        plain, other = keras.ops.convert_to_numpy(plain), keras.ops.convert_to_numpy(other)
-        np.testing.assert_allclose(other, plain, atol=1e-5, err_msg=weight.path)
-        assert not np.array_equal(start, other), weight.path
+    assert_trained_alike(models, x, y, xla)
 
 
 def test_decay_leaves_out_vectors_and_the_relative_bias():
