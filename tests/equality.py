@@ -6,6 +6,7 @@ import numpy as np
 import kzoo
 from benchmarks.parity import difference
 from benchmarks.references import REFERENCES
+from kzoo.checking import outputs_of
 
 CLOSE = 1e-5  # ten times stricter than what is promised: the other GELU, or another epsilon, comes to 1e-4 in a toy
 
@@ -21,8 +22,8 @@ def assert_equal(model, reference):
     """Every block and the result on two random pictures: largest difference, relative to the largest value above 1."""
     images = reference.images(2)
     taps = keras.Model(model.input, [*(model.get_layer(name).output for name in reference.layers), model.output])
-    for name, ours, wanted in zip([*reference.layers, "result"], taps(images), reference.outputs(images), strict=True):
-        assert difference(keras.ops.convert_to_numpy(ours), wanted) <= CLOSE, name
+    for name, ours, wanted in zip([*reference.layers, "result"], outputs_of(taps, images), reference.outputs(images), strict=True):
+        assert difference(ours, wanted) <= CLOSE, name
 
 
 def saved(model, reference, folder):
