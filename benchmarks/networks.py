@@ -1,5 +1,6 @@
 """One architecture from several libraries, and the machine's matrix products: what the processes of `infer` and `step` prepare."""
 
+import math
 import os
 
 from benchmarks.common import cores
@@ -17,8 +18,9 @@ def keras_network(library, work, backend, policy):
     expected = count(lambda: builder(config))[0]
     keras.config.set_dtype_policy(policy)
     model = {"kzoo": _kzoo, "keras_hub": _keras_hub, "zeromodels": _zeromodels}[library](work, config)
-    if model.count_params() != expected:
-        raise ValueError(f"{library} built {model.count_params()} weights where kzoo has {expected}: not the same architecture")
+    trained = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    if trained != expected:
+        raise ValueError(f"{library} built {trained} weights where kzoo has {expected}: not the same architecture")
     return model, keras.random.normal((work.batch, *config.size, config.in_channels), dtype="float32", seed=0)
 
 

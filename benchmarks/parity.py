@@ -4,13 +4,16 @@ For each row and reference: random weights, written to a file by the reference, 
 largest difference of the result and of every block's output, relative to the reference's largest value where that exceeds 1. Then
 kzoo.save_weights, read back strictly by the reference's own loader. Rows go from small to large; what was measured is kept in
 results/parity.jsonl with a digest of the sources, so that a run that was stopped goes on where it was. `--save` writes results/parity.md
-and parity.json of all that is there. The largest rows need 24 GB of memory and 15 GB of disk (TMPDIR says where).
+and parity.json of all that was ever measured, the newest record of each row and reference, and says how many are of earlier sources;
+options that narrow what is measured leave the others' records there. The largest rows need 24 GB of memory and 15 GB of disk (TMPDIR
+says where).
 """
 
 import fnmatch
 import gc
 import hashlib
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -21,9 +24,9 @@ import time
 from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, ROOT, emit, environment, parser, progress
 from kzoo.errors import backend_name
 
-FAMILIES = ("vit", "vit_clip", "vit_dino", "deit3")
+FAMILIES = ("vit", "vit_clip", "vit_dino", "deit3", "resnet", "hybrid", "coatnet")
 TOLERANCE = 1e-4
-KEPT = RESULTS / "parity.jsonl"
+KEPT, SAVED = RESULTS / "parity.jsonl", RESULTS / "parity.json"
 PROCESS = 5e8  # weights that one process works through: starting it costs as much time as these
 
 
@@ -41,11 +44,11 @@ def measure(name, key, folder):
     reference.module = None  # kzoo's model and the reference's are never in memory together
     gc.collect()
     model = kzoo.get(name, weights=file)
-    blocks = [model.get_layer(f"blocks_{i}").output for i in range(len(theirs) - 1)]
+    blocks = [model.get_layer(layer).output for layer in reference.layers]
     ours = [keras.ops.convert_to_numpy(y) for y in keras.Model(model.input, [*blocks, model.output])(images)]
     differences = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
     record = {"name": name, "reference": key, "title": title, "format": reference.format, "result": differences[-1]}
-    record |= {"blocks": max(differences[:-1]), "parameters": model.count_params(), "their_parameters": parameters}
+    record |= {"blocks": max(differences[:-1]), "parameters": parameters_of(model), "their_parameters": parameters}
     record["round_trip"] = None
     if reference.layout:
         path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
@@ -54,6 +57,11 @@ def measure(name, key, folder):
         gc.collect()
         record["round_trip"] = read_back(reference, file, path, images, theirs)
     return record | {"seconds": round(time.perf_counter() - start, 1), "date": environment()["date"]}
+
+
+def parameters_of(model):
+    """How many numbers training would change by gradients: what torch calls parameters, running statistics not among them."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def difference(ours, theirs):
@@ -75,15 +83,21 @@ def read_back(reference, original, path, images, outputs):
 
 
 def same_tensors(one, other):
-    """Whether two safetensors files (or the folders that hold a model.safetensors) have the same names and the same bits."""
+    """Whether two safetensors files (or the folders that hold a model.safetensors) have the same names and the same bits.
+
+    The batch counters of torch's batch norms are left aside: no number of the model depends on them, and kzoo keeps none.
+    """
     import torch
     from safetensors import safe_open
 
-    paths = [path / "model.safetensors" if path.is_dir() else path for path in (one, other)]
+    from benchmarks.references.base import COUNTER
+
+    paths = [path / "model.safetensors" if path.is_dir() else path for path in map(pathlib.Path, (one, other))]
     with safe_open(paths[0], "pt") as a, safe_open(paths[1], "pt") as b:
-        if sorted(a.keys()) != sorted(b.keys()):
-            return False
-        return all(torch.equal(a.get_tensor(name).view(torch.int32), b.get_tensor(name).view(torch.int32)) for name in a.keys())  # noqa: SIM118
+        names, others = ({name for name in file.keys() if not name.endswith(COUNTER)} for file in (a, b))  # noqa: SIM118
+        return names == others and all(
+            torch.equal(a.get_tensor(name).view(torch.int32), b.get_tensor(name).view(torch.int32)) for name in names
+        )
 
 
 def child(cases):
@@ -105,15 +119,36 @@ def sources():
     """A digest of the code that the figures depend on; records of other code are measured again."""
     folders = [ROOT / "kzoo" / folder for folder in ("layers", "models", "ops", "weights")]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    files += [ROOT / "kzoo" / "registry.py", ROOT / "benchmarks" / "references.py", pathlib.Path(__file__)]
+    files += [ROOT / "kzoo" / "registry.py", *sorted((ROOT / "benchmarks" / "references").glob("*.py")), pathlib.Path(__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def working():
+    """The records of the working file, in the order in which they were measured."""
+    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
 def kept():
     """{(name, reference): record} of the records that are still true."""
-    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
     now = sources()
-    return {(r["name"], r["reference"]): r for r in map(json.loads, lines) if r["sources"] == now}
+    return {(r["name"], r["reference"]): r for r in working() if r["sources"] == now}
+
+
+def saved():
+    """The records of results/parity.json, of whatever sources."""
+    return json.loads(SAVED.read_text()).get("records", []) if SAVED.exists() else []
+
+
+def merged(*lists):
+    """The newest record of each row and reference that there still are, small to large; of the same minute, that of the later list."""
+    import kzoo
+    from benchmarks.references import REFERENCES
+
+    newest, names = {}, set(kzoo.list_models())
+    for r in sorted((r for records in lists for r in records), key=lambda r: r["date"]):
+        if r["name"] in names and r["reference"] in REFERENCES:
+            newest[r["name"], r["reference"]] = r
+    return sorted(newest.values(), key=lambda r: (r["parameters"], r["name"]))
 
 
 def run(sizes):
@@ -142,21 +177,31 @@ def run(sizes):
 
 
 def cases(options):
-    """({(name, reference): weights}, names that no reference has) of what the command line asks for, small to large."""
+    """{(name, reference): weights} of what the command line asks for, small to large."""
     import kzoo
+
+    found = {}
+    for name in listed(options.family or FAMILIES, options.names):
+        keys = [key for key in references_of(name) if fnmatch.fnmatchcase(key, options.reference)]
+        if keys and (size := kzoo.info(name).params) <= options.max_params:
+            found |= dict.fromkeys(((name, key) for key in keys), size)
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def listed(families, pattern="*"):
+    """The names of the rows of some families."""
+    import kzoo
+
+    return [name for family in families for name in kzoo.list_models(pattern, family=family)]
+
+
+def references_of(name):
+    """The keys of the references that can build a row."""
     from benchmarks.references import REFERENCES
     from kzoo.registry import config_of
 
-    found, without = {}, []
-    for name in [n for family in options.family for n in kzoo.list_models(options.names, family=family)]:
-        config = config_of(name)[1]
-        keys = [key for key, reference in REFERENCES.items() if reference.covers(config)]
-        size = kzoo.info(name).params
-        if not keys:
-            without.append(name)
-        if size <= options.max_params:
-            found |= {(name, key): size for key in keys if fnmatch.fnmatchcase(key, options.reference)}
-    return dict(sorted(found.items(), key=lambda item: item[1])), without
+    config = config_of(name)[1]
+    return [key for key, reference in REFERENCES.items() if reference.covers(config)]
 
 
 def passes(record):
@@ -166,27 +211,43 @@ def passes(record):
 
 
 def summary(records, failed, without):
-    """What results/parity.json says."""
-    references = {}
+    """What results/parity.json says. "present" counts the rows measured on these sources, "earlier" lists the dates of the others."""
+    references, now = {}, sources()
     for key in dict.fromkeys(r["reference"] for r in records):
         own = [r for r in records if r["reference"] == key]
         worst = {what: max(r[what] for r in own) for what in ("result", "blocks")}
         references[key] = {"rows": len(own), **worst, "pass": sum(map(passes, own))}
+        earlier = sorted({r["date"][:10] for r in own if r["sources"] != now})
+        references[key] |= {"present": sum(r["sources"] == now for r in own), "earlier": earlier}
     unequal = [[r["name"], r["reference"]] for r in records if not passes(r)]
-    return {"tolerance": TOLERANCE, "references": references, "beyond": unequal, "failed": failed, "without_reference": without}
+    verdict = {"tolerance": TOLERANCE, "references": references, "beyond": unequal, "failed": failed, "without_reference": without}
+    return verdict | {"records": records}
+
+
+def age(references):
+    """The sentence on how many rows were measured on the present code: of summary()'s references."""
+
+    def told(key, of):
+        older = of["rows"] - of["present"]
+        dates = " to ".join(dict.fromkeys((of["earlier"][0], of["earlier"][-1]))) if older else ""
+        return f"{of['present']} of {key}" + (f" (and {older} on earlier code, {dates})" if older else "")
+
+    return f"Rows measured on the present code: {', '.join(told(key, of) for key, of in references.items())}."
 
 
 HEAD = """# Parity with the reference implementations
 
-Written by `python -m benchmarks.parity --save`, not by hand. Each row: random weights (biases, norms, tokens and LayerScale moved off
-their constants), written to a file by the reference, read by `kzoo.get(NAME, weights=FILE)`; one random picture in float32, evaluation.
-"Result" is the largest difference of the logits (of the pooled vector where the row has no head), "blocks" the largest of any block's
-output (B, N, D), each relative to the reference's largest value where that exceeds 1; promised are {tolerance:.0e}. "Round trip":
-`kzoo.save_weights` in the reference's layout, read by the reference's own loader with nothing missing and nothing too much, and every
-tensor bit-equal ("same outputs" where the layout has more tensors than the model needs).
+Written by `python -m benchmarks.parity --save`, not by hand. Each row: random weights (biases, norms and their running statistics,
+tokens and LayerScale moved off their constants), written to a file by the reference, read by `kzoo.get(NAME, weights=FILE)`; one random
+picture in float32, evaluation. "Result" is the largest difference of the logits (of the pooled vector where the row has no head),
+"blocks" the largest of any block's output, (B, N, D) or (B, H, W, C), of the stem's and of a hybrid's embedded patches, each relative
+to the reference's largest value where that exceeds 1; promised are {tolerance:.0e}. "Round trip": `kzoo.save_weights` in the
+reference's layout, read by the reference's own loader with nothing missing and nothing too much, and every tensor bit-equal ("same
+outputs" where the layout has more tensors than the model needs). Left aside are the counters of batches (`num_batches_tracked`) beside
+torch's batch norms, on which no number depends: kzoo keeps none, and the reader is given zeros.
 
 **No published file was tried**: these measurements were made without a network, on files that the reference implementations themselves
-wrote, or, for Google's .npz, that benchmarks/references.py wrote and timm's own loader read back bit for bit.
+wrote, or, for Google's .npz, that benchmarks/references wrote and timm's own loader read back bit for bit.
 """
 
 
@@ -201,12 +262,15 @@ def report(records, failed, without):
     hardware = f"{told['cpu']}, {told['cores']} cores, {told['system']}"
     lines += [f"{dates[0]} to {dates[-1]} UTC, {hardware}; Keras on {backend_name()}; {versions}.", ""]
     lines += ["| reference | format | independent reader | rows | equal | worst result | worst blocks |", "|---|---|---|---|---|---|---|"]
-    for key, worst in summary(records, failed, without)["references"].items():
+    references = summary(records, failed, without)["references"]
+    for key, worst in references.items():
         of, figures = REFERENCES[key], f"{worst['rows']} | {worst['pass']} | {worst['result']:.1e} | {worst['blocks']:.1e}"
         lines.append(f"| {key} | {of.format} | {of.reader} | {figures} |")
+    lines += ["", age(references)]
     if failed:
         lines += ["", f"**Failed**: {', '.join(f'{name} ({key})' for name, key in failed)}."]
-    lines += ["", f"Without a reference in timm or transformers, held to formulas by the tests: {', '.join(without) or 'none'}.", ""]
+    elsewhere = "Without a reference in timm or transformers, held to formulas, or as parts of other models, by the tests"
+    lines += ["", f"{elsewhere}: {', '.join(without) or 'none'}.", ""]
     lines += ["| name | reference | format | result | blocks | parameters | round trip |", "|---|---|---|---|---|---|---|"]
     for r in records:
         equal = "" if r["parameters"] == r["their_parameters"] else f", theirs {r['their_parameters']:,}"
@@ -217,7 +281,7 @@ def report(records, failed, without):
 
 def main():
     options = parser(__doc__)
-    options.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES, help="these families alone")
+    options.add_argument("--family", nargs="+", action="extend", choices=FAMILIES, help="these families alone")
     options.add_argument("--names", default="*", help="a pattern of names")
     options.add_argument("--reference", default="*", help="a pattern of references: timm, google_npz, hf_vit, ...")
     options.add_argument("--max-params", type=float, default=float("inf"), help="leave larger rows out")
@@ -227,14 +291,14 @@ def main():
         return child(json.loads(options.cases))
     os.environ.update(CHILD_ENVIRONMENT)
     RESULTS.mkdir(exist_ok=True)
-    sizes, without = cases(options)
+    sizes = cases(options)
     failed = run(sizes)
+    without = [name for name in listed(FAMILIES) if not references_of(name)]
     measured = kept()
-    if options.save:
-        everything = sorted(measured.values(), key=lambda r: (r["parameters"], r["name"]))
-        (RESULTS / "parity.md").write_text(report(everything, failed, without))
-    records = list(measured.values()) if options.save else [measured[case] for case in sizes if case in measured]
+    records = merged(saved(), working()) if options.save else [measured[case] for case in sizes if case in measured]
     result = summary(records, failed, without)
+    if options.save:
+        (RESULTS / "parity.md").write_text(report(records, failed, without))
     emit("parity", result, options.save)
     return bool(result["beyond"] or result["failed"])
 

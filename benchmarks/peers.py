@@ -37,7 +37,7 @@ class Work:
 
 
 def run(name, doc, setups, model, batch, passes):
-    """A benchmark's whole command: measures what the command line asks for and emits it.
+    """A benchmark's whole command: measures what the command line asks for and emits it; of another model than usual, under its name too.
 
     setups: {"cpu" | "gpu": {peer's name: setup(work) -> callable}}; model and batch are defaults; passes: how many forward passes'
     products one call costs, 3 for a training step.
@@ -46,6 +46,7 @@ def run(name, doc, setups, model, batch, passes):
     timm = options.timm or options.model
     work = Work(options.model, timm, options.batch, options.image_size, options.matmul, options.omp_wait, options.gpu)
     result = measure(setups["gpu" if work.gpu else "cpu"], work, options.rounds, passes, options.only)
+    name = name if work.model == model else f"{name}_{work.model}"
     if work.gpu:
         emit(f"{name}_gpu", result, options.save, gpu_name())
     else:

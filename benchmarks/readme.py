@@ -23,19 +23,29 @@ LINES = {
     "simple_vit_small_patch16_224": "simple_vit_{tiny,small,base,large}_patch16_224",
     "deit3_small_patch16_224": "deit3_{small,medium,base}_patch16_224",
     "deit3_huge_patch14_224": "deit3_huge_patch14_224",
+    "vit_tiny_r_s16_p8_224": "vit_tiny_r_s16_p8_{224,384}",
+    "vit_small_r26_s32_224": "vit_{small,base}_r26_s32_{224,384}",
+    "vit_base_r50_s16_224": "vit_base_r50_s16_{224,384}",
+    "vit_large_r50_s32_224": "vit_large_r50_s32_{224,384}",
+    **{f"coatnet_{i}_224": f"coatnet_{i}_{{224,384,512}}" for i in range(6)},
+    "coatnet_0_rw_224": "coatnet_{pico,nano,0,1,2,3}_rw_224",
+    "coatnet_rmlp_1_rw_224": "coatnet_rmlp_{nano_rw,0_rw,1_rw,1_rw2,2_rw,3_rw}_224",
+    "resnet50": "resnet{18,34,50,101}",
 }
 
 
 def models():
     """Width, depth, parameters and multiply-accumulates of a row for each line of names. Raises ValueError for a name that is none."""
     import kzoo
+    from kzoo.registry import config_of
 
     lines = ["| models | figures of | width | blocks | parameters | GMACs |", "|---|---|---|---|---|---|"]
     for name, names in LINES.items():
         if unknown := set(expand(names)) - set(kzoo.list_models()):
             raise ValueError(f"not models: {sorted(unknown)}")
         info = kzoo.info(name)
-        width, depth = info.feature_info[0]["channels"], len(info.feature_info)
+        config, width = config_of(name)[1], info.feature_info[-1]["channels"]
+        depth = getattr(config, "depth", None) or "+".join(map(str, config.depths))
         lines.append(f"| `{names}` | `{name}` | {width} | {depth} | {info.params:,} | {info.gmacs:.2f} |")
     return "\n".join(lines)
 
@@ -134,12 +144,15 @@ def _train(r):
     return f"`{r['recipe']}`: {r['accuracy']:.1%} of {r['images']:,} held-out pictures after {r['minutes']:.3g} minutes ({where})"
 
 
+def _small_data(r):
+    told = [f"`{name}` {100 * model['test_accuracy']['mean']:.1f} %" for name, model in r["models"].items()]
+    return f"{r['epochs']} epochs on {r['data']}, test accuracy: {', '.join(told)} ([table](benchmarks/results/small_data.md))"
+
+
+SPEEDS = [f"{of}{model}" for of in ("infer", "step") for model in ("", "_vit_base_r50_s16_224", "_coatnet_0_224")]
 ROWS = {
     "startup": _startup,
-    "infer": _speed,
-    "infer_gpu": _speed,
-    "step": _speed,
-    "step_gpu": _speed,
+    **{f"{name}{device}": _speed for name in SPEEDS for device in ("", "_gpu")},
     "export": _export,
     "input": _input,
     "memory": _memory,
@@ -147,8 +160,11 @@ ROWS = {
     "parity": _parity,
     "fuzz": _fuzz,
     "kill_resume": _kill_resume,
-    "train_vit_tiny_digits": _train,
-    "train_vit_tiny_cifar10": _train,
+    "small_data": _small_data,
+    **{
+        f"train_{recipe}": _train
+        for recipe in ("vit_tiny_digits", *(f"{model}_cifar10" for model in ("vit_tiny", "coatnet", "hybrid", "resnet")))
+    },
 }
 
 
@@ -158,9 +174,14 @@ def results():
     for name, say in ROWS.items():
         r = _result(name)
         if r:
-            command = f"benchmarks.train {r['recipe']}" if name.startswith("train_") else f"benchmarks.{name}".replace("_gpu", " --gpu")
+            command = name.removesuffix("_gpu")
+            if command.startswith("train_"):
+                command = f"train {r['recipe']}"
+            elif command.endswith("_224"):
+                command = f"{command.partition('_')[0]} --model {r['model']}"
+            command += " --gpu" * name.endswith("_gpu")
             hardware = f"{r['cpu']}, {r['cores']} cores" if r["device"] == "cpu" else r["device"]
-            lines.append(f"| `python -m {command}` | {say(r)} | {r['date'][:10]}, {hardware} |")
+            lines.append(f"| `python -m benchmarks.{command}` | {say(r)} | {r['date'][:10]}, {hardware} |")
     return "\n".join(lines)
 
 

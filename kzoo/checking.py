@@ -30,8 +30,10 @@ def _images(model, batch=2, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, *model.input_shape[1:])).astype("float32")
 
 
-def _call(model, images):
-    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(images, training=False))]
+def outputs_of(model, images):
+    """The model's outputs, as NumPy arrays in a list. Under JAX they are compiled whole: one compilation, not one for every operation."""
+    call = model.predict_on_batch if keras.backend.backend() == "jax" else model
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(call(images))]
 
 
 def randomise(model, seed=0):
@@ -46,7 +48,7 @@ def build(name):
     """Finite float32 outputs of the announced shape, at two batch sizes; the batch does not mix."""
     model = randomise(registry.get(name))
     images = _images(model, 3)
-    for whole, one, shape in zip(_call(model, images), _call(model, images[:1]), _shapes(model), strict=True):
+    for whole, one, shape in zip(outputs_of(model, images), outputs_of(model, images[:1]), _shapes(model), strict=True):
         _expect(whole.dtype == np.float32 and np.isfinite(whole).all(), f"outputs are {whole.dtype} or not finite")
         _expect(whole.shape == (3, *shape[1:]), f"outputs have shape {whole.shape}, announced {shape}")
         _close(one, whole[:1], 1e-4, "a picture alone and in a batch")
@@ -70,7 +72,7 @@ def reload(name):
         model.save(path)
         again = keras.models.load_model(path)
     _expect(again.spec == model.spec, f"the spec came back as {again.spec}")
-    for a, b in zip(_call(model, _images(model)), _call(again, _images(model)), strict=True):
+    for a, b in zip(outputs_of(model, _images(model)), outputs_of(again, _images(model)), strict=True):
         _close(b, a, 0.0, "outputs before and after saving")
     for layer in model.layers:
         config = layer.get_config()
@@ -85,6 +87,8 @@ def _plain(config):
 def _fit_batch(model, steps=1, rate=1.0, **compile_options):
     """Trains on one generated batch and returns the task."""
     trained = make_task(model)
+    if keras.backend.backend() == "jax":
+        compile_options["jit_compile"] = True  # as in outputs_of
     trained.compile(optimizer=keras.optimizers.SGD(rate), **compile_options)
     images = _images(model, 4)
     labels = (np.arange(4) % model.output_shape[-1]).astype("int32")
@@ -117,7 +121,7 @@ def bfloat16(name):
     with computing_in("mixed_bfloat16"):
         model = registry.get(name)
     model.set_weights(reference.get_weights())
-    for a, b in zip(_call(reference, _images(model)), _call(model, _images(model)), strict=True):
+    for a, b in zip(outputs_of(reference, _images(model)), outputs_of(model, _images(model)), strict=True):
         _expect(b.dtype == np.float32, f"outputs are {b.dtype}")
         _close(b, a, 0.1, "bfloat16 and float32")
     _fit_batch(model, rate=0.01, jit_compile=False)
@@ -127,7 +131,7 @@ def sizes(name):
     """Another, non-square size builds and runs."""
     height, width = registry.get(name).input_shape[1:3]
     model = registry.get(name, image_size=(height, width * 3 // 2))
-    _expect(all(np.isfinite(y).all() for y in _call(model, _images(model))), "outputs are not finite")
+    _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
 
 
 def channels(name):
@@ -135,7 +139,7 @@ def channels(name):
     for count in (1, 4):
         model = registry.get(name, in_channels=count)
         _expect(len(model.spec.preprocessing.mean) == count, f"the preprocessing does not follow in_channels={count}")
-        _expect(all(np.isfinite(y).all() for y in _call(model, _images(model))), "outputs are not finite")
+        _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
 
 
 def heads(name):
@@ -151,7 +155,7 @@ def features(name):
     facts = {stage["index"]: stage for stage in registry.info(name).feature_info}
     model = registry.get(name, features_only=True, out_indices=tuple(facts))
     height, width = model.input_shape[1:3]
-    outputs = _call(model, _images(model))
+    outputs = outputs_of(model, _images(model))
     _expect(len(outputs) == len(facts), f"{len(outputs)} maps, announced {len(facts)}")
     for output, stage in zip(outputs, facts.values(), strict=True):
         wanted = (2, height // stage["stride"], width // stage["stride"], stage["channels"])

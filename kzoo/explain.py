@@ -1,5 +1,6 @@
 """What a vision transformer looks at, and what its first layers have learned: numbers in NumPy, and pictures of them."""
 
+import itertools
 import math
 
 import keras
@@ -10,20 +11,23 @@ from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.layers.embed import PatchEmbed, PositionEmbedding
 from kzoo.layers.pool import AttentionPool
+from kzoo.layers.relative import RelativeBlock
 from kzoo.layers.transformer import TransformerBlock
 from kzoo.ops.resize import resample, resize_weights
 
 LARGEST_MOSAIC = 16  # position tables of more rows or columns are thinned out, to stay legible
 
 
-def attention(model, images):
+def attention(model, images, stage=-1):
     """What the pooled vector takes from each patch: float32 (B, layers, heads, H, W) on the grid of patches, layers in order.
 
     images (B, height, width, C) are the model's input, normalised. A layer's map is the softmax weights of the class token's query
     where that token is the pooled vector, else the mean over the patches' queries. Attention pooling adds one layer, the weights of its
-    own query. A map sums to 1 less what goes to class and register tokens. Raises UserError for a model without attention.
+    own query. A map sums to 1 less what goes to class and register tokens. Where attention comes in several stages, with grids or
+    numbers of heads of their own, `stage` counts them: 0 the first, -1 the last. Raises UserError for a model without attention, or
+    without that stage.
     """
-    weights, prefix, grid, pooling = _weights(model, images)
+    weights, prefix, grid, pooling = _weights(model, images, stage)
     queries = _pooled_queries(model, weights[0].shape[-1], prefix)
     maps = [np.einsum("n,bhnm->bhm", queries, w)[..., prefix:] for w in weights]
     if pooling is not None:
@@ -36,9 +40,9 @@ def rollout(model, images):
 
     Attention rollout (https://arxiv.org/abs/2005.00928): a layer passes on the mean of the heads' weights and, along the residual
     connection, its own input, half each; the layers are multiplied. It sums to 1 less what comes from class and register tokens.
-    images and errors as in `attention`.
+    Of several stages it is the last one's. images and errors as in `attention`.
     """
-    weights, prefix, grid, pooling = _weights(model, images)
+    weights, prefix, grid, pooling = _weights(model, images, -1)
     count = weights[0].shape[-1]
     if pooling is None:
         flow = np.tile(_pooled_queries(model, count, prefix), (len(images), 1))
@@ -49,17 +53,29 @@ def rollout(model, images):
     return flow[:, prefix:].reshape(-1, *grid)
 
 
-def _weights(model, images):
+def _weights(model, images, stage):
     """([weights (B, heads, N, N) of each block], prefix tokens, grid, weights of attention pooling (B, heads, N - prefix) or None)."""
-    blocks, pools = _layers(model, TransformerBlock), _layers(model, AttentionPool)
-    grid = getattr(_config(model), "grid", None)
-    if not blocks or grid is None:
-        raise UserError(f"{_name(model)} has no attention to show; choose a model of transformer blocks, such as a ViT.")
+    stages = _stages(model)
+    if not -len(stages) <= stage < len(stages):
+        raise UserError(f"{_name(model)} has {len(stages)} stages of attention; stage must lie in 0..{len(stages) - 1}, not be {stage}.")
+    blocks = stages[stage]
+    pools = _layers(model, AttentionPool) if blocks is stages[-1] else []
+    grid = getattr(blocks[0], "map_size", None) or getattr(_config(model), "grid", None)
+    if grid is None:
+        raise UserError(f"{_name(model)} has attention, but not between the cells of a grid; there is no map to show.")
     tapped = keras.Model(model.input, [layer.input for layer in blocks + pools])(images, training=False)
     tapped = tapped if isinstance(tapped, list) else [tapped]
-    weights = [_numpy(b.attn.attend(b.norm1(x), training=False)[1]) for b, x in zip(blocks, tapped, strict=False)]
+    weights = [_numpy(block.attend(x)) for block, x in zip(blocks, tapped, strict=False)]
     pooling = _numpy(pools[0].attend(tapped[-1])[1])[:, :, 0] if pools else None
     return weights, weights[0].shape[-1] - math.prod(grid), grid, pooling
+
+
+def _stages(model):
+    """The blocks of each stage of attention, at least one stage: blocks in a row of one grid, one width and one number of heads."""
+    blocks = _layers(model, (TransformerBlock, RelativeBlock))
+    if not blocks:
+        raise UserError(f"{_name(model)} has no attention to show; choose a model of transformer blocks, such as a ViT.")
+    return [list(found) for _, found in itertools.groupby(blocks, key=lambda block: (block.output.shape, block.attn.num_heads))]
 
 
 def _layers(model, kind):

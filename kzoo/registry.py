@@ -281,7 +281,8 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of
     maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights` reads: a run, a file of
     any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without `weights`, the weights published under it; what
-    else is asked for stands above its settings. Raises UsageError for unknown names and options, naming the nearest valid ones.
+    else is asked for stands above its settings. Raises UsageError for unknown names and options, naming the nearest valid ones, and for
+    frozen parts without weights.
     """
     common = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "out_indices": out_indices}
     overrides |= {k: v for k, v in common.items() if v is not None}
@@ -289,15 +290,19 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
     tag = split(name)[1]
     weights = _address(tag) if tag and weights is None else weights
     if weights is None:
-        return _build(name, overrides)
+        needs = config_of(name, overrides)[1].needs_weights()
+        if needs:
+            raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
+        return build(name, overrides)
     from kzoo.weights import build_and_fill
 
-    model = build_and_fill(lambda settings: _build(name, settings), name, weights, overrides)
+    model = build_and_fill(lambda settings: build(name, settings), name, weights, overrides)
     model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
     return model
 
 
-def _build(name, overrides):
+def build(name, overrides):
+    """A model with its spec, as `get` builds it, for callers that fill in the weights themselves: frozen parts may be random."""
     builder, config = config_of(name, overrides)
     model = builder(config)
     model.spec = _spec(name, overrides, config, model)

@@ -1,8 +1,12 @@
 """What the benchmarks say about their measurements, on measurements made up here."""
 
+import statistics
+
 import keras
 import pytest
+import scipy.stats
 
+from benchmarks import small_data
 from benchmarks.common import interleave, quotient, spread
 from benchmarks.networks import keras_network
 from benchmarks.peers import Work, compare, lacks, library_of, share_of_peak, split_peaks
@@ -48,6 +52,63 @@ def test_who_cannot_take_part_is_named_with_the_reason(monkeypatch):
     assert lacks("kzoo", TOY) is None and lacks("timm", TOY) == "has no such model"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert lacks("kzoo", TOY) == "not installed"
+
+
+def test_two_standard_errors_decide_a_claim():
+    ahead, behind = [3.0, 3.2, 3.1], [1.0, 1.4, 1.2]
+    difference, error, verdict = small_data.compared(ahead, behind, ">")
+    t = scipy.stats.ttest_ind(ahead, behind, equal_var=False).statistic
+    assert difference == pytest.approx(1.9) and difference / error == pytest.approx(t) and verdict == "holds"
+    verdicts = {
+        relation: [small_data.compared(*pair, relation)[2] for pair in ((ahead, behind), (ahead, ahead), (behind, ahead))]
+        for relation in (">", ">=", "~")
+    }
+    assert verdicts == {
+        ">": ["holds", "not decided", "does not hold"],
+        ">=": ["holds", "holds", "does not hold"],
+        "~": ["does not hold", "holds", "does not hold"],
+    }
+    assert small_data.compared([3.0], behind, ">")[1:] == (None, "not decided")
+
+
+def test_the_small_data_models_are_of_equal_size_and_their_training_pictures_balanced():
+    from kzoo.models.count import count
+    from kzoo.registry import config_of
+
+    sizes = []
+    for _, row, overrides in small_data.MODELS.values():
+        builder, config = config_of(row, {"image_size": 32, "num_classes": 10} | overrides)
+        sizes.append(count(lambda builder=builder, config=config: builder(config))[0])
+    assert max(sizes) < 1e6 and max(sizes) / min(sizes) < 1.03
+    training, _ = small_data.pictures(small_data.arguments(["--data", "digits", "--images", "200"]))
+    assert len({picture.tobytes() for picture in training.images}) == 200 and set(statistics.multimode(training.labels)) == set(range(10))
+    with pytest.raises(ValueError, match="no 1000 pictures of every class"):
+        small_data.pictures(small_data.arguments(["--data", "digits", "--images", "10000"]))
+
+
+def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys):
+    """The whole command on the digits, in tiny: each run once, a second call trains nothing."""
+    shrunk = {
+        name: (what, row, overrides | {"depth": 1})
+        for name, (what, row, overrides) in small_data.MODELS.items()
+        if name in ("vit", "hybrid")
+    }
+    monkeypatch.setattr(small_data, "MODELS", shrunk)
+    monkeypatch.setattr(small_data, "RESULTS", tmp_path)
+    monkeypatch.setattr(small_data, "KEPT", tmp_path / "small_data.jsonl")
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    words = ["--data", "digits", "--images", "130", "--epochs", "1", "--seeds", "1", "--workdir", str(tmp_path)]
+    words += ["--models", "vit", "hybrid"]
+    monkeypatch.setattr("sys.argv", ["small_data", *words, "--save"])
+    small_data.main()
+    records = list(small_data.kept(small_data.arguments(words)).values())
+    assert [(r["model"], r["seed"]) for r in records] == [("vit", 0), ("hybrid", 0)]
+    assert all(r["gap"] == pytest.approx(r["train_accuracy"] - r["test_accuracy"]) for r in records)
+    text = (tmp_path / "small_data.md").read_text()
+    assert "| `hybrid`: " in text and "| test accuracy | hybrid > vit | ViT, section 4.4" in text
+    monkeypatch.setattr(small_data, "measure", None)
+    small_data.main()
+    assert '"claim": "hybrid > vit"' in capsys.readouterr().out
 
 
 def test_another_architecture_is_not_compared(monkeypatch):

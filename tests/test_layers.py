@@ -9,6 +9,7 @@ from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed
 from kzoo.layers.pool import AttentionPool
 from kzoo.layers.transformer import Attention, DropPath, TransformerBlock
 from kzoo.models.count import macs
+from tests.equality import assert_trained_alike
 from tests.torch_reference import import_timm
 
 
@@ -155,18 +156,7 @@ def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
         tokens = keras.Input((5, 8))
         block = TransformerBlock(8, 2, init_values=0.5, proj_drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.5, remat=on)
         models.append(keras.Model(tokens, block(tokens)))
-    for plain, other in zip(*(model.variables for model in models), strict=True):
-        other.assign(keras.ops.convert_to_numpy(plain))
-    before = [keras.ops.convert_to_numpy(w) for w in models[0].weights]
-    for model in models:
-        model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla)
-        keras.utils.set_random_seed(0)  # under torch Keras' dropout draws from torch's own state
-        for _ in range(2):
-            model.train_on_batch(x, y)
-    after = [[keras.ops.convert_to_numpy(w) for w in model.weights] for model in models]
-    for weight, start, plain, other in zip(models[0].weights, before, *after, strict=True):
-        np.testing.assert_allclose(other, plain, atol=1e-5, err_msg=weight.path)
-        assert not np.array_equal(start, other), weight.path
+    assert_trained_alike(models, x, y, xla)
     traced = len(calls)
     models[1](x)
     assert traced >= 1 and len(calls) == traced  # in training alone

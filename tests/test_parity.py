@@ -10,14 +10,17 @@ import pytest
 from PIL import Image
 
 import kzoo
-from benchmarks.parity import TOLERANCE, difference, passes, report, same_tensors, summary
-from benchmarks.references import REFERENCES, BigVisionNpz, GoogleNpz, HfVit, Timm, to_npz
+from benchmarks.parity import TOLERANCE, age, difference, merged, parameters_of, passes, report, same_tensors, sources, summary
+from benchmarks.references import REFERENCES, BigVisionNpz, GoogleNpz, HfVit, Timm, TimmCoatnet
+from benchmarks.references.vit import to_npz
+from tests.equality import CLOSE, assert_equal, pair, saved
 from tests.torch_reference import import_timm
 
 TOY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 7, "image_size": 32}
 CLIP = {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"}
 MAP = {"global_pool": "map", "class_token": False}
 SIGLIP = {"num_classes": 0, "pre_norm": False, "norm_eps": 1e-6, "act": "gelu_tanh"}
+COATNET = {"embed_dim": (16, 16, 24, 32), "depths": (1, 2, 2, 1), "stem_width": (8, 12), "head_dim": 8, "num_classes": 7, "image_size": 64}
 CASES = {
     "plain": {},
     "non-square": {"image_size": (32, 48)},
@@ -45,30 +48,19 @@ FORMATS = {  # cases of the other references: reference, toy, overrides
     "transformers' CLIP": ("hf_clip", "vit_clip_toy", CLIP | {"class_token": True, "global_pool": "token"}),
     "transformers' SigLIP": ("hf_siglip", "vit_clip_toy", MAP | SIGLIP),
 }
-ALL = {case: ("timm", "vit_toy", overrides) for case, overrides in CASES.items()} | FORMATS
-
-
-CLOSE = 1e-5  # ten times stricter than what is promised: the other GELU, or another epsilon, comes to 1e-4 in a toy
-
-
-def taps(model):
-    """Every block's output, and the model's."""
-    blocks = [layer.output for layer in model.layers if layer.name.startswith("blocks_")]
-    return keras.Model(model.input, [*blocks, model.output])
-
-
-def assert_equal(model, reference):
-    """kzoo's every block and result beside the reference's: largest difference, relative to the largest value above 1."""
-    images = reference.images(2)
-    for ours, wanted in zip(taps(model)(images), reference.outputs(images), strict=True):
-        assert difference(keras.ops.convert_to_numpy(ours), wanted) <= CLOSE
-
-
-def saved(model, reference, folder):
-    """What kzoo writes in the reference's layout."""
-    path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
-    kzoo.save_weights(model, path, layout=reference.layout)
-    return path
+CONVOLUTIONS = {  # cases of the convolutional families
+    "resnet, non-square, one channel": ("timm_resnet", "resnet18", {"image_size": (64, 97), "in_channels": 1, "depths": (1, 1, 1, 1)}),
+    "resnet, dilated": ("timm_resnet", "resnet50", {"image_size": 64, "depths": (1, 1, 1, 2), "output_stride": 16, "num_classes": 7}),
+    "hybrid, non-square": ("timm_hybrid", "hybrid_toy", {"image_size": (32, 48), "in_channels": 2}),
+    "hybrid, the stem alone": ("timm_hybrid", "vit_tiny_r_s16_p8_224", {"image_size": 64, "depth": 1, "num_classes": 0}),
+    "hybrid, Google's npz": ("google_hybrid_npz", "hybrid_toy", {}),
+    "hybrid, Google's npz, the stem alone": ("google_hybrid_npz", "vit_tiny_r_s16_p8_224", {"image_size": 64, "depth": 1}),
+    "coatnet, non-square": ("timm_coatnet", "coatnet_toy", {"image_size": (48, 64), "in_channels": 1}),
+    "coatnet, bias by an MLP, LayerScale": ("timm_coatnet", "coatnet_rmlp_2_rw_224", COATNET),
+    "coatnet, batch norms": ("timm_coatnet", "coatnet_bn_0_rw_224", COATNET),
+}
+ALL = {case: ("timm", "vit_toy", TOY | overrides) for case, overrides in CASES.items()}
+ALL |= {case: (key, name, TOY | overrides) for case, (key, name, overrides) in FORMATS.items()} | CONVOLUTIONS
 
 
 @pytest.mark.backends
@@ -76,19 +68,15 @@ def saved(model, reference, folder):
 def test_toys_through_files_both_ways(case, tmp_path):
     """Equal numbers from the reference's file; what kzoo saves is read strictly by the reference, and is that file again, bit for bit."""
     key, name, overrides = ALL[case]
-    overrides = TOY | overrides
-    reference = REFERENCES[key](name, overrides)
-    assert reference.covers(reference.config)
-    file = reference.write(tmp_path / "theirs")
-    model = kzoo.get(name, weights=file, **overrides)
+    model, reference = pair(key, name, tmp_path / "theirs", **overrides)
     assert_equal(model, reference)
-    assert model.count_params() == reference.parameters()
+    assert parameters_of(model) == reference.parameters()
     assert set(model.load_report.loaded) == {w.path for w in model.weights}
     if reference.layout:
         path = saved(model, reference, tmp_path)
         module = reference.accepts(path)
         if reference.exact:
-            assert same_tensors(file, path)
+            assert same_tensors(model.load_report.source, path)
         images = reference.images(2)
         assert difference(reference.outputs(images, module)[-1], reference.outputs(images)[-1]) <= CLOSE
 
@@ -102,19 +90,41 @@ def test_a_row_is_equal_to_timms(name, tmp_path):
 
 
 @pytest.mark.parametrize("size", [64, 16, (24, 40)], ids=str)
-@pytest.mark.parametrize("source", [Timm, GoogleNpz])
-def test_resized_as_timm_resizes(source, size, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "name", "toy"),
+    [("timm", "vit_toy", TOY), ("google_npz", "vit_toy", TOY), ("timm_hybrid", "hybrid_toy", {}), ("google_hybrid_npz", "hybrid_toy", {})],
+)
+def test_resized_as_timm_resizes(key, name, toy, size, tmp_path):
     """Another image_size: timm's own filter resizes torch's checkpoints, its own loader those of Google, and not alike."""
-    file = source("vit_toy", TOY).write(tmp_path / "theirs")
-    resized = source("vit_toy", TOY | {"image_size": size}, seed=5)
-    if source is Timm:
+    file = REFERENCES[key](name, toy).write(tmp_path / "theirs")
+    resized = REFERENCES[key](name, toy | {"image_size": size}, seed=5)
+    if resized.format == "safetensors":
         vision_transformer = import_timm("timm.models.vision_transformer")
         load = import_timm("timm.models").load_checkpoint
         load(resized.module, str(file), filter_fn=vision_transformer.checkpoint_filter_fn)
     else:
         resized.module.load_pretrained(str(file))
-    model = kzoo.get("vit_toy", weights=file, **TOY | {"image_size": size})
+    model = kzoo.get(name, weights=file, **toy | {"image_size": size})
     assert model.load_report.resized == ("pos_embed/table",)
+    assert_equal(model, resized)
+
+
+@pytest.mark.parametrize("size", [128, (64, 32), (64, 96)], ids=str)
+def test_relative_tables_are_resized_bilinearly(size, tmp_path):
+    """CoAtNet's tables of offsets at another image_size, by torch's bilinear interpolation; timm's own way, another, is not the paper's."""
+    import torch
+
+    square, resized = TimmCoatnet("coatnet_0_224", COATNET), TimmCoatnet("coatnet_0_224", COATNET | {"image_size": size}, seed=5)
+    state, shapes = square.module.state_dict(), {name: tensor.shape for name, tensor in resized.module.state_dict().items()}
+    sides = {f"stages.{i}.": [64 // 2 ** (i + 2)] * 2 + [side // 2 ** (i + 2) for side in resized.config.size] for i in (2, 3)}
+    for name in [name for name in state if name.endswith("bias_table")]:
+        old_rows, old_columns, rows, columns = (2 * side - 1 for side in sides[name[:9]])
+        grid = state[name].T.reshape(1, -1, old_rows, old_columns)
+        grid = torch.nn.functional.interpolate(grid, (rows, columns), mode="bilinear", antialias=True)
+        state[name] = grid.reshape(shapes[name][::-1]).T
+    resized.module.load_state_dict(state)
+    model = kzoo.get("coatnet_0_224", weights=square.write(tmp_path / "theirs"), **COATNET | {"image_size": size})
+    assert len(model.load_report.resized) == 3
     assert_equal(model, resized)
 
 
@@ -226,10 +236,32 @@ def test_predictions_are_timms_top_five(tmp_path):
 
 def test_the_benchmark_tells_what_is_not_equal():
     good = {"name": "vit_toy", "reference": "timm", "title": "timm", "format": "safetensors", "result": 1e-6, "blocks": 1e-6}
-    good |= {"parameters": 5, "their_parameters": 5, "round_trip": "bit-equal", "date": "2026-01-01 00:00"}
+    good |= {"parameters": 5, "their_parameters": 5, "round_trip": "bit-equal", "date": "2026-01-01 00:00", "sources": sources()}
     bad = [{"result": 2e-4}, {"blocks": float("nan")}, {"their_parameters": 6}, {"round_trip": "tensors differ"}]
     assert passes(good) and not any(passes(good | change) for change in bad)
     assert summary([good, good | bad[0]], [], [])["beyond"] == [["vit_toy", "timm"]]
     text = report([good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"])
     assert text.count("**BEYOND**") == 4 and "**Failed**: vit_toy (hf_vit)." in text
     assert difference(np.array([100.0, 0.5]), np.array([101.0, 0.0])) == pytest.approx(1 / 101)
+
+
+def test_records_of_earlier_code_stay_until_newer_ones_come_and_are_counted_apart():
+    def record(name, date, code, reference="timm"):
+        figures = {"result": 0.0, "blocks": 0.0, "round_trip": "bit-equal", "parameters": 5, "their_parameters": 5}
+        return {"name": name, "reference": reference, "date": f"2026-01-{date} 00:00", "sources": code, "title": "", "format": ""} | figures
+
+    before = [
+        record("vit_toy", "02", "old"),
+        record("simple_vit_tiny_patch16_224", "01", "older"),
+        record("deit3_base_patch16_224", "03", "old"),
+    ]
+    after = [record("vit_toy", "04", sources()), record("deit3_base_patch16_224", "02", "older"), record("no_such_row", "04", sources())]
+    records = merged(before, after)
+    assert {(r["name"], r["sources"]) for r in records} == {
+        *{("vit_toy", sources()), ("simple_vit_tiny_patch16_224", "older"), ("deit3_base_patch16_224", "old")}
+    }
+    assert merged(after, before) == records
+    result = summary(records, [], [])
+    assert result["records"] == records and result["references"]["timm"]["earlier"] == ["2026-01-01", "2026-01-03"]
+    assert age(result["references"]) == ("Rows measured on the present code: 1 of timm (and 2 on earlier code, 2026-01-01 to 2026-01-03).")
+    assert age(result["references"]) in report(records, [], [])

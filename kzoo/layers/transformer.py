@@ -8,6 +8,8 @@ import math
 import keras
 from keras import ops
 
+from kzoo.layers.remat import Remat
+
 
 def gelu(x):
     """The exact (erf) GELU of any-shaped `x`. Keras' own becomes an `Erfc` node, which no ONNX runtime knows."""
@@ -34,21 +36,32 @@ def dense(units, policy, name, use_bias=True, bias_stddev=None, kernel_scale=1.0
     return keras.layers.Dense(units, use_bias=use_bias, kernel_initializer=kernel, bias_initializer=bias, dtype=policy, name=name)
 
 
-def attention_weights(q, k):
-    """softmax(q k^T / sqrt(head_dim)) over the keys: (B, heads, Q, head_dim), (B, heads, N, head_dim) -> (B, heads, Q, N)."""
-    scores = ops.matmul(q * q.shape[-1] ** -0.5, ops.transpose(k, (0, 1, 3, 2)))
-    return ops.cast(ops.softmax(ops.cast(scores, "float32")), q.dtype)
+def attention_weights(q, k, bias=None):
+    """softmax(q k^T / sqrt(head_dim) + bias) over the keys: (B, heads, Q, head_dim), (B, heads, N, head_dim) -> (B, heads, Q, N)."""
+    scores = ops.cast(ops.matmul(q * q.shape[-1] ** -0.5, ops.transpose(k, (0, 1, 3, 2))), "float32")
+    return ops.cast(ops.softmax(scores if bias is None else scores + ops.cast(bias, "float32")), q.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Attention(keras.layers.Layer):
-    """Multi-head self-attention: (B, N, D) -> (B, N, D). One fused projection, columns q | k | v, each heads x head_dim.
+    """Multi-head self-attention: (B, N, D) -> (B, N, out_dim). One fused projection, columns q | k | v, each heads x head_dim.
 
-    head_dim None is D / heads. qk_norm normalises every query and key over its head_dim channels (https://arxiv.org/abs/2302.05442).
+    head_dim None is D / heads, out_dim None D. qk_norm normalises every query and key over its head_dim channels
+    (https://arxiv.org/abs/2302.05442).
     """
 
     def __init__(
-        self, dim, num_heads, head_dim=None, qkv_bias=True, qk_norm=False, attn_drop_rate=0.0, proj_drop_rate=0.0, norm_eps=1e-6, **kwargs
+        self,
+        dim,
+        num_heads,
+        head_dim=None,
+        qkv_bias=True,
+        qk_norm=False,
+        attn_drop_rate=0.0,
+        proj_drop_rate=0.0,
+        norm_eps=1e-6,
+        out_dim=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
@@ -59,7 +72,7 @@ class Attention(keras.layers.Layer):
         norms = ("q_norm", "k_norm") if qk_norm else ()
         self.norms = [keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name=name) for name in norms]
         self.attn_drop = keras.layers.Dropout(attn_drop_rate, dtype=policy, name="attn_drop")
-        self.proj = dense(dim, policy, "proj")
+        self.proj = dense(out_dim or dim, policy, "proj")
         self.proj_drop = keras.layers.Dropout(proj_drop_rate, dtype=policy, name="proj_drop")
 
     def build(self, input_shape):
@@ -78,16 +91,20 @@ class Attention(keras.layers.Layer):
             q, k = (norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
         return q, k, v
 
+    def _weights(self, q, k, training):
+        """(B, heads, N, head_dim) twice -> what multiplies the values, (B, heads, N, N)."""
+        return attention_weights(q, k)
+
     def _output(self, x, training):
-        """The heads' results (B, N, heads, head_dim) joined and projected: (B, N, D)."""
+        """The heads' results (B, N, heads, head_dim) joined and projected: (B, N, out_dim)."""
         tokens = x.shape[1]
         x = self.proj(ops.reshape(x, (-1, self.num_heads * self.head_dim)))
         return ops.reshape(self.proj_drop(x, training=training), (-1, tokens, x.shape[-1]))
 
     def attend(self, x, training=None):
-        """(output (B, N, D), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1, before dropout."""
+        """(output (B, N, out_dim), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1, before dropout."""
         q, k, v = self._queries_keys_values(x)
-        weights = attention_weights(q, k)
+        weights = self._weights(q, k, training)
         x = ops.matmul(self.attn_drop(weights, training=training), v)
         return self._output(ops.transpose(x, (0, 2, 1, 3)), training), weights
 
@@ -170,11 +187,10 @@ class DropPath(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(Remat):
     """x + Attention(LN(x)), then x + Mlp(LN(x)): (B, N, D) -> (B, N, D).
 
-    init_values: LayerScale on both branches, starting there; None: none. remat: training keeps the block's input alone and computes the
-    rest again in the backward pass (gradient checkpointing, https://arxiv.org/abs/1604.06174), the same dropout included.
+    init_values: LayerScale on both branches, starting there; None: none. remat: as `Remat` has it.
     """
 
     def __init__(
@@ -194,8 +210,7 @@ class TransformerBlock(keras.layers.Layer):
         remat=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.remat = remat
+        super().__init__(remat, **kwargs)
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm1")
         self.attn = Attention(
@@ -212,27 +227,14 @@ class TransformerBlock(keras.layers.Layer):
         for part in (self.norm1, self.attn, *self.scales[:1], self.norm2, self.mlp, *self.scales[1:]):
             part.build(input_shape)
 
-    def call(self, x, training=None):
-        return self._recomputed(x) if self.remat and training else self._forward(x, training)
-
     def compute_output_shape(self, input_shape):
         return input_shape  # told, not traced: models are built several times faster
 
-    def _forward(self, x, training):
+    def attend(self, x):
+        """(B, N, D) -> the attention's weights (B, heads, N, N), outside of training."""
+        return self.attn.attend(self.norm1(x), training=False)[1]
+
+    def compute(self, x, training):
         scale1, scale2 = self.scales or (lambda y: y, lambda y: y)
         x = x + self.drop_path1(scale1(self.attn(self.norm1(x), training=training)), training=training)
         return x + self.drop_path2(scale2(self.mlp(self.norm2(x), training=training)), training=training)
-
-    def _recomputed(self, x):
-        """The training pass as a pure function of input and weights, which `keras.remat` may run twice.
-
-        Random states are drawn and moved on outside it: were they inside, the second run would drop other values than the first.
-        """
-        generators = [layer.seed_generator for layer in self._flatten_layers() if getattr(layer, "seed_generator", None)]
-        seeds = [(generator.state, generator.next()) for generator in generators]
-
-        def forward(x, *weights):
-            with keras.StatelessScope(state_mapping=[*zip(self.trainable_variables, weights, strict=True), *seeds]):
-                return self._forward(x, training=True)
-
-        return keras.remat(forward)(x, *(w.value for w in self.trainable_variables))

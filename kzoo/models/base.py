@@ -50,6 +50,10 @@ class ModelConfig:
         """(height, width) of the input in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
 
+    def needs_weights(self):
+        """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; "" for nothing."""
+        return ""
+
     def feature_info(self):
         """One dictionary a feature map that features_only can return: index, name, stride, channels; finest first."""
         return []
@@ -98,6 +102,15 @@ class ZooModel(keras.Model):
         if spec:
             model.spec = spec_from_dict(spec)
         return model
+
+
+def classifier(x, num_classes, drop_rate=0.0, bias=0.0):
+    """The end of a model: x (B, D) -> logits (B, num_classes), all of them `bias` at the start; or x itself for 0 classes. float32."""
+    if num_classes == 0:
+        return keras.layers.Activation("linear", dtype="float32", name="features")(x)
+    x = keras.layers.Dropout(drop_rate, name="head_drop")(x)
+    bias = keras.initializers.Constant(bias)
+    return keras.layers.Dense(num_classes, kernel_initializer="zeros", bias_initializer=bias, dtype="float32", name="head")(x)
 
 
 def gives_logits(model):

@@ -8,9 +8,12 @@ from keras.src.backend.common import global_state
 
 
 def count(build):
-    """(parameters, multiply-accumulates of one picture's forward pass) of the model that `build()` returns."""
+    """(parameters, multiply-accumulates of one picture's forward pass) of the model that `build()` returns.
+
+    Parameters are what training changes by gradients: running statistics and frozen norms, torch's buffers, do not count.
+    """
     model = skeleton(build)
-    return sum(math.prod(w.shape) for w in model.weights), macs(model)
+    return sum(math.prod(w.shape) for w in model.trainable_weights), macs(model)
 
 
 def skeleton(build):
@@ -46,7 +49,7 @@ def _layer_macs(layer):
     if isinstance(layer, keras.layers.Dense):
         shape = layer.get_build_config()["input_shape"]
         return math.prod(shape[1:]) * layer.units
-    if isinstance(layer, keras.layers.Conv2D):
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
         shape = layer.get_build_config()["input_shape"]
         return math.prod(layer.compute_output_shape(shape)[1:3]) * math.prod(layer.kernel.shape)
     if hasattr(layer, "macs"):

@@ -27,6 +27,7 @@ class Foreign:
 
     name: as in a plain rule. ndim: axes of the file's tensor, where axes of length 1 lead on one side. heads: "out" or "in", the axis of
     a projection that the file splits into (heads, head_dim). as_is: a matrix that is stored as ours, not transposed.
+    pointwise: a matrix that the file stores as the kernel of a 1x1 convolution.
     share: (first, last, of), ours is that part of the file's output axis.
     drop_rows: leading rows of the file's position table that ours lacks. plus_row_of: a position table whose first row belongs here.
     """
@@ -35,6 +36,7 @@ class Foreign:
     ndim: int | None = None
     heads: str | None = None
     as_is: bool = False
+    pointwise: bool = False
     share: tuple[int, int, int] | None = None
     drop_rows: int = 0
     plus_row_of: str | None = None

@@ -12,7 +12,7 @@ from kzoo.errors import UsageError, unknown
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed, PositionEmbedding
 from kzoo.layers.pool import AttentionPool
 from kzoo.layers.transformer import ACTIVATIONS, TransformerBlock
-from kzoo.models.base import ModelConfig, ZooModel
+from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.models.layouts import Foreign, Layout, transformers_config, transformers_numerics
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
@@ -138,7 +138,12 @@ def vit(config):
     With a representation_size the pooled vector is what its layer makes of it.
     """
     images = keras.Input((*config.size, config.in_channels), name="images")
-    x = tokens(config, images)
+    return transformer(config, images, patches(config, images))
+
+
+def transformer(config, images, x):
+    """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row by row."""
+    x = tokens(config, x)
     tapped = []
     for i in range(config.depth):
         x = TransformerBlock(
@@ -162,13 +167,15 @@ def vit(config):
     return ZooModel(images, outputs, name="vit")
 
 
-def tokens(config, images):
-    """What enters the first block: images (B, H, W, C) -> class token, register tokens, patches (B, N, D), with their positions."""
+def patches(config, images):
+    """images (B, H, W, C) -> embedded patches (B, N, D), row by row."""
     if config.stem == "conv":
-        x = ConvStem(config.patch_size, config.embed_dim, name="patch_embed")(images)
-    else:
-        embed = PatchEmbed(config.patch_size, config.embed_dim, config.stride, use_bias=not config.pre_norm, name="patch_embed")
-        x = embed(images)
+        return ConvStem(config.patch_size, config.embed_dim, name="patch_embed")(images)
+    return PatchEmbed(config.patch_size, config.embed_dim, config.stride, use_bias=not config.pre_norm, name="patch_embed")(images)
+
+
+def tokens(config, x):
+    """What enters the first block: embedded patches (B, N, D) -> class token, register tokens, patches, with their positions."""
     if config.no_embed_class:
         x = prepend_tokens(config, add_positions(config, x, prefix=0))
     else:
@@ -213,11 +220,8 @@ def head(config, x):
     """Pooled (B, D), or tokens, -> what the configuration asks for, float32."""
     if config.representation_size:
         x = keras.layers.Dense(config.representation_size, "tanh", kernel_initializer="lecun_normal", name="pre_logits")(x)
-    if config.num_classes == 0 or config.global_pool == "none":
-        return keras.layers.Activation("linear", dtype="float32", name="features")(x)
-    x = keras.layers.Dropout(config.drop_rate, name="head_drop")(x)
-    bias = keras.initializers.Constant(config.head_bias)
-    return keras.layers.Dense(config.num_classes, kernel_initializer="zeros", bias_initializer=bias, dtype="float32", name="head")(x)
+    classes = 0 if config.global_pool == "none" else config.num_classes
+    return classifier(x, classes, config.drop_rate, config.head_bias)
 
 
 def feature_maps(config, tapped):

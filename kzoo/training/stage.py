@@ -50,7 +50,8 @@ def model_options(recipe, source, side=None):
 
 def build_network(recipe, source, side=None):
     """The model for this data. Raises UserError for one without a classifier's head and for data of more classes than it has."""
-    model = registry.get(recipe.model, **model_options(recipe, source, side))
+    options = model_options(recipe, source, side)
+    model = registry.build(recipe.model, options) if recipe.init_from else registry.get(recipe.model, **options)
     if not gives_logits(model):
         raise UserError(f"the overrides of {recipe.model} leave it without a classifier's head; train it with one logit for each class.")
     classes = model.output_shape[-1]

@@ -59,7 +59,7 @@ def set_metrics(task, values):
 def carry(before, after):
     """Fills the task `after` from `before`, the same run at another image size.
 
-    Position tables and their averages are resampled as for any change of size (bicubic); the optimizer's memory of them linearly, which
+    Position tables and their averages are resampled as for any change of size; the optimizer's memory of them linearly, which
     keeps squares positive.
     """
     given, shapes = _groups(before), {weight.path: tuple(weight.shape) for weight in before.network.weights}
@@ -68,6 +68,6 @@ def carry(before, after):
     for key, variable in _groups(after).items():
         value = keras.ops.convert_to_numpy(given[key])
         if value.shape != tuple(variable.shape):
-            method = "bicubic" if key.startswith(("weights/", "average/")) else "bilinear"
-            value = resize_table(value, *tables[value.shape], method)
+            old, new = tables[value.shape]
+            value = resize_table(value, old, new, new.method if key.startswith(("weights/", "average/")) else "bilinear")
         variable.assign(value)

@@ -201,8 +201,8 @@ class _Fitting:
             return None, None
         if old.grid_size == new.grid_size:
             return ("loaded" if fits else None), None
-        method = {} if self.layout is None or self.layout.antialias else {"method": "bilinear", "antialias": False}
-        return "resized", lambda table: resize_table(table, old, new, **method)
+        method = (new.method, True) if self.layout is None or self.layout.antialias else ("bilinear", False)
+        return "resized", lambda table: resize_table(table, old, new, *method)
 
     def _guessed_table(self, new, rows):
         """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number agrees."""

@@ -117,6 +117,8 @@ def _steps(path, shape, right, layout, config, depthwise):
     if is_kernel and layout.style == "torch" and not right.as_is:
         order = {2: (1, 0), 4: (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)}[len(shape)]
         yield lambda a: a.transpose(order), lambda a: a.transpose(np.argsort(order))
+    if is_kernel and right.pointwise:
+        yield lambda a: a[..., None, None], lambda a: a.reshape(a.shape[:2])
     if right.drop_rows:
         rows = right.drop_rows
         yield lambda a: np.concatenate([np.zeros_like(a[:, :rows]), a], axis=1), lambda a: a[:, rows:]

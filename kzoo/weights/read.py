@@ -51,7 +51,7 @@ def spec_of(source):
 
 def _of_run(checkpoint):
     spec = checkpoint.spec
-    model = registry.get(spec.name, **spec.overrides)
+    model = registry.build(spec.name, spec.overrides)
     model.spec = spec
     if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
         raise UserError(

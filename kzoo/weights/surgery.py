@@ -16,12 +16,17 @@ class Table:
 
     grid_size: tuple[int, int]
     prefix: int
+    method: str = "bicubic"  # how it is resized
 
 
 def position_layers(model):
     """{path of its table: Table} of every learned position table."""
     layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
-    return {layer.table.path: Table(tuple(layer.grid_size), layer.prefix) for layer in layers if hasattr(layer, "grid_size")}
+    return {
+        layer.table.path: Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic"))
+        for layer in layers
+        if hasattr(layer, "grid_size")
+    }
 
 
 def tables_of(checkpoint, model):
