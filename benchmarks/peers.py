@@ -8,6 +8,7 @@ import importlib.util
 import subprocess
 from dataclasses import dataclass
 
+import kzoo
 from benchmarks.common import ON_CPU, ON_GPU, Peer, emit, interleave, medians, parser, progress, quotient, spread
 
 PACKAGE_OF = {
@@ -117,7 +118,7 @@ def lacks(library, work):
         return "not installed"
     if library == "timm" and work.timm == "none":
         return "has no such model"
-    if library in ("keras_hub", "zeromodels") and not work.model.startswith("vit_"):
+    if library in ("keras_hub", "zeromodels") and work.model not in kzoo.list_models(family="vit"):
         return "compared for the family vit alone"
     return None
 

@@ -116,15 +116,18 @@ def xla_step(name):
 
 
 def bfloat16(name):
-    """Under mixed_bfloat16 the outputs are float32 and near those of float32; one step is finite."""
+    """With products in bfloat16, and with weights too, outputs are float32 and near those of float32; a step of the first is finite."""
     reference = randomise(registry.get(name))
-    with computing_in("mixed_bfloat16"):
-        model = registry.get(name)
-    model.set_weights(reference.get_weights())
-    for a, b in zip(outputs_of(reference, _images(model)), outputs_of(model, _images(model)), strict=True):
-        _expect(b.dtype == np.float32, f"outputs are {b.dtype}")
-        _close(b, a, 0.1, "bfloat16 and float32")
-    _fit_batch(model, rate=0.01, jit_compile=False)
+    images = _images(reference)
+    exact, twins = outputs_of(reference, images), []
+    for policy in ("mixed_bfloat16", "bfloat16"):
+        with computing_in(policy):
+            twins.append(registry.get(name))
+        twins[-1].set_weights(reference.get_weights())
+        for a, b in zip(exact, outputs_of(twins[-1], images), strict=True):
+            _expect(b.dtype == np.float32, f"outputs are {b.dtype}")
+            _close(b, a, 0.1, f"{policy} and float32")
+    _fit_batch(twins[0], rate=0.01, jit_compile=False)
 
 
 def sizes(name):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import kzoo
-from benchmarks.parity import TOLERANCE, age, difference, merged, parameters_of, passes, report, same_tensors, sources, summary
+from benchmarks.parity import TOLERANCE, age, difference, merged, parameters_of, passes, report, same_tensors, sources, summary, unmeasured
 from benchmarks.references import REFERENCES, BigVisionNpz, GoogleNpz, HfVit, Timm, TimmCoatnet
 from benchmarks.references.vit import to_npz
 from tests.equality import CLOSE, assert_equal, pair, saved
@@ -242,6 +242,8 @@ def test_the_benchmark_tells_what_is_not_equal():
     assert summary([good, good | bad[0]], [], [])["beyond"] == [["vit_toy", "timm"]]
     text = report([good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"])
     assert text.count("**BEYOND**") == 4 and "**Failed**: vit_toy (hf_vit)." in text
+    waiting = unmeasured([good])
+    assert "vit_toy" in waiting["hf_vit"] and "vit_toy" not in waiting["timm"] and "Not measured yet: " in text
     assert difference(np.array([100.0, 0.5]), np.array([101.0, 0.0])) == pytest.approx(1 / 101)
 
 

@@ -96,8 +96,9 @@ class FrozenBatchNorm(keras.layers.Layer):
         self.moving_mean, self.moving_variance = fixed("moving_mean", "zeros"), fixed("moving_variance", "ones")
 
     def call(self, x):
-        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-        return ops.cast(ops.cast(x, "float32") * scale + (self.beta - self.moving_mean * scale), x.dtype)
+        gamma, beta, mean, variance = (ops.cast(w, "float32") for w in (self.gamma, self.beta, self.moving_mean, self.moving_variance))
+        scale = gamma * ops.rsqrt(variance + self.epsilon)
+        return ops.cast(ops.cast(x, "float32") * scale + (beta - mean * scale), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
@@ -121,12 +122,13 @@ class GroupNorm(keras.layers.Layer):
         self.beta = self.add_weight(input_shape[-1:], initializer="zeros", autocast=False, name="beta")
 
     def call(self, x):
-        wide, shape = ops.cast(x, "float32"), (-1, self.groups, x.shape[-1] // self.groups)
+        wide, gamma, beta = (ops.cast(value, "float32") for value in (x, self.gamma, self.beta))
+        shape = (-1, self.groups, x.shape[-1] // self.groups)
         means, variances = (ops.reshape(m, shape) for m in ops.moments(wide, axes=(1, 2)))  # (B, groups, channels of each)
         mean = ops.mean(means, axis=-1, keepdims=True)
         variance = ops.mean(variances + ops.square(means - mean), axis=-1, keepdims=True)
-        scale = ops.rsqrt(variance + self.epsilon) * ops.reshape(self.gamma, shape)
-        shift = ops.reshape(self.beta, shape) - mean * scale
+        scale = ops.rsqrt(variance + self.epsilon) * ops.reshape(gamma, shape)
+        shift = ops.reshape(beta, shape) - mean * scale
         scale, shift = (ops.reshape(v, (-1, 1, 1, x.shape[-1])) for v in (scale, shift))
         return ops.cast(wide * scale + shift, x.dtype)
 
