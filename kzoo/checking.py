@@ -84,12 +84,10 @@ def _plain(config):
     return keras.saving.serialize_keras_object(config)
 
 
-def _fit_batch(model, steps=1, rate=1.0, **compile_options):
-    """Trains on one generated batch and returns the task."""
+def _fit_batch(model, steps=1, rate=1.0, xla=False):
+    """Trains on one generated batch, under JAX always compiled (as in outputs_of), and returns the task."""
     trained = make_task(model)
-    if keras.backend.backend() == "jax":
-        compile_options["jit_compile"] = True  # as in outputs_of
-    trained.compile(optimizer=keras.optimizers.SGD(rate), **compile_options)
+    trained.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=xla or keras.backend.backend() == "jax")
     images = _images(model, 4)
     labels = (np.arange(4) % model.output_shape[-1]).astype("int32")
     for _ in range(steps):
@@ -102,7 +100,7 @@ def gradients(name):
     """One step moves every trainable weight."""
     model = randomise(registry.get(name))
     before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
-    _fit_batch(model, jit_compile=False)
+    _fit_batch(model)
     still = [w.path for w, old in zip(model.trainable_weights, before, strict=True) if np.array_equal(keras.ops.convert_to_numpy(w), old)]
     _expect(not still, f"no gradient reaches {', '.join(still[:5])}")
 
@@ -111,7 +109,7 @@ def xla_step(name):
     """The whole training step compiles under XLA, by the step's own word."""
     if keras.backend.backend() == "torch":
         return "torch has no XLA"
-    compiled = compiled_as(_fit_batch(registry.get(name), steps=2, rate=0.01, jit_compile=True))
+    compiled = compiled_as(_fit_batch(registry.get(name), steps=2, rate=0.01, xla=True))
     _expect(compiled == "xla", f"the step runs as {compiled}")
 
 
@@ -127,7 +125,7 @@ def bfloat16(name):
         for a, b in zip(exact, outputs_of(twins[-1], images), strict=True):
             _expect(b.dtype == np.float32, f"outputs are {b.dtype}")
             _close(b, a, 0.1, f"{policy} and float32")
-    _fit_batch(twins[0], rate=0.01, jit_compile=False)
+    _fit_batch(twins[0], rate=0.01)
 
 
 def sizes(name):

@@ -186,7 +186,7 @@ def test_a_hugging_face_folder_tells_its_config(tmp_path):
     with open_checkpoint(tmp_path) as checkpoint:
         assert checkpoint.config == {"hidden_act": "gelu"} and checkpoint.metadata == {"format": "pt"} and checkpoint.spec is None
     (tmp_path / "config.json").write_text("{")
-    refused(tmp_path, "config.json is damaged or not")
+    assert_refused(tmp_path, "config.json is damaged or not")
 
 
 def test_the_digest_of_shards_is_that_of_sha256sums_listing(tmp_path):
@@ -209,7 +209,7 @@ def test_the_spec_is_found_without_building(tmp_path, toy, monkeypatch):
 # What must be refused.
 
 
-def refused(path, words):
+def assert_refused(path, words):
     """Opening and verifying `path` is one sentence that matches `words` and names the file."""
     with pytest.raises(UserError, match=words) as error, open_checkpoint(path) as checkpoint:
         checkpoint.verify(checkpoint.tensors)
@@ -254,12 +254,12 @@ ENTRY = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 )
 def test_no_format_and_broken_headers(tmp_path, content, words):
     (tmp_path / "file").write_bytes(content)
-    refused(tmp_path / "file", words)
+    assert_refused(tmp_path / "file", words)
 
 
 def test_what_is_not_there(tmp_path):
-    refused(tmp_path / "none.safetensors", "does not exist")
-    refused(tmp_path, "holds no checkpoint.npz")
+    assert_refused(tmp_path / "none.safetensors", "does not exist")
+    assert_refused(tmp_path, "holds no checkpoint.npz")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -269,7 +269,7 @@ def test_truncated_files(tmp_path, writer, share):
     WRITERS[writer][1](path)
     file = max(path.iterdir(), key=lambda f: f.stat().st_size) if path.is_dir() else path
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    refused(path, "is damaged|no format that kzoo knows")
+    assert_refused(path, "is damaged|no format that kzoo knows")
 
 
 @pytest.mark.parametrize("writer", ["torch", "npz", "npz, deflated", "run"])
@@ -282,7 +282,7 @@ def test_a_flipped_bit_of_the_data_does_not_pass_a_checksum(tmp_path, writer):
     data = bytearray(file.read_bytes())
     data[largest.header_offset + 30 + len(largest.filename) + 20 + largest.compress_size - 4] ^= 1
     file.write_bytes(data)
-    refused(path, "is damaged or not")
+    assert_refused(path, "is damaged or not")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -292,7 +292,7 @@ def test_what_is_not_finite(tmp_path, value, dtype):
     safetensors.numpy.save_file({"a": array}, tmp_path / "good")
     array[-1] = value
     safetensors.numpy.save_file({"a": array, "b": np.zeros(2)}, tmp_path / "bad")
-    refused(tmp_path / "bad", "NaN or infinity in a")
+    assert_refused(tmp_path / "bad", "NaN or infinity in a")
     with open_checkpoint(tmp_path / "bad") as bad, open_checkpoint(tmp_path / "good") as good:
         bad.verify(["b"])  # only what is used has to be finite
         good.verify(["a"])
@@ -341,7 +341,7 @@ HUGE = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), 
 def test_hostile_archives(tmp_path, change, words):
     np.savez(tmp_path / "a.npz", **TENSORS)
     rezip(tmp_path / "a.npz", change)
-    refused(tmp_path / "a.npz", words)
+    assert_refused(tmp_path / "a.npz", words)
 
 
 @pytest.mark.parametrize(
@@ -358,18 +358,18 @@ def test_what_an_archives_table_claims(tmp_path, offset, form, value, words):
     data = bytearray((tmp_path / "a.npz").read_bytes())
     struct.pack_into(form, data, data.index(b"PK\x01\x02") + offset, value)
     (tmp_path / "a.npz").write_bytes(data)
-    refused(tmp_path / "a.npz", words)
+    assert_refused(tmp_path / "a.npz", words)
 
 
 def test_a_keras_archive_with_a_changed_member(tmp_path, toy):
     toy.save(tmp_path / "toy.keras")
     rezip(tmp_path / "toy.keras", lambda m: (m | {"config.json": b"[" * 100_000}).items())
-    refused(tmp_path / "toy.keras", "is damaged or not")
+    assert_refused(tmp_path / "toy.keras", "is damaged or not")
     toy.save(tmp_path / "toy.keras")
     data = bytearray((tmp_path / "toy.keras").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "toy.keras").write_bytes(data)
-    refused(tmp_path / "toy.keras", "Bad CRC-32")
+    assert_refused(tmp_path / "toy.keras", "Bad CRC-32")
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_shards_that_do_not_fit_their_index(tmp_path, change, words):
     index = write_shards(folder)
     (tmp_path / "part-0.safetensors").write_bytes((folder / "part-0.safetensors").read_bytes())
     index.write_text(json.dumps({"weight_map": change(json.loads(index.read_text())["weight_map"])}))
-    refused(index, words)
+    assert_refused(index, words)
 
 
 def hostile_h5(path, make):
@@ -423,7 +423,7 @@ def virtual(group, other):
 )
 def test_hostile_hdf5(tmp_path, make, words):
     hostile_h5(tmp_path / "a.h5", make)
-    refused(tmp_path / "a.h5", words)
+    assert_refused(tmp_path / "a.h5", words)
 
 
 def test_a_heap_that_libhdf5_would_not_return_from(tmp_path):
@@ -433,7 +433,7 @@ def test_a_heap_that_libhdf5_would_not_return_from(tmp_path):
     heap = data.index(b"GCOL") + 16
     data[heap : heap + 64] = bytes(64)
     (tmp_path / "a.h5").write_bytes(data)
-    refused(tmp_path / "a.h5", "one of its heaps does not end")
+    assert_refused(tmp_path / "a.h5", "one of its heaps does not end")
 
 
 def test_layers_of_one_name(tmp_path):
@@ -441,18 +441,18 @@ def test_layers_of_one_name(tmp_path):
         for i in range(2):
             file.create_group(f"layers/dense_{i}/vars").attrs["name"] = "same"
             file[f"layers/dense_{i}/vars/0"] = np.ones(2)
-    refused(tmp_path / "a.h5", "holds same/0 twice")
+    assert_refused(tmp_path / "a.h5", "holds same/0 twice")
 
 
 def test_tensors_beyond_the_file(tmp_path):
     torch.save({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "declares more bytes than the file holds")
+    assert_refused(tmp_path / "a.pth", "declares more bytes than the file holds")
     torch.save({"a": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "stores a as complex64")
+    assert_refused(tmp_path / "a.pth", "stores a as complex64")
     torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "stores a as sparse_coo")
+    assert_refused(tmp_path / "a.pth", "stores a as sparse_coo")
     torch.save({"a": 1}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "holds no tensors")
+    assert_refused(tmp_path / "a.pth", "holds no tensors")
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_tensors_beyond_the_file(tmp_path):
 )
 def test_code_in_a_pickle_is_not_run(tmp_path, write):
     write(tmp_path / "file", Runs(tmp_path / "made"))
-    refused(tmp_path / "file", "never run|no format that kzoo knows")
+    assert_refused(tmp_path / "file", "never run|no format that kzoo knows")
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(Runs(tmp_path / "made")))  # as it would have been
     assert (tmp_path / "made").exists()
@@ -495,7 +495,7 @@ def test_a_sealed_file_cannot_be_changed_unnoticed(tmp_path, old, new):
     data = (tmp_path / "file").read_bytes()
     assert data.count(old) == 1 and len(old) == len(new)
     (tmp_path / "file").write_bytes(data.replace(old, new))
-    refused(tmp_path / "file", "was changed after it was written|its fingerprint is gone")
+    assert_refused(tmp_path / "file", "was changed after it was written|its fingerprint is gone")
 
 
 def test_a_sealed_h5_cannot_be_changed_unnoticed(tmp_path, toy):
@@ -505,7 +505,7 @@ def test_a_sealed_h5_cannot_be_changed_unnoticed(tmp_path, toy):
         assert checkpoint.spec == toy.spec
     with h5py.File(tmp_path / "toy.weights.h5", "r+") as file:
         file["layers/dense/vars/1"][0] += 1
-    refused(tmp_path / "toy.weights.h5", "was changed after it was written")
+    assert_refused(tmp_path / "toy.weights.h5", "was changed after it was written")
 
 
 def test_the_fingerprint_covers_names_dtypes_shapes_values_and_texts():
@@ -549,7 +549,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
     (tmp_path / "file").write_bytes(b"x")
     monkeypatch.setattr("builtins.open", forbidden)
-    refused(tmp_path / "file", "may not be read")
+    assert_refused(tmp_path / "file", "may not be read")
 
 
 def test_reading_safetensors_copies_nothing(tmp_path):

@@ -23,6 +23,21 @@ PADDINGS = ("symmetric", "same")
 NORMS = ("batch", "frozen", "group")
 
 
+def fan_out():
+    """He's init by the outputs, N(0, 2 / fan_out)."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def padded(x, reach=1, value=0.0):
+    """The map (B, H, W, C) with `reach` cells of `value` on every side: what torch's convolutions and pools see."""
+    return ops.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), constant_values=value)
+
+
+def batch_norm(epsilon, policy, name, gamma="ones"):
+    """A batch norm whose running statistics keep 0.9 of their past at each step, as torch's do by default."""
+    return keras.layers.BatchNormalization(epsilon=epsilon, momentum=0.9, gamma_initializer=gamma, dtype=policy, name=name)
+
+
 @keras.saving.register_keras_serializable(package="kzoo")
 class Conv(keras.layers.Layer):
     """A convolution with a square kernel of odd size, without bias: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters).
@@ -38,15 +53,14 @@ class Conv(keras.layers.Layer):
 
     def build(self, input_shape):
         shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
-        he_fan_out = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
         # Standardising is done in float32 under mixed precision, the convolution itself is not.
-        self.kernel = self.add_weight(shape, initializer=he_fan_out, autocast=False, name="kernel")
+        self.kernel = self.add_weight(shape, initializer=fan_out(), autocast=False, name="kernel")
 
     def call(self, x):
         kernel = ops.cast(STANDARDISATIONS[self.weight_std](ops.convert_to_tensor(self.kernel)), x.dtype)
         padding, reach = "same", self.dilation * (self.kernel_size - 1) // 2
         if self.padding == "symmetric" and self.stride > 1 and reach:
-            x, padding = ops.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0))), "valid"
+            x, padding = padded(x, reach), "valid"
         return ops.conv(x, kernel, self.stride, padding, dilation_rate=self.dilation)
 
     def compute_output_shape(self, input_shape):
@@ -73,7 +87,7 @@ class MaxPool(keras.layers.Layer):
     def call(self, x):
         if self.padding == "same":
             return ops.max_pool(x, 3, 2, "same")
-        return ops.max_pool(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2, "valid")
+        return ops.max_pool(padded(x), 3, 2, "valid")
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
@@ -134,10 +148,9 @@ class GroupNorm(keras.layers.Layer):
 
 
 def make_norm(kind, epsilon, policy, name, gamma="ones"):
-    """The norm layer of one of NORMS, its factors starting at `gamma`; batch norm's momentum 0.9 is torch's 0.1."""
-    common = {"epsilon": epsilon, "dtype": policy, "name": name}
+    """The norm layer of one of NORMS, its factors starting at `gamma`."""
     if kind == "frozen":
-        return FrozenBatchNorm(**common)
+        return FrozenBatchNorm(epsilon=epsilon, dtype=policy, name=name)
     if kind == "group":
-        return GroupNorm(gamma_initializer=gamma, **common)
-    return keras.layers.BatchNormalization(momentum=0.9, gamma_initializer=gamma, **common)
+        return GroupNorm(gamma_initializer=gamma, epsilon=epsilon, dtype=policy, name=name)
+    return batch_norm(epsilon, policy, name, gamma)

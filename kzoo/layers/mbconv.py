@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from kzoo.layers.conv import batch_norm, fan_out, padded
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import ACTIVATIONS, DropPath
 
@@ -16,26 +17,17 @@ STRIDES = ("dw", "1x1", "pool")  # where an MBConv halves the map: in its depthw
 def conv(dim, size, stride, policy, name, use_bias=False):
     """A convolution with EfficientNet's init, N(0, 2 / fan_out)."""
     return keras.layers.Conv2D(
-        dim, size, stride, _padding(stride), use_bias=use_bias, kernel_initializer=_fan_out(), dtype=policy, name=name
+        dim, size, stride, _padding(stride), use_bias=use_bias, kernel_initializer=fan_out(), dtype=policy, name=name
     )
-
-
-def batch_norm(eps, policy, name):
-    """A batch norm whose running statistics keep 0.9 of their past at each step, as torch's do by default."""
-    return keras.layers.BatchNormalization(epsilon=eps, momentum=0.9, dtype=policy, name=name)
-
-
-def _fan_out():
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 def _padding(stride):
     return "same" if stride == 1 else "valid"
 
 
-def padded(x, stride):
-    """The map as a 3x3 convolution of that stride wants it: torch pads one cell on every side, which "same" does for stride 1 alone."""
-    return x if stride == 1 else ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+def _prepared(x, stride):
+    """The map as a 3x3 convolution of that stride wants it: padded as in torch, which "same" does for stride 1 alone."""
+    return x if stride == 1 else padded(x)
 
 
 def strided(side, stride):
@@ -74,7 +66,7 @@ def pool(x, kind):
         return ops.average_pool(x, 2, 2, "same")
     if kind == "max2":
         return ops.max_pool(x, 2, 2, "same")
-    return ops.max_pool(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-math.inf), 3, 2)
+    return ops.max_pool(padded(x, value=-math.inf), 3, 2)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
@@ -87,7 +79,7 @@ class SqueezeExcite(keras.layers.Layer):
     def __init__(self, dim, hidden_dim, act="silu", **kwargs):
         super().__init__(**kwargs)
         self.act = act
-        options = {"kernel_initializer": _fan_out(), "dtype": self.dtype_policy}
+        options = {"kernel_initializer": fan_out(), "dtype": self.dtype_policy}
         self.fc1 = keras.layers.Dense(hidden_dim, **options, name="fc1")
         self.fc2 = keras.layers.Dense(dim, **options, name="fc2")
 
@@ -121,7 +113,7 @@ class TwoConvStem(keras.layers.Layer):
         return (input_shape[0], *(strided(side, self.stride) for side in input_shape[1:3]), self.dims[1])
 
     def call(self, images, training=None):
-        x = self.norm1(self.conv1(padded(images, self.stride)), training=training)
+        x = self.norm1(self.conv1(_prepared(images, self.stride)), training=training)
         return self.conv2(CONV_ACTIVATIONS[self.act](x))
 
 
@@ -166,7 +158,7 @@ class MBConv(Remat):
         self.act, self.pre_norm_act, self.se_early = act, pre_norm_act, se_early
         strides = {mode: stride if mode == stride_mode else 1 for mode in STRIDES}
         self.dw_stride = strides["dw"]
-        self.shortcut = Downsample(in_dim, dim, stride, pool_type, output_bias, _fan_out(), dtype=policy, name="shortcut")
+        self.shortcut = Downsample(in_dim, dim, stride, pool_type, output_bias, fan_out(), dtype=policy, name="shortcut")
         self.pre_norm = batch_norm(norm_eps, policy, "pre_norm")
         self.down = Downsample(in_dim, in_dim, strides["pool"], dtype=policy, name="down")
         self.conv1 = conv(self.inner, 1, strides["1x1"], policy, "conv1_1x1")
@@ -176,7 +168,7 @@ class MBConv(Remat):
             self.dw_stride,
             _padding(self.dw_stride),
             use_bias=False,
-            depthwise_initializer=_fan_out(),
+            depthwise_initializer=fan_out(),
             dtype=policy,
             name="conv2_kxk",
         )
@@ -206,7 +198,7 @@ class MBConv(Remat):
         x = self.pre_norm(x, training=training)
         x = self.down(act(x) if self.pre_norm_act else x)
         x = act(self.norm1(self.conv1(x), training=training))
-        x = self.conv2(padded(x, self.dw_stride))
+        x = self.conv2(_prepared(x, self.dw_stride))
         x = self.se(x) if self.se_early else x
         x = act(self.norm2(x, training=training))
         x = x if self.se_early else self.se(x)

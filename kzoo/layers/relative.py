@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kzoo.layers.mbconv import Downsample, batch_norm
+from kzoo.layers.conv import batch_norm
+from kzoo.layers.mbconv import Downsample
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import Attention, DropPath, LayerScale, Mlp, attention_weights, dense
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from kzoo import registry
-from kzoo.errors import UsageError
+from kzoo.errors import UsageError, unknown
 from kzoo.schema import Preprocessing, Spec, tupled
 
 
@@ -44,6 +44,24 @@ class ModelConfig:
             raise UsageError(f"num_classes must be a whole number of at least 0, not {self.num_classes!r}.")
         if self.out_indices is not None and not self.features_only:
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
+
+    def require_choices(self, **valid):
+        """Raises UsageError, with what is nearest, where a field of these names has none of the values that are valid for it."""
+        for name, values in valid.items():
+            if getattr(self, name) not in values:
+                raise unknown(name, getattr(self, name), values)
+
+    def require_at_least(self, low, *names):
+        """Raises UsageError where a field of these names is below `low`; None passes."""
+        for name in names:
+            if getattr(self, name) is not None and getattr(self, name) < low:
+                raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}.")
+
+    def require_rates(self, *names):
+        """Raises UsageError where a field of these names is no probability in [0, 1)."""
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
 
     @property
     def size(self):

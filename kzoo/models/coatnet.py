@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import keras
 
-from kzoo.errors import UsageError, unknown
+from kzoo.errors import UsageError
 from kzoo.layers.embed import PatchEmbed
 from kzoo.layers.mbconv import CONV_ACTIVATIONS, POOLS, STRIDES, MBConv, TwoConvStem, strided
 from kzoo.layers.relative import RelativeBlock, channel_norm
@@ -83,26 +83,19 @@ class CoatnetConfig(ModelConfig):
         self._check_stages()
 
     def _check_values(self):
-        choices = {
-            "stem": ("conv", "patch"),
-            "stride_mode": STRIDES,
-            "pool_type": POOLS,
-            "conv_act": CONV_ACTIVATIONS,
-            "se_act": CONV_ACTIVATIONS,
-            "act": ACTIVATIONS,
-            "bias_place": ("pre", "post"),
-            "norm": ("layer", "batch"),
-            "global_pool": ("avg", "none"),
-        }
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        for name in ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
-        for name in ("stem_stride", "head_dim", "rel_pos_dim", "representation_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        self.require_choices(
+            stem=("conv", "patch"),
+            stride_mode=STRIDES,
+            pool_type=POOLS,
+            conv_act=CONV_ACTIVATIONS,
+            se_act=CONV_ACTIVATIONS,
+            act=ACTIVATIONS,
+            bias_place=("pre", "post"),
+            norm=("layer", "batch"),
+            global_pool=("avg", "none"),
+        )
+        self.require_rates("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+        self.require_at_least(1, "stem_stride", "head_dim", "rel_pos_dim", "representation_size")
         if self.global_pool == "none" and self.representation_size:
             raise UsageError("representation_size acts on the pooled vector; global_pool='none' needs representation_size=None.")
 

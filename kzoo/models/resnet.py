@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from kzoo.errors import UsageError, unknown
+from kzoo.errors import UsageError
 from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, make_norm
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import DropPath
@@ -51,19 +51,14 @@ class ResNetConfig(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        choices = {"block": EXPANSION, "norm": NORMS, "weight_std": STANDARDISATIONS, "padding": PADDINGS}
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
+        self.require_choices(block=EXPANSION, norm=NORMS, weight_std=STANDARDISATIONS, padding=PADDINGS)
         if self.stem_stride not in (1, 4):
             raise UsageError(f"stem_stride must be 1 or 4, not {self.stem_stride}.")
         if self.output_stride not in (8, 16, 32):
             raise UsageError(f"output_stride must be 8, 16 or 32, not {self.output_stride}.")
         if self.width < 1 or not all(isinstance(depth, int) and depth > 0 for depth in self.depths):
             raise UsageError(f"width and depths must be whole numbers of at least 1, not {self.width} and {self.depths}.")
-        for name in ("drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
+        self.require_rates("drop_rate", "drop_path_rate")
 
     def stages(self):
         """(blocks, width of the 3x3 convolutions, stride, dilation, dilation of the first block) of each stage."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import keras
 
-from kzoo.errors import UsageError, unknown
+from kzoo.errors import UsageError
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed, PositionEmbedding
 from kzoo.layers.pool import AttentionPool
 from kzoo.layers.transformer import ACTIVATIONS, TransformerBlock
@@ -71,22 +71,15 @@ class VitConfig(ModelConfig):
         self._check_combinations()
 
     def _check_values(self):
-        choices = {
-            "global_pool": ("token", "avg", "map", "none"),
-            "pos_embed": ("learned", *PositionEmbedding.fixed_tables, "none"),
-            "stem": ("patch", "conv"),
-            "act": ACTIVATIONS,
-        }
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        positive = ("patch_size", "stride", "embed_dim", "depth", "num_heads", "head_dim")
-        for name, low in {**dict.fromkeys(positive, 1), "reg_tokens": 0, "representation_size": 0}.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}.")
-        for name in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
+        self.require_choices(
+            global_pool=("token", "avg", "map", "none"),
+            pos_embed=("learned", *PositionEmbedding.fixed_tables, "none"),
+            stem=("patch", "conv"),
+            act=ACTIVATIONS,
+        )
+        self.require_at_least(1, "patch_size", "stride", "embed_dim", "depth", "num_heads", "head_dim")
+        self.require_at_least(0, "reg_tokens", "representation_size")
+        self.require_rates("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
     def _check_combinations(self):
         pool, width, patch = self.global_pool, self.embed_dim, self.patch_size
