@@ -236,23 +236,23 @@ class _Fitting:
 
     def _find_unused(self, found):
         """What the file holds beyond the model: allowed where the layout says so, or where the call left that part out."""
-        used = {name for piece in found for name in piece.reads}
+        used, may_be_left = {name for piece in found for name in piece.reads}, self._leavable()
         for name in self.given.places:
             if name not in used:
                 original = self.given.original(name)
-                if self._may_be_left(name):
+                if may_be_left(name):
                     self.fates["unused"].append(original)
                 else:
                     self.misfits.append(f"{original} is not in the model")
         self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))  # once for a stack of blocks
 
-    def _may_be_left(self, name):
+    def _leavable(self):
+        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not for every name."""
+        features, other_head = "features_only" in self.asked, "num_classes" in self.asked
         if self.layout is None:
-            ignored, known, of_head = False, True, _below(name, self.heads)
-        else:
-            ignored = re.fullmatch(self.layout.ignored, name)
-            known, of_head = (self.layout.names(lefts).fullmatch(name) for lefts in (None, self.heads))
-        return ignored or (known and "features_only" in self.asked) or (of_head and "num_classes" in self.asked)
+            return lambda name: features or (other_head and _below(name, self.heads))
+        ignored, known, of_head = re.compile(self.layout.ignored), self.layout.names(), self.layout.names(self.heads)
+        return lambda name: ignored.fullmatch(name) or (features and known.fullmatch(name)) or (other_head and of_head.fullmatch(name))
 
     def _explanation(self):
         shown = "; ".join(self.misfits[:5])
