@@ -6,7 +6,7 @@ import pytest
 
 import kzoo
 from kzoo.errors import UsageError
-from kzoo.layers.conv import Conv, FrozenBatchNorm, GroupNorm, MaxPool
+from kzoo.layers.conv import BatchNorm, Conv, FrozenBatchNorm, GroupNorm, MaxPool
 from kzoo.models.resnet import TIMM, ResNetConfig
 from kzoo.registry import config_of
 from kzoo.weights.names import pieces
@@ -111,16 +111,6 @@ def test_frozen_batch_norm_is_what_was_loaded_and_stays_so(tmp_path):
 def test_frozen_without_weights_is_refused():
     with pytest.raises(UsageError, match="norm='frozen'.*weights=PATH"):
         kzoo.get("resnet50", norm="frozen")
-
-
-@pytest.mark.backends
-def test_live_batch_norm_moves_its_statistics_by_a_tenth():
-    model = kzoo.get("resnet_toy")
-    images = picture(4, 32, 32, 3)
-    stem = model.get_layer("stem")
-    before = keras.ops.convert_to_numpy(stem.conv(images))
-    model(images, training=True)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(stem.norm.moving_mean), 0.1 * before.mean((0, 1, 2)), atol=1e-5)
 
 
 def test_the_stem_for_small_pictures_is_timms_with_a_3x3_and_no_pooling(tmp_path):
@@ -230,6 +220,31 @@ def test_weight_standardisation_is_the_formula(form):
         w = kernel[..., i]
         spread = np.sqrt(w.var() + 1e-8) if form == "timm" else w.std() + 1e-5
         np.testing.assert_allclose(centre[:, i], (images * ((w - w.mean()) / spread)).sum((1, 2, 3)), atol=1e-4)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("shape", [(5, 6, 3), (7, 3)], ids=["map", "tokens"])
+def test_batch_norm_trains_as_torchs(shape, xla):
+    """A step of plain gradient descent through it ends in torch's weights and running statistics, those of the layer before it too."""
+    import torch
+
+    x, y = picture(4, *shape), picture(4, *shape[:-1], 5, seed=2)
+    norm = BatchNorm(epsilon=1e-2, name="norm")
+    maps = keras.Input(shape)
+    model = keras.Model(maps, norm(keras.layers.Dense(5, use_bias=False, name="dense")(maps)))
+    kernel, (gamma, beta) = picture(3, 5, seed=3), np.abs(picture(2, 5, seed=4))
+    model.set_weights([kernel, gamma, beta, np.zeros(5), np.ones(5)])
+    theirs = torch.nn.BatchNorm1d(5, eps=1e-2)
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor(gamma)), theirs.bias.copy_(torch.tensor(beta))
+    dense = torch.tensor(kernel, requires_grad=True)
+    ((theirs(torch.tensor(x.reshape(-1, 3)) @ dense) - torch.tensor(y.reshape(-1, 5))) ** 2).mean().backward()
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla and keras.backend.backend() != "torch")
+    model.train_on_batch(x, y)
+    learned = [(w - w.grad).detach() for w in (dense, theirs.weight, theirs.bias)]
+    for ours, wanted in zip(model.get_weights(), [*learned, theirs.running_mean, theirs.running_var], strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
 
 @pytest.mark.backends

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from kzoo.layers.conv import batch_norm, fan_out, padded
+from kzoo.layers.conv import BatchNorm, fan_out, padded
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import ACTIVATIONS, DropPath
 
@@ -101,7 +101,7 @@ class TwoConvStem(keras.layers.Layer):
         policy = self.dtype_policy
         self.dims, self.stride, self.act = tuple(dims), stride, act
         self.conv1 = conv(dims[0], 3, stride, policy, "conv1")
-        self.norm1 = batch_norm(norm_eps, policy, "norm1")
+        self.norm1 = BatchNorm(epsilon=norm_eps, dtype=policy, name="norm1")
         self.conv2 = conv(dims[1], 3, 1, policy, "conv2")
 
     def build(self, input_shape):
@@ -159,10 +159,10 @@ class MBConv(Remat):
         strides = {mode: stride if mode == stride_mode else 1 for mode in STRIDES}
         self.dw_stride = strides["dw"]
         self.shortcut = Downsample(in_dim, dim, stride, pool_type, output_bias, fan_out(), dtype=policy, name="shortcut")
-        self.pre_norm = batch_norm(norm_eps, policy, "pre_norm")
+        self.pre_norm = BatchNorm(epsilon=norm_eps, dtype=policy, name="pre_norm")
         self.down = Downsample(in_dim, in_dim, strides["pool"], dtype=policy, name="down")
         self.conv1 = conv(self.inner, 1, strides["1x1"], policy, "conv1_1x1")
-        self.norm1 = batch_norm(norm_eps, policy, "norm1")
+        self.norm1 = BatchNorm(epsilon=norm_eps, dtype=policy, name="norm1")
         self.conv2 = keras.layers.DepthwiseConv2D(
             3,
             self.dw_stride,
@@ -172,7 +172,7 @@ class MBConv(Remat):
             dtype=policy,
             name="conv2_kxk",
         )
-        self.norm2 = batch_norm(norm_eps, policy, "norm2")
+        self.norm2 = BatchNorm(epsilon=norm_eps, dtype=policy, name="norm2")
         squeezed = (dim if expand_output else self.inner) // 4
         self.se = SqueezeExcite(self.inner, squeezed, se_act, dtype=policy, name="se_early" if se_early else "se")
         self.conv3 = conv(dim, 1, 1, policy, "conv3_1x1", use_bias=output_bias)

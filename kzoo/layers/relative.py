@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kzoo.layers.conv import batch_norm
+from kzoo.layers.conv import BatchNorm
 from kzoo.layers.mbconv import Downsample
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import Attention, DropPath, LayerScale, Mlp, attention_weights, dense
@@ -227,5 +227,5 @@ class RelativeBlock(Remat):
 def channel_norm(kind, eps, policy, name):
     """A norm over the last axis: "layer", or "batch" with a running average."""
     if kind == "batch":
-        return batch_norm(eps, policy, name)
+        return BatchNorm(epsilon=eps, dtype=policy, name=name)
     return keras.layers.LayerNormalization(epsilon=eps, dtype=policy, name=name)
