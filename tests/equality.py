@@ -8,6 +8,7 @@ from benchmarks.parity import difference
 from benchmarks.references import REFERENCES
 from kzoo.checking import outputs_of
 
+XLA = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[keras.backend.backend()]  # ways to compile a training step
 CLOSE = 1e-5  # ten times stricter than what is promised: the other GELU, or another epsilon, comes to 1e-4 in a toy
 
 
@@ -31,6 +32,12 @@ def saved(model, reference, folder):
     path = folder / ("ours" if reference.layout == "hf" else "ours.safetensors")
     kzoo.save_weights(model, path, layout=reference.layout)
     return path
+
+
+def with_and_without(build):
+    """[build(False), build(True)] under a seed of first weights and all dropping: unseeded, now and then nothing passes a block."""
+    keras.utils.set_random_seed(1)
+    return [build(on) for on in (False, True)]
 
 
 def assert_trained_alike(models, x, y, xla):

@@ -10,7 +10,7 @@ from kzoo.layers.conv import BatchNorm, Conv, FrozenBatchNorm, GroupNorm, MaxPoo
 from kzoo.models.resnet import TIMM, ResNetConfig
 from kzoo.registry import config_of
 from kzoo.weights.names import pieces
-from tests.equality import assert_equal, pair
+from tests.equality import XLA, assert_equal, pair
 from tests.torch_reference import import_timm
 
 
@@ -111,6 +111,16 @@ def test_frozen_batch_norm_is_what_was_loaded_and_stays_so(tmp_path):
 def test_frozen_without_weights_is_refused():
     with pytest.raises(UsageError, match="norm='frozen'.*weights=PATH"):
         kzoo.get("resnet50", norm="frozen")
+
+
+@pytest.mark.backends
+def test_live_batch_norm_moves_its_statistics_by_a_tenth():
+    model = kzoo.get("resnet_toy")
+    images = picture(4, 32, 32, 3)
+    stem = model.get_layer("stem")
+    before = keras.ops.convert_to_numpy(stem.conv(images))
+    model(images, training=True)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(stem.norm.moving_mean), 0.1 * before.mean((0, 1, 2)), atol=1e-5)
 
 
 def test_the_stem_for_small_pictures_is_timms_with_a_3x3_and_no_pooling(tmp_path):
@@ -223,7 +233,7 @@ def test_weight_standardisation_is_the_formula(form):
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("xla", XLA)
 @pytest.mark.parametrize("shape", [(5, 6, 3), (7, 3)], ids=["map", "tokens"])
 def test_batch_norm_trains_as_torchs(shape, xla):
     """A step of plain gradient descent through it ends in torch's weights and running statistics, those of the layer before it too."""
@@ -240,7 +250,7 @@ def test_batch_norm_trains_as_torchs(shape, xla):
         theirs.weight.copy_(torch.tensor(gamma)), theirs.bias.copy_(torch.tensor(beta))
     dense = torch.tensor(kernel, requires_grad=True)
     ((theirs(torch.tensor(x.reshape(-1, 3)) @ dense) - torch.tensor(y.reshape(-1, 5))) ** 2).mean().backward()
-    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla and keras.backend.backend() != "torch")
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=xla)
     model.train_on_batch(x, y)
     learned = [(w - w.grad).detach() for w in (dense, theirs.weight, theirs.bias)]
     for ours, wanted in zip(model.get_weights(), [*learned, theirs.running_mean, theirs.running_var], strict=True):
