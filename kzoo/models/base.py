@@ -9,6 +9,7 @@ import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError, unknown
+from kzoo.layers.base import parts_config, set_parts, split_config
 from kzoo.schema import Preprocessing, Spec, tupled
 
 
@@ -109,16 +110,19 @@ class ZooModel(keras.Model):
         return depths
 
     def get_config(self):
-        return super().get_config() | {"spec": dataclasses.asdict(self.spec) if self.spec else None}
+        spec = dataclasses.asdict(self.spec) if self.spec else None
+        return super().get_config() | {"spec": spec} | parts_config(self)  # of Keras' own layers too, which leave single weights out
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        config, parts = split_config(config)
         spec = config.pop("spec", None)
         if spec:  # registers the family's layers; the file names a model, never a module to import
             registry.module_of(spec["name"])
         model = super().from_config(config, custom_objects=custom_objects)
         if spec:
             model.spec = spec_from_dict(spec)
+        set_parts(model, parts)
         return model
 
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from kzoo.errors import UsageError
 from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, make_norm
-from kzoo.layers.remat import Remat
+from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.models.layouts import Foreign, Layout
@@ -122,7 +122,7 @@ def stages(config, images):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class ResNetStem(keras.layers.Layer):
+class ResNetStem(ZooLayer):
     """Convolution, norm, ReLU: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), width).
 
     stride 4: a 7x7 convolution of stride 2, and 3x3 max-pooling of stride 2 at the end; stride 1: a 3x3 convolution.
