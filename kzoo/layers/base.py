@@ -33,8 +33,8 @@ class ZooLayer(keras.layers.Layer):
     def _post_build(self):
         super()._post_build()
         set_parts(self, self._parts)
-        for part in _children(self):
-            part.trainable = part.trainable and self.trainable
+        for part in () if self.trainable else _children(self):
+            part.trainable = False
 
 
 def _children(layer):

@@ -16,6 +16,7 @@ from kzoo import __version__, registry
 from kzoo import data as kdata
 from kzoo.errors import UserError, unknown
 from kzoo.files import replacing, write_text
+from kzoo.layers.base import parts_config
 from kzoo.models.base import computing_in
 from kzoo.schema import Recipe, dump, flatten, override, parse
 from kzoo.schema import smoke as shrink
@@ -222,6 +223,7 @@ class _Session:
             "seconds": self.seconds,
             "side": self.stage.side,
             "spec": dataclasses.asdict(self.stage.network.spec),
+            "frozen": parts_config(self.stage.network).get("frozen", []),
             "started": self.started,
             "kzoo": __version__,
         }

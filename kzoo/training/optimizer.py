@@ -145,8 +145,8 @@ def freeze(model, patterns):
     frozen = {path for pattern in patterns for path in _matching(pattern, paths, "optim.freeze")}
     if frozen == set(paths):
         raise UserError("optim.freeze fits every weight of the model, which leaves nothing to train.")
-    for layer in model._flatten_layers(include_self=False):
-        own = layer.trainable_weights
+    learning = [(layer, layer.trainable_weights) for layer in model._flatten_layers(include_self=False)]
+    for layer, own in learning:  # as they all were before: what is frozen of a block would hide a norm in it that has nothing left
         if own and all(w.path in frozen for w in own):
             layer.trainable = False
         for weight in own:

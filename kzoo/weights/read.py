@@ -4,8 +4,9 @@ import pathlib
 
 from kzoo import registry
 from kzoo.errors import UserError, require_backend
+from kzoo.layers.base import set_parts
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
-from kzoo.weights.formats.base import loads
+from kzoo.weights.formats.base import loads, parsing
 from kzoo.weights.formats.npz import Npz
 from kzoo.weights.source import open_source
 
@@ -59,6 +60,8 @@ def _of_run(checkpoint):
         )
     for weight in model.weights:
         weight.assign(checkpoint.read(weight.path))
+    with parsing(checkpoint.path):
+        set_parts(model, {"frozen": [str(path) for path in checkpoint.meta.get("frozen", ())]})
     return model
 
 
