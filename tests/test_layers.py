@@ -191,7 +191,7 @@ CASES = {
     "PatchEmbed": ({"patch_size": 4, "dim": 8}, (2, 8, 8, 3), "proj/kernel"),
     "PositionEmbedding": ({"grid_size": (2, 2), "prefix": 1}, (2, 5, 8), "table"),
     "RelativeAttention": ({"dim": 8, "num_heads": 2, "head_dim": 4, "map_size": (2, 3)}, (2, 6, 8), "rel_pos"),
-    "RelativeBlock": ({"in_dim": 8, "dim": 16, "map_size": (2, 3), "head_dim": 8, "stride": 2, "mlp_dim": 8}, (2, 4, 6, 8), "attn/rel_pos/fc1"),
+    "RelativeBlock": ({"in_dim": 8, "dim": 16, "map_size": (2, 2), "head_dim": 8, "stride": 2, "mlp_dim": 8}, (2, 4, 4, 8), "attn/rel_pos"),
     "ResNetStem": ({"width": 8}, (2, 8, 8, 3), "norm"),
     "ResidualBlock": ({"width": 4, "stride": 2, "project": True}, (2, 8, 8, 8), "downsample_norm"),
     "SqueezeExcite": ({"dim": 8, "hidden_dim": 4}, (2, 4, 4, 8), "fc1"),

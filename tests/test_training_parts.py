@@ -8,9 +8,9 @@ import torch
 
 import kzoo
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Recipe
+from kzoo.schema import Data, Optim, Recipe
 from kzoo.tasks.classify import LOSSES, binary_cross_entropy, binary_cross_entropy_sum, cross_entropy, measure, valid
-from kzoo.training.optimizer import compiled_as, wants_xla
+from kzoo.training.optimizer import compiled_as, updates, wants_xla
 from tests.equality import XLA
 from tests.torch_reference import import_timm
 
@@ -217,3 +217,10 @@ def test_the_step_says_what_it_is(jit):
 @pytest.mark.parametrize(("xla", "wanted"), [("required", True), ("off", False)])
 def test_xla_policy(xla, wanted):
     assert wants_xla(Recipe(model="vit_toy", xla=xla)) == (wanted and keras.backend.backend() != "torch")
+
+
+def test_a_run_too_short_for_one_update_is_refused(tmp_path):
+    recipe = Recipe(model="vit_toy", steps=3, optim=Optim(accumulate=4), data=Data(batch_size=4))
+    assert (updates(recipe, 4), updates(recipe, 11)) == (1, 2)
+    with pytest.raises(UserError, match="optim.accumulate=4 gathers more batches than the 3 of the run"):
+        kzoo.train(recipe, tmp_path / "run")

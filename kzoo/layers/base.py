@@ -28,6 +28,7 @@ class ZooLayer(keras.layers.Layer):
         rest, parts = split_config(config)
         layer = super().from_config(rest)
         layer._parts = parts
+        _quantize_parts(layer, parts)  # before they are built, if they are there already
         return layer
 
     def _post_build(self):
@@ -72,18 +73,30 @@ def split_config(config):
 
 def set_parts(layer, told):
     """Makes the parts of a built layer or model what parts_config told of them. Raises UserError for a path that leads nowhere."""
-    for path, policy in told.get("quantized", {}).items():
-        _at(layer, path).dtype_policy = policy
+    missing = _quantize_parts(layer, told)
     for path in told.get("frozen", ()):
-        _at(layer, path).trainable = False
+        part = _at(layer, path)
+        if part is None:
+            missing.append(path)
+        else:
+            part.trainable = False
+    if missing:
+        raise UserError(f"{layer.name} has no part {missing[0]!r}, of which its file tells; load it with the version that wrote it.")
+
+
+def _quantize_parts(layer, told):
+    """Gives parts their policies; returns the paths that lead nowhere."""
+    parts = {path: _at(layer, path) for path in told.get("quantized", {})}
+    for path, part in parts.items():
+        if part is not None and part.dtype_policy.name != told["quantized"][path]:
+            part.dtype_policy = told["quantized"][path]
+    return [path for path, part in parts.items() if part is None]
 
 
 def _at(layer, path):
     part = layer
     for name in path.split("/"):
         part = _named(part).get(name) if isinstance(part, keras.layers.Layer) else None
-    if part is None:
-        raise UserError(f"{layer.name} has no part {path!r}, of which its file tells; load it with the version that wrote it.")
     return part
 
 

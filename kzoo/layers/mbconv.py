@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from kzoo.layers.conv import BatchNorm, fan_out, padded
 from kzoo.layers.base import Remat, ZooLayer
+from kzoo.layers.conv import BatchNorm, fan_out, padded
 from kzoo.layers.transformer import ACTIVATIONS, DropPath
 
 CONV_ACTIVATIONS = ACTIVATIONS | {"silu": ops.silu, "relu": ops.relu}

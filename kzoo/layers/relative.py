@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.conv import BatchNorm
 from kzoo.layers.mbconv import Downsample
-from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.transformer import Attention, DropPath, LayerScale, Mlp, attention_weights, dense
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -11,6 +12,9 @@ from kzoo import registry
 from kzoo.errors import UsageError, unknown
 from kzoo.layers.base import parts_config, set_parts, split_config
 from kzoo.schema import Preprocessing, Spec, tupled
+
+LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
+MOST_BLOCKS = 500  # Keras follows a graph by recursion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +43,12 @@ class ModelConfig:
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
             raise UsageError(f"image_size must be a positive whole number or (height, width), not {size!r}.")
+        self.require_at_least(1, "image_size")
         if not isinstance(self.in_channels, int) or self.in_channels < 1:
             raise UsageError(f"in_channels must be a whole number of at least 1, not {self.in_channels!r}.")
         if not isinstance(self.num_classes, int) or self.num_classes < 0:
             raise UsageError(f"num_classes must be a whole number of at least 0, not {self.num_classes!r}.")
+        self.require_at_least(0, "in_channels", "num_classes")
         if self.out_indices is not None and not self.features_only:
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
 
@@ -53,10 +59,27 @@ class ModelConfig:
                 raise unknown(name, getattr(self, name), values)
 
     def require_at_least(self, low, *names):
-        """Raises UsageError where a field of these names is below `low`; None passes."""
+        """Raises UsageError where a number in a field of these names is below `low`, above LARGEST or not finite; None passes."""
         for name in names:
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple | list) else (value,):
+                if number is not None and not low <= number <= LARGEST:
+                    bound = f"at most {LARGEST}" if number > LARGEST else f"at least {low}"
+                    raise UsageError(f"{name} must be {bound}, not {value}.")
+
+    def require_blocks(self, name):
+        """Raises UsageError where the field of that name is no number of blocks, or numbers of each stage's, or they are too many."""
+        self.require_at_least(1, name)
+        depths = getattr(self, name)
+        count = sum(depths) if isinstance(depths, tuple | list) else depths
+        if count > MOST_BLOCKS:
+            raise UsageError(f"{name} must be at most {MOST_BLOCKS} blocks in all, not {count}.")
+
+    def require_mlp(self, width):
+        """Raises UsageError where mlp_ratio leaves an MLP of that width no channel inside, or is beyond any bounds."""
+        self.require_at_least(0, "mlp_ratio")
+        if int(width * self.mlp_ratio) < 1:
+            raise UsageError(f"mlp_ratio must leave at least 1 of {width} channels inside an MLP, which {self.mlp_ratio} does not.")
 
     def require_rates(self, *names):
         """Raises UsageError where a field of these names is no probability in [0, 1)."""
@@ -108,6 +131,16 @@ class ZooModel(keras.Model):
                 depth = blocks + 1
             depths |= {weight.path: depth for weight in layer.weights}
         return depths
+
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        for images in keras.tree.flatten(inputs):
+            if not keras.backend.is_float_dtype(images.dtype):
+                warnings.warn(
+                    f"pictures of whole numbers ({keras.backend.standardize_dtype(images.dtype)}) reach this model as they are; it takes "
+                    "normalised ones: kzoo.preprocessor(model)(pictures).",
+                    stacklevel=2,
+                )
+        return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def get_config(self):
         spec = dataclasses.asdict(self.spec) if self.spec else None

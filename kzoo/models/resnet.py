@@ -11,8 +11,8 @@ import keras
 from keras import ops
 
 from kzoo.errors import UsageError
-from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, make_norm
 from kzoo.layers.base import Remat, ZooLayer
+from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, make_norm
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.models.layouts import Foreign, Layout
@@ -58,6 +58,9 @@ class ResNetConfig(ModelConfig):
             raise UsageError(f"output_stride must be 8, 16 or 32, not {self.output_stride}.")
         if self.width < 1 or not all(isinstance(depth, int) and depth > 0 for depth in self.depths):
             raise UsageError(f"width and depths must be whole numbers of at least 1, not {self.width} and {self.depths}.")
+        self.require_at_least(1, "width")
+        self.require_blocks("depths")
+        self.require_at_least(0, "norm_eps")
         self.require_rates("drop_rate", "drop_path_rate")
 
     def stages(self):

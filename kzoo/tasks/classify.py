@@ -9,7 +9,6 @@ from keras import ops
 
 from kzoo.errors import UsageError, UserError, unknown
 
-
 CLOSE = 0.01  # how far probabilities may be from 0..1, and their sum from 1: targets of 16 bits are that exact
 _CHUNK = 1 << 16  # targets that are checked at once
 
@@ -134,7 +133,8 @@ class Classify(keras.Model):
     def _require_targets(self, targets=None, weights=None):
         """Raises UserError for targets (N,) or (N, C), arrays or nothing, of which one is none for the network's logits."""
         shape = getattr(self.network, "output_shape", None)
-        if not isinstance(shape, tuple) or not (ops.is_tensor(targets) or isinstance(targets, (list, tuple)) or hasattr(targets, "__array__")):
+        given = ops.is_tensor(targets) or isinstance(targets, list | tuple) or hasattr(targets, "__array__")
+        if not given or not isinstance(shape, tuple):
             return
         targets = ops.convert_to_numpy(targets) if ops.is_tensor(targets) else np.asarray(targets)
         if targets.dtype.kind in "OSU":
@@ -154,7 +154,8 @@ class Classify(keras.Model):
 
     def _refusal(self, index, target, classes):
         if target.ndim == 0:
-            return f"target {index} is {target!s}; the model has {classes} logits, so a label is a whole number from 0 to {max(classes, 2) - 1}."
+            last = max(classes, 2) - 1
+            return f"target {index} is {target!s}; the model has {classes} logits, so a label is a whole number from 0 to {last}."
         together = ", which sum to 1" if self._exclusive else ""
         return f"target {index} is {np.array2string(target, threshold=6)}; it must be {classes} probabilities in 0..1{together}."
 

@@ -12,6 +12,17 @@ from kzoo.training.devices import mirrored
 from kzoo.training.rules import Lamb, Lars, Sgd
 
 
+def updates(recipe, total_steps):
+    """How often a run of so many batches changes the weights. Raises UserError where it never does."""
+    count = total_steps // recipe.optim.accumulate
+    if not count:
+        raise UserError(
+            f"optim.accumulate={recipe.optim.accumulate} gathers more batches than the {total_steps} of the run, so that no weight would "
+            "change; lower it or train longer."
+        )
+    return count
+
+
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
     """A recipe's learning rate over `total_steps` steps of the optimizer, the first of which is 0; step -> rate, float32.
 
