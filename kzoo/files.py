@@ -12,7 +12,8 @@ def replacing(path, suffix=None):
     suffix: what the temporary name ends in, for writers that look at it; None is that of `path`.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{suffix or path.suffix}")
+    own = os.urandom(4).hex()  # threads, and containers that share a folder, may have the same process id
+    temporary = path.with_name(f".{path.stem}.tmp-{own}{suffix or path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
