@@ -134,6 +134,7 @@ class _Fitting:
     def __init__(self, model, checkpoint, where, asked):
         self.where, self.asked, self.checkpoint = where, set(asked), checkpoint
         self.config = config_of_model(model)
+        self.dtypes = {weight.path: weight.dtype for weight in model.weights}
         self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
         self.layout, self.given, found, misfits = self._names(model)
         self.tables, self.old_tables = position_layers(model), tables_of(checkpoint, model)
@@ -156,7 +157,11 @@ class _Fitting:
     def _decide(self, piece):
         shapes = tuple(self.given.shapes.get(name) for name in piece.names)
         fits, change = None not in shapes and shapes == piece.shapes, None
+        whole = self._whole_numbers(piece)
         fate = "loaded" if fits else None
+        if whole:
+            self.misfits.append(f"{piece.path} {piece.our_shape} is {whole}, whole numbers where the model has fractions")
+            return
         if piece.path in self.tables and None not in shapes:
             fate, change = self._table(piece, fits)
         elif not fits and _below(piece.path, self.heads) and "num_classes" in self.asked:
@@ -170,6 +175,13 @@ class _Fitting:
         self.fates[fate].append(piece.path)
         if fate != "reinitialised":
             self.plan.append((piece, change))
+
+    def _whole_numbers(self, piece):
+        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there is none."""
+        if not keras.backend.is_float_dtype(self.dtypes[piece.path]):
+            return None
+        kinds = [self.checkpoint.tensors[self.given.original(name)].dtype for name in piece.names if name in self.given.places]
+        return next((kind for kind in kinds if kind.startswith(("int", "uint", "bool"))), None)
 
     def _advise(self, piece):
         """Remembers which option of `kzoo.get` mends a misfit, where one does."""

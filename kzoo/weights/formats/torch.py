@@ -4,9 +4,10 @@ import argparse
 import pickle
 import re
 
+from kzoo.archives.reading import REMEDY, damaged
+from kzoo.archives.zips import check_sums, open_zip
 from kzoo.errors import UserError, require
-from kzoo.weights.formats.base import REMEDY, Checkpoint, damaged, entry
-from kzoo.weights.formats.zips import check_sums, open_zip
+from kzoo.weights.formats.base import Checkpoint, entry
 
 # Where training scripts keep the weights in what they save, averaged ones first, as timm reads them. `ema` holds a `module` (RT-DETR).
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
