@@ -565,5 +565,5 @@ def test_mutated_files_of_all_formats_are_refused_or_harmless(tmp_path):
     judge = Judge(found)
     for number in range(6 * len(found)):
         name = found[number % len(found)].name
-        outcome, detail = judge(name, number, pathlib.Path(tmp_path, f"case{number}"))
+        outcome, detail, *_ = judge(name, number, pathlib.Path(tmp_path, f"case{number}"))
         assert outcome in RIGHT, f"{name} {number}: {detail}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.weights.names import Piece, Renamed, pieces, recognise
+from kzoo.weights.names import BOOKKEEPING, Piece, Renamed, pieces, recognise
 from kzoo.weights.source import ModelTensors, open_source
 from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, tables_of
 
@@ -22,7 +22,8 @@ class LoadReport:
 
     resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for another number of
     classes; unused: the file's own names of what the model has no place for. `digest` is the SHA-256 of the file that was read (of
-    several, of their digests); `source` the path, or the hub's address with the revision that it meant.
+    several, of their digests); `source` the path, or the hub's address with the revision that it meant; `part` the key under which the
+    weights lay, where the file holds those of several models.
     """
 
     loaded: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class LoadReport:
     format: str = ""
     digest: str = ""
     source: str = ""
+    part: str = ""
 
     @property
     def hub_source(self):
@@ -41,7 +43,8 @@ class LoadReport:
 
     def __str__(self):
         counts = [f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")]
-        return f"{', '.join(counts)} (format {self.format}, sha256 {self.digest[:12]})"
+        part = f", its {self.part}" if self.part else ""
+        return f"{', '.join(counts)} (format {self.format}{part}, sha256 {self.digest[:12]})"
 
 
 def load_weights(model, source):
@@ -116,7 +119,7 @@ def fill(model, checkpoint, where, asked=()):
         value = piece.decode([given.read(name) for name in piece.reads])
         _assign(weights[piece.path], change(value) if change else value)
     fates = {fate: tuple(paths) for fate, paths in fitting.fates.items()}
-    return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where)
+    return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where, part=checkpoint.part)
 
 
 def _assign(weight, value):
@@ -160,7 +163,8 @@ class _Fitting:
         whole = self._whole_numbers(piece)
         fate = "loaded" if fits else None
         if whole:
-            self.misfits.append(f"{piece.path} {piece.our_shape} is {whole}, whole numbers where the model has fractions")
+            self.misfits.append(f"{piece.path} {piece.our_shape} is {whole}, no weight that was trained")
+            self.remedies["save it in the floats that it was trained in"] = None
             return
         if piece.path in self.tables and None not in shapes:
             fate, change = self._table(piece, fits)
@@ -263,7 +267,8 @@ class _Fitting:
         features, other_head = "features_only" in self.asked, "num_classes" in self.asked
         if self.layout is None:
             return lambda name: features or (other_head and _below(name, self.heads))
-        ignored, known, of_head = re.compile(self.layout.ignored), self.layout.names(), self.layout.names(self.heads)
+        ignored = re.compile(f"{self.layout.ignored}|{BOOKKEEPING}")
+        known, of_head = self.layout.names(), self.layout.names(self.heads)
         return lambda name: ignored.fullmatch(name) or (features and known.fullmatch(name)) or (other_head and of_head.fullmatch(name))
 
     def _explanation(self):

@@ -37,10 +37,10 @@ class Checkpoint:
 
     path: what was opened; files: every file that holds a part of it; format: "run", "keras", "weights.h5", "safetensors", "torch" or "npz".
     tensors: {name: Tensor}, known before any of them is read. metadata: the texts the file carries beside them, {key: text}.
-    config: the config.json of a Hugging Face folder, else {}.
+    config: the config.json of a Hugging Face folder, else {}. part: the key under which they lay, where the file holds several models.
     """
 
-    format = ""
+    format, part = "", ""
 
     def __init__(self, path, files=None):
         self.path = pathlib.Path(path)
@@ -116,7 +116,7 @@ class Checkpoint:
         except UserError as error:
             told = str(error).rstrip(".?")
             raise UserError(
-                f"the spec in {self.path} names no model that this version of kzoo builds: {told}; "
+                f"the spec in {self.path} is not one that this version of kzoo can use: {told}; "
                 f"load it with the version that wrote it, or {REMEDY}."
             ) from error
         return spec
