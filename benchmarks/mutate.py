@@ -135,11 +135,11 @@ def mutate_inside(data, rng):
 BOMB = 1 << 29  # bytes of nothing, half a megabyte once deflated
 
 
-def inflate(data, rng):
+def inflate(data, rng, name=None):
     """(zip archive, what was done): a member grown by BOMB, told in its own header where it is an array."""
     with zipfile.ZipFile(io.BytesIO(data)) as source:
         members = {name: source.read(name) for name in source.namelist()}
-    name = list(members)[rng.integers(len(members))]
+    name = name or list(members)[rng.integers(len(members))]
     content, filler = members.pop(name), bytes(1 << 20)
     if name.endswith(".npy"):
         content = (

@@ -113,7 +113,7 @@ class Checkpoint:
                 registry.config_of(spec.name, spec.overrides)
         except MissingPackage:
             raise
-        except UserError as error:
+        except (ValueError, TypeError, ArithmeticError) as error:  # UserError is a ValueError
             told = str(error).rstrip(".?")
             raise UserError(
                 f"the spec in {self.path} is not one that this version of kzoo can use: {told}; "
