@@ -13,6 +13,7 @@ import re
 import shutil
 import struct
 import time
+import types
 import warnings
 import zipfile
 
@@ -29,11 +30,13 @@ import kzoo
 import kzoo.data
 from benchmarks.fuzz import RIGHT, Judge, memory, samples
 from benchmarks.mutate import Runs, inflate
+from kzoo import schema
 from kzoo.archives import zips
 from kzoo.archives.zips import SEAL as ARCHIVE_SEAL
 from kzoo.errors import MissingPackage, UserError
 from kzoo.files import replacing
-from kzoo.training import state
+from kzoo.training import engine, state
+from kzoo.training.workdir import claimed
 from kzoo.weights.checkpoint import SEAL, SPEC, fingerprint, open_checkpoint
 from kzoo.weights.formats.base import is_finite
 from kzoo.weights.read import read_checkpoint, spec_of
@@ -732,6 +735,29 @@ def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path, run):
         read_checkpoint(tmp_path / "run")
 
 
+def test_a_run_that_lost_its_checkpoint_is_not_begun_anew(tmp_path, run):
+    recipe = schema.Recipe(model="vit_toy")
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/recipe.txt").write_text(schema.dump(recipe))
+    (tmp_path / "run/checkpoint.npz").unlink()
+    with (
+        pytest.raises(UserError, match="has lost its checkpoint.npz: rename checkpoint.npz.previous to it"),
+        claimed(tmp_path / "run", recipe),
+    ):
+        pass
+    (tmp_path / "run/checkpoint.npz.previous").rename(tmp_path / "run/checkpoint.npz")
+    with claimed(tmp_path / "run", recipe):
+        pass
+
+
+def test_a_record_of_another_image_size_than_the_recipes(tmp_path, toy, run):
+    folder = resaved(run, tmp_path / "run", with_meta(json.dumps(meta_of(toy, side=50_000)).encode()))
+    for sizes in ((), (8, 32)):
+        session = types.SimpleNamespace(workdir=folder, resumes=True, recipe=schema.Recipe(model="vit_toy", progressive=sizes, epochs=2))
+        with pytest.raises(UserError, match="is of pictures of 50000 pixels, which its recipe does not train on"):
+            engine._Session._first_side(session)
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_save_that_fails_keeps_both_checkpoints(tmp_path, run, links, monkeypatch):
     """Links or, where the file system has none, copies: both as they were, then both one further."""
@@ -789,7 +815,11 @@ def test_a_run_changed_after_it_was_written_is_refused(tmp_path, run, change):
 def test_runs_of_earlier_versions_carry_no_seal_and_load(tmp_path, toy, run):
     folder = resaved(run, tmp_path / "run", unsealed)
     assert read_checkpoint(folder)[1]["step"] == 4 and spec_of(folder) == toy.spec
-    for model in (kzoo.load(folder), kzoo.load(run)):
+    compiled = kzoo.load(run)
+    compiled.compile(loss="mse")
+    keras.saving.save_model(compiled, tmp_path / "toy.keras")  # past our own `save`
+    assert spec_of(tmp_path / "toy.keras") == toy.spec and not kzoo.load(tmp_path / "toy.keras").compiled
+    for model in (kzoo.load(folder), kzoo.load(run), kzoo.load(tmp_path / "toy.keras")):
         for ours, theirs in zip(model.get_weights(), toy.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 

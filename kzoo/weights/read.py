@@ -55,8 +55,9 @@ def read_checkpoint(run, prefixes=("",), shapes=None):
 
 
 def _checked(meta, path):
+    """The meta itself, what is in Meta checked; other versions may tell more."""
     try:
-        from_json(Meta, meta, "its meta")
+        from_json(Meta, {key: value for key, value in meta.items() if key in Meta.__dataclass_fields__}, "its meta")
     except ValueError as error:  # of which UserError is one
         raise damaged(path, str(error).rstrip(".")) from error
     return meta

@@ -105,10 +105,10 @@ class Keras(Checkpoint):
         return self._weights.stored(name)
 
     def build(self):
-        """The model that the config describes, its weights fresh. Only Keras' and registered classes, and no code in them, are made."""
+        """The model that the config describes, not compiled, its weights fresh. Only Keras' and registered classes are made, no code."""
         import keras
 
-        return keras.saving.deserialize_keras_object(self._config)
+        return keras.saving.deserialize_keras_object(self._config | {"compile_config": None})
 
     def fill(self, model):
         """Keras' own reading of the weights into a model from build()."""
