@@ -600,6 +600,14 @@ def test_a_small_file_builds_no_giant(tmp_path, toy, run, giant):
     assert time.monotonic() - began < 10
 
 
+def test_the_numerics_that_a_file_implies_build_no_giant(tmp_path, toy, run):
+    """A hybrid's are the options of its backbone, which hold its sizes too."""
+    meta = meta_of(toy)
+    meta["spec"] |= {"name": "hybrid_toy", "overrides": {"backbone_options": ["norm=group", "width=32000"]}}
+    folder = resaved(run, tmp_path / "run", with_meta(json.dumps(meta).encode()))
+    told(folder, "far more weights than it holds", kzoo.load, lambda path: kzoo.get("hybrid_toy", weights=path))
+
+
 LAMBDA = json.dumps(
     {
         **{"module": "keras.layers", "class_name": "Lambda", "registered_name": None, "name": "code", "inbound_nodes": []},
@@ -731,7 +739,7 @@ def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path, run):
     assert read_checkpoint(tmp_path / "run")[1]["step"] == 3
     (tmp_path / "run/checkpoint.npz.previous").write_bytes(b"no checkpoint either")
     path.write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"get another copy of it\.$"):
+    with pytest.raises(UserError, match=r"get another copy of it, or train it again in another folder\.$"):
         read_checkpoint(tmp_path / "run")
 
 

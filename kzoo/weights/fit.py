@@ -11,7 +11,7 @@ from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.weights.names import BOOKKEEPING, Piece, Renamed, pieces, recognise
 from kzoo.weights.source import ModelTensors, open_source
-from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, tables_of
+from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, skeleton_of, tables_of
 
 OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
 
@@ -77,7 +77,10 @@ def build_and_fill(build, name, source, asked):
     before what was asked for, {option: value}, as overrides. It carries its load_report."""
     with open_source(source) as (checkpoint, where):
         config, implied = registry.config_of(name)[1], implied_numerics(checkpoint, name, asked)
-        model = build({field: value for field, value in implied.items() if getattr(config, field) != value} | asked)
+        settings = {field: value for field, value in implied.items() if getattr(config, field) != value}
+        if settings and checkpoint.spec is not None:  # what a file asks for must be what it holds
+            skeleton_of(checkpoint)
+        model = build(settings | asked)
         model.load_report = fill(model, checkpoint, where, asked)
     return model
 

@@ -47,7 +47,7 @@ def read_checkpoint(run, prefixes=("",), shapes=None):
     path = pathlib.Path(run) / CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} holds no {CHECKPOINT}: it is not a run, or it was stopped before its first checkpoint.")
-    with _previous_told(path), Npz(path) as file:
+    with _remedy_told(path), Npz(path) as file:
         meta = _checked(file.meta(), path)
         if shapes is not None and shapes != {key: tensor.shape for key, tensor in file.tensors.items()}:
             raise UserError(f"the checkpoint in {run} belongs to another model or optimizer; train in another folder.")
@@ -64,23 +64,28 @@ def _checked(meta, path):
 
 
 @contextlib.contextmanager
-def _previous_told(path):
-    """Adds to the error about a damaged checkpoint what its run may go on from."""
+def _remedy_told(path):
+    """Adds to the error about a damaged checkpoint of a run what can be done: to go on from the one before it, or to begin anew."""
     try:
         yield
     except UserError as error:
-        previous = path.with_name(PREVIOUS)
-        if REMEDY not in str(error) or not previous.exists():
+        if REMEDY not in str(error) or not path.exists():
             raise
-        try:
-            with Npz(previous) as file:
-                step = _checked(file.meta(), previous)["step"]
-                file.check_sums()
-        except UserError:
-            raise error from None
-        raise UserError(
-            f"{str(error).rstrip('.')}, or rename {previous} to {CHECKPOINT}: the run then continues from step {step}."
-        ) from error
+        step = _step_of(path.with_name(PREVIOUS))
+        anew = "train it again in another folder"
+        told = anew if step is None else f"rename {path.with_name(PREVIOUS)} to {CHECKPOINT}: the run then continues from step {step}"
+        raise UserError(f"{str(error).rstrip('.')}, or {told}.") from error
+
+
+def _step_of(path):
+    """The step of a whole checkpoint; None for what is none."""
+    try:
+        with Npz(path) as file:
+            step = _checked(file.meta(), path)["step"]
+            file.check_sums()
+            return step
+    except UserError:
+        return None
 
 
 def load(source):
@@ -89,7 +94,7 @@ def load(source):
     Raises UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another model than it names.
     """
     require_backend()
-    with _previous_told(pathlib.Path(source) / CHECKPOINT), open_checkpoint(source) as checkpoint:
+    with _remedy_told(pathlib.Path(source) / CHECKPOINT), open_checkpoint(source) as checkpoint:
         if checkpoint.format not in ("run", "keras"):
             raise UserError(f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights alone.")
         if checkpoint.spec is None:
