@@ -236,7 +236,7 @@ def predict(options):
 def export(options):
     from kzoo.exporting.flow import refuse
 
-    refuse(options.format, options.quantize)
+    refuse(options.format, options.quantize, options.out)
     _backend(options)
     from kzoo.exporting import export
     from kzoo.predicting import open_model, run_pictures

@@ -158,7 +158,16 @@ def test_jax_continues_too(tmp_path):
 def test_what_a_run_leaves(untouched):
     folder = untouched.workdir
     files = {p.name for p in folder.iterdir() if p.name != ".lock"}
-    expected = {"checkpoint.npz", "recipe.txt", "metrics.json", "log.csv", "model.keras", "learning_curve.png", "tensorboard"}
+    expected = {
+        "checkpoint.npz",
+        "checkpoint.npz.previous",
+        "recipe.txt",
+        "metrics.json",
+        "log.csv",
+        "model.keras",
+        "learning_curve.png",
+        "tensorboard",
+    }
     assert files == expected
     recipe, record = schema.parse((folder / "recipe.txt").read_text())
     assert recipe == RECIPE

@@ -4,6 +4,7 @@ import errno
 import pathlib
 
 from kzoo.errors import UsageError, UserError, backend_name, require, unknown
+from kzoo.exporting.papers import whole_card
 from kzoo.exporting.place import check_target, move, staging
 from kzoo.registry import spec_of_model
 
@@ -27,9 +28,7 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
     Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError for an
     unknown format or quantisation, MissingPackage where the format's packages are not installed.
     """
-    out = pathlib.Path(out).resolve()
-    refuse(format, quantize)
-    check_target(out, format)
+    out = refuse(format, quantize, out)
     if backend_name() != "tensorflow":
         from kzoo.exporting.relay import export_in_child
 
@@ -44,8 +43,8 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
         raise UserError(f"{out} could not be written: {_reason(error)}; what was there is unchanged.") from error
 
 
-def refuse(format, quantize):
-    """Raises before any work is done: for a format or quantisation that does not exist, or packages that are not installed."""
+def refuse(format, quantize, out):
+    """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot be, or for packages."""
     if format not in QUANTIZATIONS:
         raise unknown("export format", format, QUANTIZATIONS)
     if quantize == "int8":
@@ -54,6 +53,7 @@ def refuse(format, quantize):
         options = " or ".join(map(repr, QUANTIZATIONS[format])) or "nothing but None"
         raise UsageError(f"format {format} takes {options} for quantize, not {quantize!r}.")
     require(*PACKAGES[format], why=f"exporting to {format}")
+    return check_target(out, format)
 
 
 def _write(model, out, format, quantize, pictures, pictures_from):
@@ -73,7 +73,8 @@ def _write(model, out, format, quantize, pictures, pictures_from):
         artifact = RUNTIMES[format](folder, card)
         records = verify(artifact, serving, pictures, exact=quantize is None)
         card |= cards.measure(folder, format, records, latency(artifact, serving, pictures[0]), pictures_from)
-        card = cards.write(folder, card)
+        cards.write(folder, card)
+        card = whole_card(folder)
         check_target(out, format)  # again: the work took a while
         move(folder, out)
     return card
@@ -89,6 +90,9 @@ def _loaded(model_or_run):
     spec = spec_of_model(model)
     if isinstance(model.output_shape, (list, dict)):
         raise UserError(f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
+    names = spec.class_names
+    if names and len(names) != model.output_shape[-1]:
+        raise UserError(f"the spec names {len(names)} classes and {spec.name} returns {model.output_shape[-1]} numbers; mend the names.")
     return model
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 import keras
 
 from kzoo import registry
-from kzoo.errors import UsageError, unknown
+from kzoo.errors import UsageError, UserError, unknown
 from kzoo.layers.base import parts_config, set_parts, split_config
-from kzoo.schema import Preprocessing, Spec, tupled
+from kzoo.schema import Preprocessing, Spec
 
 LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
 MOST_BLOCKS = 500  # Keras follows a graph by recursion
@@ -142,19 +143,45 @@ class ZooModel(keras.Model):
                 )
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
+    _sealed = False  # whether the file that is being written will be
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Keras' saving of the whole model; a .keras file is sealed, which `kzoo.load` checks, and takes its place when it is whole.
+
+        Raises UserError for .h5, Keras' older format, which kzoo does not read back, and for a file that is not to be overwritten.
+        """
+        from kzoo.archives.zips import seal
+        from kzoo.files import replacing
+
+        path = pathlib.Path(filepath)
+        if path.suffix in (".h5", ".hdf5"):
+            raise UserError(f"{path}: a whole model is saved as NAME.keras, its weights by kzoo.save_weights as NAME.weights.h5.")
+        if path.suffix != ".keras" or "://" in str(filepath) or kwargs.get("zipped") is False:
+            return super().save(filepath, overwrite=overwrite, **kwargs)
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; give another name, or overwrite=True.")
+        self._sealed = True
+        try:
+            with replacing(path) as temporary:
+                super().save(temporary, **kwargs)
+                seal(temporary)
+        finally:
+            self._sealed = False
+
     def get_config(self):
-        spec = dataclasses.asdict(self.spec) if self.spec else None
-        return super().get_config() | {"spec": spec} | parts_config(self)  # of Keras' own layers too, which leave single weights out
+        own = {"spec": dataclasses.asdict(self.spec) if self.spec else None} | ({"sealed": True} if self._sealed else {})
+        return super().get_config() | own | parts_config(self)  # of Keras' own layers too, which leave single weights out
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config, parts = split_config(config)
+        config.pop("sealed", None)
         spec = config.pop("spec", None)
+        spec = spec_from_dict(spec) if spec else None
         if spec:  # registers the family's layers; the file names a model, never a module to import
-            registry.module_of(spec["name"])
+            registry.module_of(spec.name)
         model = super().from_config(config, custom_objects=custom_objects)
-        if spec:
-            model.spec = spec_from_dict(spec)
+        model.spec = spec
         set_parts(model, parts)
         return model
 
@@ -186,6 +213,10 @@ def computing_in(policy):
 
 
 def spec_from_dict(plain):
-    """Rebuilds a Spec from its JSON form (lists become tuples again)."""
-    preprocessing = Preprocessing(**tupled(plain["preprocessing"]))
-    return Spec(**tupled(plain) | {"overrides": tupled(plain["overrides"]), "preprocessing": preprocessing})
+    """Rebuilds a Spec from its JSON form (lists become tuples again). Raises UserError for a malformed one."""
+    from kzoo.archives.typed import from_json
+
+    for key in ("overrides", "preprocessing"):
+        if isinstance(plain, dict) and key not in plain:
+            raise UserError(f"spec lacks {key!r}")
+    return from_json(Spec, plain, "spec")

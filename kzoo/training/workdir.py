@@ -7,7 +7,7 @@ import json
 
 from kzoo.errors import UserError
 from kzoo.schema import dump, flatten, parse
-from kzoo.weights.read import CHECKPOINT
+from kzoo.weights.read import CHECKPOINT, PREVIOUS
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
 RECORD = "recipe.txt"
@@ -30,6 +30,8 @@ def claimed(workdir, recipe):
             except BlockingIOError:
                 raise UserError(f"another process is training in {workdir}; wait for it or choose another --workdir.") from None
             _refuse_changes(workdir, recipe)
+            if (workdir / PREVIOUS).exists() and not (workdir / CHECKPOINT).exists():
+                raise UserError(f"{workdir} has lost its {CHECKPOINT}: rename {PREVIOUS} to it, or start in another --workdir.")
             for leftover in workdir.glob(".*.tmp-*"):  # of kzoo.files.replacing in a process that was killed
                 leftover.unlink()
             yield
