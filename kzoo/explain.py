@@ -60,7 +60,7 @@ def _weights(model, images, stage):
         raise UserError(f"{_name(model)} has {len(stages)} stages of attention; stage must lie in 0..{len(stages) - 1}, not be {stage}.")
     blocks = stages[stage]
     pools = _layers(model, AttentionPool) if blocks is stages[-1] else []
-    grid = getattr(blocks[0], "map_size", None) or getattr(_config(model), "grid", None)
+    grid = blocks[0].map_size if isinstance(blocks[0], RelativeBlock) else getattr(_config(model), "grid", None)
     if grid is None:
         raise UserError(f"{_name(model)} has attention, but not between the cells of a grid; there is no map to show.")
     tapped = keras.Model(model.input, [layer.input for layer in blocks + pools])(images, training=False)
@@ -83,7 +83,8 @@ def _layers(model, kind):
 
 
 def _config(model):
-    return registry.config_of(model.spec.name, model.spec.overrides)[1] if getattr(model, "spec", None) else None
+    spec = registry.spec_of_model(model)
+    return registry.config_of(spec.name, spec.overrides)[1]
 
 
 def _numpy(tensor):
@@ -92,7 +93,7 @@ def _numpy(tensor):
 
 def _pooled_queries(model, count, prefix):
     """The share (N,) of each token's query in the pooled vector: the class token's alone, or the patches' in equal parts."""
-    config = _config(model)
+    config = _config(model) if prefix else None
     by_token = prefix and getattr(config, "class_token", False) and getattr(config, "global_pool", "token") in ("token", "none")
     queries = np.zeros(count, "float32")
     queries[0 if by_token else slice(prefix, None)] = 1 if by_token else 1 / (count - prefix)

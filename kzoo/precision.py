@@ -11,9 +11,9 @@ import numpy as np
 
 from kzoo.data import prepare
 from kzoo.data.samples import samples, with_channels
-from kzoo.errors import UserError, unknown
+from kzoo.errors import unknown
 from kzoo.models.base import computing_in, gives_logits
-from kzoo.registry import get
+from kzoo.registry import get, spec_of_model
 
 REDUCED = ("bfloat16",)
 BATCH = 8
@@ -64,12 +64,11 @@ def precision_of(model):
 
 def twin(model, policy):
     """The same model with the same weights, built under that Keras dtype policy. Raises UserError for one that carries no spec."""
-    if getattr(model, "spec", None) is None:
-        raise UserError("this model carries no spec, so it cannot be rebuilt; use a model built by kzoo.get or kzoo.load.")
+    spec = spec_of_model(model)
     with computing_in(policy):
-        built = get(model.spec.name, **model.spec.overrides)
+        built = get(spec.name, **spec.overrides)
     built.set_weights(model.get_weights())
-    built.spec = model.spec
+    built.spec = spec
     return built
 
 

@@ -4,6 +4,7 @@ import pathlib
 
 from keras import ops
 
+from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.ops.resize import border, crop_offset, resample, resize_weights, resized_size
 
@@ -42,12 +43,17 @@ def _constant(values):
 
 
 class Preprocessor:
-    """Callable from one picture (h, w, C) or a batch of equal sizes (B, h, w, C), uint8 or float 0..255, to the model's input."""
+    """Callable from one picture (h, w, C), a batch of equal sizes (B, h, w, C) or a list of pictures of any sizes to the model's input.
+
+    Pictures are uint8 or float in 0..255.
+    """
 
     def __init__(self, image_size, preprocessing):
         self.image_size, self.preprocessing = tuple(image_size), preprocessing
 
     def __call__(self, images):
+        if pictures := _of_several_sizes(images):
+            return ops.stack([self(picture) for picture in pictures])
         images = ops.convert_to_tensor(images)
         channels = len(self.preprocessing.mean)
         if len(images.shape) not in (3, 4) or images.shape[-1] != channels:
@@ -57,16 +63,23 @@ class Preprocessor:
         return preprocess(images, self.image_size, self.preprocessing)
 
 
+def _of_several_sizes(images):
+    """The pictures of a list, an array of objects or TensorFlow's ragged tensor, where they are not of one size; else ()."""
+    if hasattr(images, "bounding_shape"):  # ragged; so are its pictures
+        return [image.to_tensor() if hasattr(image, "to_tensor") else image for image in images]
+    listed = isinstance(images, (list, tuple)) or str(getattr(images, "dtype", "")) == "object"
+    shapes = {tuple(getattr(image, "shape", ())) for image in images} if listed else ()
+    return list(images) if len(shapes) > 1 else ()
+
+
 def preprocessor(model):
     """The Preprocessor of a model, a model's name with or without a tag, or a run."""
-    if isinstance(model, str) and not pathlib.Path(model).exists():
-        from kzoo import registry
-
-        if registry.is_name(model):
-            _, config = registry.config_of(model)
-            return Preprocessor(config.size, config.preprocessing.for_channels(config.in_channels))
-    if not hasattr(model, "spec"):
+    if isinstance(model, str) and not pathlib.Path(model).exists() and registry.is_name(model):
+        _, config = registry.config_of(model)
+        return Preprocessor(config.size, config.preprocessing.for_channels(config.in_channels))
+    if isinstance(model, str | pathlib.Path):
         from kzoo.weights import load
 
         model = load(model)
-    return Preprocessor(model.input_shape[1:3], model.spec.preprocessing)
+    preprocessing = registry.spec_of_model(model).preprocessing
+    return Preprocessor(model.input_shape[1:3], preprocessing)

@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import importlib
 import importlib.util
+import os
 import pathlib
 import types
 import typing
@@ -260,15 +261,49 @@ def config_of(name, overrides=None):
     return _BUILDERS[row.module], dataclasses.replace(config, **(tag.options if tag else {}) | tupled(overrides or {}))
 
 
+def _require_memory(name, overrides, builds):
+    """Raises UserError for a model that leaves this machine no memory. Its weights are counted only where a size is far beyond the row's.
+
+    Counting takes as long as building does, without the memory.
+    """
+    row, memory = config_of(name)[1], _memory()
+    large = [key for key, value in overrides.items() if key != "num_classes" and _size(value) > 8 * _size(getattr(row, key))]
+    if not large or not memory:
+        return
+    from kzoo.models.count import skeleton
+
+    weights = skeleton(builds).count_params()
+    if 4 * weights > memory / 4:  # what fills them needs room too
+        sizes = ", ".join(f"{key}={overrides[key]}" for key in large)
+        raise UserError(
+            f"{name} with {sizes} has {weights:,} weights, {4 * weights / 1e9:,.0f} GB in float32, and this machine {memory / 1e9:,.0f} GB "
+            "of memory; choose smaller sizes."
+        )
+
+
+def _memory():
+    """Bytes of this machine's memory; 0 where the system does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def _size(value):
+    """The largest number of an option's value; 0 where it holds none."""
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    return max((number for number in numbers if isinstance(number, int | float)), default=0)
+
+
 def _options(hint):
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _fits(value, hint):
-    kinds = tuple(typing.get_origin(option) or option for option in _options(hint))
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (float in kinds and isinstance(value, int)) or (tuple in kinds and isinstance(value, list))
+    return any(_fits_one(value, option) for option in _options(hint))
+
+
+def _fits_one(value, option):
+    if typing.get_origin(option) is tuple:
+        return isinstance(value, tuple | list) and all(_fits(item, typing.get_args(option)[0]) for item in value)
+    return isinstance(value, (int, float) if option is float else option) and (option is bool or not isinstance(value, bool))
 
 
 def _spell(hint):
@@ -304,9 +339,21 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
 def build(name, overrides):
     """A model with its spec, as `get` builds it, for callers that fill in the weights themselves: frozen parts may be random."""
     builder, config = config_of(name, overrides)
+    _require_memory(name, overrides, lambda: builder(config))
     model = builder(config)
     model.spec = _spec(name, overrides, config, model)
     return model
+
+
+def spec_of_model(model):
+    """The Spec of a model that kzoo built. Raises UserError for any other."""
+    spec = getattr(model, "spec", None)
+    if spec is None:
+        raise UserError(
+            "this model carries no spec, by which kzoo knows what it is and how its pictures are prepared: take one that kzoo.get or "
+            "kzoo.load built; a clone of one has it again by clone.spec = model.spec."
+        )
+    return spec
 
 
 def _address(tag):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -189,7 +190,7 @@ class Optim:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(f"optim.layer_decay must lie in (0, 1], not {self.layer_decay}.")
         for pattern, scale in self.lr_scales.items():
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale >= 0:
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
                 raise UsageError(f"optim.lr_scales.{pattern} must be a number of at least 0, not {scale!r}.")
         for pattern in (*self.lr_scales, *self.freeze):
             try:
@@ -257,6 +258,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        if "preprocessing" in self.overrides:
+            raise UsageError("recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own fields.")
         if "." in self.model:
             raise UsageError(
                 f"recipe.model takes a name without a tag, not {self.model!r}; the address of published weights, as kzoo info shows it, "
@@ -292,6 +295,7 @@ def smoke(recipe, toy):
         "data_parallel": False,
         "init_from": None,
         "keep_architecture": False,
+        "optim": dataclasses.replace(recipe.optim, accumulate=min(recipe.optim.accumulate, 2)),
         "epochs": 1,
         "steps": 2,
         "eval_every": 1,
@@ -389,6 +393,8 @@ def coerce(value, hint, key):
         if origin is tuple and isinstance(value, tuple):
             return tuple(coerce(v, typing.get_args(option)[0], key) for v in value)
         if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise UsageError(f"{key} takes a finite number, not {value}.")
             return float(value)
         if origin in (int, bool, dict) and type(value) is origin:
             return value

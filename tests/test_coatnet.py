@@ -9,9 +9,9 @@ from benchmarks.references import TimmCoatnet
 from kzoo import explain
 from kzoo.checking import randomise
 from kzoo.errors import UsageError, UserError
+from kzoo.layers.base import Remat
 from kzoo.layers.mbconv import MBConv
 from kzoo.layers.relative import OffsetTable, RelativeAttention, RelativeBlock, bias_of_offsets
-from kzoo.layers.remat import Remat
 from kzoo.models.coatnet import EARLY
 from kzoo.models.count import count
 from kzoo.registry import config_of

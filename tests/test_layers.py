@@ -1,14 +1,23 @@
 """The layers that families share, against torch and formulas of their own."""
 
+import importlib
+import pkgutil
+
 import keras
 import numpy as np
 import pytest
+from keras.src.testing import TestCase
 
 import kzoo
+import kzoo.layers
+import kzoo.models
+from kzoo.checking import randomise
+from kzoo.layers.base import parts_config, set_parts
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed
 from kzoo.layers.pool import AttentionPool
 from kzoo.layers.transformer import Attention, DropPath, TransformerBlock
 from kzoo.models.count import macs
+from kzoo.training.optimizer import freeze
 from tests.equality import XLA, assert_trained_alike, with_and_without
 from tests.torch_reference import import_timm
 
@@ -158,3 +167,129 @@ def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
     traced = len(calls)
     models[1](x)
     assert traced >= 1 and len(calls) == traced  # in training alone
+
+
+# A case for every layer class of kzoo: its arguments and the shape of an input; `part` is one that can be frozen for itself.
+CASES = {
+    "Attention": ({"dim": 12, "num_heads": 3, "qk_norm": True, "attn_drop_rate": 0.1}, (2, 5, 12), "proj"),
+    "AttentionPool": ({"dim": 12, "num_heads": 3}, (2, 5, 12), "mlp"),
+    "BatchNorm": ({"epsilon": 1e-5}, (2, 4, 4, 8), "gamma"),
+    "Conv": ({"filters": 4, "kernel_size": 3, "stride": 2, "weight_std": "timm"}, (2, 5, 5, 3), "kernel"),
+    "ConvStem": ({"patch_size": 4, "dim": 16}, (2, 8, 8, 3), "norm_1/beta"),
+    "Downsample": ({"in_dim": 4, "dim": 8, "stride": 2, "init": "fan_out"}, (2, 5, 5, 4), "expand/bias"),
+    "DropPath": ({"rate": 0.2}, (2, 5, 4), None),
+    "FrozenBatchNorm": ({}, (2, 4, 4, 8), None),
+    "GroupNorm": ({"groups": 4}, (2, 4, 4, 8), "beta"),
+    "HybridEmbed": ({"network": "resnet_toy", "options": (), "index": 0, "patch_size": 2, "dim": 8}, (2, 32, 32, 3), "backbone/stem"),
+    "LayerScale": ({"init_value": 0.1}, (2, 5, 4), "gamma"),
+    "LearnedTokens": ({"count": 2}, (2, 5, 4), "token"),
+    "MBConv": ({"in_dim": 8, "dim": 16, "stride": 2, "drop_path_rate": 0.1}, (2, 5, 5, 8), "norm2"),
+    "MaxPool": ({}, (2, 5, 5, 4), None),
+    "Mlp": ({"dim": 8, "hidden_dim": 16, "drop_rate": 0.1}, (2, 5, 8), "fc2"),
+    "OffsetMlp": ({"map_size": (2, 3), "num_heads": 2, "hidden_dim": 8}, None, "fc1/kernel"),
+    "OffsetTable": ({"map_size": (2, 3), "num_heads": 2}, None, "table"),
+    "PatchEmbed": ({"patch_size": 4, "dim": 8}, (2, 8, 8, 3), "proj/kernel"),
+    "PositionEmbedding": ({"grid_size": (2, 2), "prefix": 1}, (2, 5, 8), "table"),
+    "RelativeAttention": ({"dim": 8, "num_heads": 2, "head_dim": 4, "map_size": (2, 3)}, (2, 6, 8), "rel_pos"),
+    "RelativeBlock": ({"in_dim": 8, "dim": 16, "map_size": (2, 2), "head_dim": 8, "stride": 2, "mlp_dim": 8}, (2, 4, 4, 8), "attn/rel_pos"),
+    "ResNetStem": ({"width": 8}, (2, 8, 8, 3), "norm"),
+    "ResidualBlock": ({"width": 4, "stride": 2, "project": True}, (2, 8, 8, 8), "downsample_norm"),
+    "SqueezeExcite": ({"dim": 8, "hidden_dim": 4}, (2, 4, 4, 8), "fc1"),
+    "TransformerBlock": ({"dim": 8, "num_heads": 2, "init_values": 0.1, "drop_path_rate": 0.1}, (2, 5, 8), "attn/qkv/bias"),
+    "TwoConvStem": ({"dims": (4, 8)}, (2, 8, 8, 3), "norm1"),
+}  # fmt: skip
+LAYERS = {
+    name: kind
+    for package in (kzoo.layers, kzoo.models)
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    for name, kind in vars(importlib.import_module(module.name)).items()
+    if isinstance(kind, type) and issubclass(kind, keras.layers.Layer) and kind.__module__ == module.name
+    if not issubclass(kind, keras.Model) and keras.saving.get_registered_name(kind) != name
+}
+
+
+def test_every_layer_class_has_a_case():
+    assert set(LAYERS) == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_layer_passes_keras_own_test(name):
+    """Building, symbolic and eager calls, two precisions; it rebuilds from its config, and so do its parts."""
+    kind, (arguments, shape, _) = LAYERS[name], CASES[name]
+    TestCase().run_layer_test(kind, arguments, input_shape=shape, run_training_check=False)
+    layer = kind(**arguments, dtype=keras.DTypePolicy("mixed_bfloat16"))
+    for part in layer._flatten_layers():
+        twin = type(part).from_config(part.get_config())
+        assert TestCase().run_class_serialization_test(twin).get_config() == part.get_config()
+    layer.build(shape)
+    assert all(part.built for part in layer._flatten_layers())
+
+
+def outputs(model, images):
+    return keras.ops.convert_to_numpy(model(images))
+
+
+def trained(model):
+    return [weight.path for weight in model.trainable_weights]
+
+
+def nested(model):
+    return keras.Model(again := keras.Input(model.input_shape[1:]), model(again))
+
+
+def saved(model, folder, load=keras.models.load_model):
+    model.save(folder / "m.keras")
+    return load(folder / "m.keras")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", [name for name, (_, shape, part) in CASES.items() if shape and part])
+def test_what_is_frozen_of_a_layer_stays_frozen(name, whole, tmp_path):
+    """A layer as a whole, or one part of it: saved, cloned, inside another model, or told so from the start."""
+    kind, (arguments, shape, part) = LAYERS[name], CASES[name]
+    images, layer = keras.Input(shape[1:]), kind(**arguments, name="layer")
+    model = keras.Model(images, keras.layers.Dense(2, name="last")(layer(images)))
+    of_layer, before = f"layer/{'' if whole else part}", trained(model)
+    set_parts(model, {"frozen": [of_layer.rstrip("/")]})
+    expected = [path for path in before if not path.startswith(of_layer)]
+    assert trained(model) == expected and len(expected) < len(before)
+    outer = nested(model)
+    for copy in (saved(model, tmp_path), saved(outer, tmp_path), keras.models.clone_model(model)):
+        assert trained(copy) == expected
+    if whole:
+        still = kind(**arguments, trainable=False)
+        still.build(shape)
+        assert not any(weight.trainable for weight in still.weights)
+
+
+@pytest.mark.parametrize("name", [pytest.param("vit_toy", marks=pytest.mark.backends), "coatnet_toy", "resnet_toy", "hybrid_toy"])
+def test_what_is_frozen_of_a_model_stays_frozen(name, tmp_path):
+    """Single weights of Keras' own layers too, and running statistics of norms without a weight left to train."""
+    model = kzoo.get(name)
+    freeze(model, ("^stem|^patch_embed", "^[^/]*block.*(norm|bias)", "^head/bias"))
+    expected, outer = trained(model), nested(model)
+    assert 0 < len(expected) < len(model.weights) / 2
+    for copy in (saved(model, tmp_path, kzoo.load), saved(outer, tmp_path)):
+        assert trained(copy) == expected
+        norms = [{layer.path: layer.trainable for layer in m._flatten_layers() if "norm" in layer.name} for m in (copy, model)]
+        assert norms[0] == norms[1] and norms[0][next(path for path in norms[0] if "block" in path)] is False
+    with pytest.raises(kzoo.UserError, match="no part 'blocks_9/attn'"):
+        set_parts(model, {"frozen": ["blocks_9/attn"]})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of each layer that holds nothing to quantise
+@pytest.mark.parametrize("name", ["vit_toy", "coatnet_toy", "resnet_toy"])
+def test_a_quantised_model_is_near_the_exact_one_and_survives_saving(name, tmp_path):
+    model = randomise(kzoo.get(name))
+    images = normal((2, *model.input_shape[1:]))
+    exact = outputs(model, images)
+    denses = sum(type(layer) is keras.layers.Dense for layer in model._flatten_layers())
+    model.quantize("int8")
+    near = outputs(model, images)
+    assert len(parts_config(model)["quantized"]) == denses
+    assert 0 < np.abs(near - exact).max() < 0.05 * np.abs(exact).max()
+    first = saved(model, tmp_path, kzoo.load)
+    copies = [saved(nested(first), tmp_path), keras.models.clone_model(first)]
+    copies[-1].set_weights(model.get_weights())
+    for copy in copies:
+        np.testing.assert_array_equal(outputs(copy, images), near)

@@ -1,14 +1,19 @@
 """Names, facts and models by name; what is wrong is answered with what is right."""
 
+import dataclasses
+import math
 import subprocess
 import sys
+import typing
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
 import kzoo
-from kzoo.errors import UsageError
+from kzoo import registry
+from kzoo.errors import UsageError, UserError
 
 
 def test_listing_filters():
@@ -86,3 +91,79 @@ def test_every_public_name_resolves():
     with pytest.raises(AttributeError):
         kzoo.gett  # noqa: B018
     assert keras.Model in type(kzoo.get("vit_toy")).__mro__
+
+
+@pytest.mark.parametrize("name", registry.toys("kzoo"))
+def test_every_number_of_a_config_has_bounds(name):
+    """None is built, or fails otherwise than by one sentence, that is below 0 or not finite, beyond any machine or of another type."""
+    config = registry.config_of(name)[1]
+    hints = {key: str(hint) for key, hint in typing.get_type_hints(type(config)).items()}
+    numbers = [f.name for f in dataclasses.fields(config) if "int" in hints[f.name] or "float" in hints[f.name]]
+    assert {"image_size", "num_classes", "drop_rate"} < set(numbers)
+    for field in numbers:
+        for value in (-(10.0**9), math.nan, math.inf, 10**9, 10**12, -(10**9), "many", True):
+            shaped = (value,) * len(getattr(config, field)) if isinstance(getattr(config, field), tuple) else value
+            overrides = {field: shaped} | ({"features_only": True} if field == "out_indices" else {})
+            with pytest.raises(UsageError, match=field) as told:
+                kzoo.get(name, **overrides)
+            assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("vit_toy", {"mlp_ratio": 0.0}, "mlp_ratio must leave at least 1 of 32 channels"),
+        ("coatnet_toy", {"mlp_ratio": 1e-9}, "mlp_ratio must leave at least 1 of 16 channels"),
+        ("coatnet_toy", {"depths": (300, 300)}, "at most 500 blocks in all, not 600"),
+        ("coatnet_toy", {"stem_width": (8,)}, "stem_width"),
+        ("resnet_toy", {"depths": (1, "2")}, "takes tuple"),
+        ("vit_toy", {"embed_dim": 1 << 20}, r"vit_toy with embed_dim=1048576 has 26,38.* weights, 105,554 GB in float32"),
+    ],
+)
+def test_sizes_that_no_model_can_have_are_told_before_it_is_built(name, overrides, says):
+    with pytest.raises(UserError, match=says):
+        kzoo.get(name, **overrides)
+
+
+def test_a_clone_has_no_spec_and_one_sentence_says_so(tmp_path):
+    model = kzoo.get("vit_toy")
+    clone = keras.models.clone_model(model)
+    for call in (
+        lambda: kzoo.preprocessor(clone),
+        lambda: kzoo.attention(clone, np.zeros((1, 32, 32, 3), "float32")),
+        lambda: kzoo.reduce_precision(clone),
+        lambda: kzoo.export(clone, tmp_path / "out"),
+        lambda: kzoo.save_weights(clone, tmp_path / "w.weights.h5"),
+        lambda: kzoo.preprocessor(keras.Sequential([keras.Input((4,))])),
+    ):
+        with pytest.raises(UserError, match=r"no spec.*clone\.spec = model\.spec"):
+            call()
+    clone.spec = model.spec
+    assert kzoo.preprocessor(clone).preprocessing == model.spec.preprocessing
+
+
+def test_pictures_of_whole_numbers_are_told_once_not_normalised_ones_never():
+    model = kzoo.get("vit_toy")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    with pytest.warns(UserWarning, match=r"whole numbers \(uint8\).*kzoo\.preprocessor") as told:
+        model.predict(pictures, batch_size=1, verbose=0)
+    assert len([w for w in told if "kzoo.preprocessor" in str(w.message)]) == 1
+    with warnings.catch_warnings(record=True) as silent:
+        warnings.simplefilter("always")
+        model.predict(kzoo.preprocessor(model)(pictures), verbose=0)
+    assert not [w for w in silent if "kzoo.preprocessor" in str(w.message)]
+
+
+def test_pictures_of_several_sizes_are_prepared_each_by_itself():
+    import tensorflow as tf
+
+    rng, prepare = np.random.default_rng(0), kzoo.preprocessor("vit_toy")
+    pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((40, 30, 3), (32, 32, 3), (20, 64, 3))]
+    expected = np.stack([prepare(picture) for picture in pictures])
+    several = np.empty(3, object)
+    several[:] = pictures
+    for given in (pictures, tuple(pictures), several, tf.ragged.stack(pictures)):
+        np.testing.assert_array_equal(prepare(given), expected)
+    np.testing.assert_array_equal(prepare(pictures[:1] * 2), np.stack([expected[0]] * 2))
+    with pytest.raises(UserError, match=r"expected pictures of shape \(h, w, 3\)"):
+        prepare([pictures[0], pictures[1][..., :1]])

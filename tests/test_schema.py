@@ -78,7 +78,11 @@ def test_overrides_take_effect_together_and_leave_the_rest():
         ({"epochs": "1.5"}, "epochs takes int"),
         ({"epochs": "True"}, "epochs takes int"),
         ({"epochs": 0}, "at least 1"),
-        ({"optim.lr": "NaN"}, "optim.lr"),
+        ({"optim.lr": "NaN"}, "optim.lr takes a finite number"),
+        ({"optim.lr": float("inf")}, "optim.lr takes a finite number, not inf"),
+        ({"data.augment.crop_ratio": "(0.5, Infinity)"}, "data.augment.crop_ratio takes a finite number"),
+        ({"optim.lr_scales.head": "Infinity"}, "optim.lr_scales.head"),
+        ({"overrides.preprocessing": 5}, "set preprocessing.mean"),
         ({"optim.lr": "high"}, "optim.lr takes float"),
         ({"optim.ema": 1}, r"\[0, 1\)"),
         ({"optim.momentum": 1.5}, r"optim.momentum must lie in \[0, 1\)"),
@@ -115,6 +119,7 @@ def test_smoke_keeps_choices_and_shrinks_sizes():
     assert small.overrides == {"global_pool": "avg", "drop_rate": 0.1, "class_token": False}
     assert (small.steps, small.data.source, small.init_from) == (2, "fake", None)
     assert (small.optim, small.data.augment) == (FULL.optim, FULL.data.augment)
+    assert smoke(override(FULL, {"optim.accumulate": 64}), "vit_toy").optim.accumulate == small.steps  # or nothing would be learned
 
 
 def test_a_recipe_cannot_be_changed():

@@ -139,9 +139,12 @@ def test_a_transfer_keeps_the_architecture_that_it_starts_from(grown, tmp_path):
     assert train(run.workdir, schema.override(recipe, changes)).metrics == run.metrics  # already done: nothing is trained
 
 
-def test_frozen_weights_of_a_run_are_the_initial_ones(tmp_path):
+def test_frozen_weights_of_a_run_are_the_initial_ones_and_stay_frozen(tmp_path):
     keras.utils.set_random_seed(RECIPE.seed)
-    run = train(tmp_path / "run", schema.override(STILL, {"optim.freeze": ("patch_embed", "blocks_0"), "optim.ema": None}))
+    frozen = ("patch_embed", "blocks_0", "blocks_1/attn/proj/bias", "head/bias")
+    run = train(tmp_path / "run", schema.override(STILL, {"optim.freeze": frozen, "optim.ema": None}))
+    for saved in (run.model, kzoo.load(run.workdir / "model.keras")):
+        assert [w.path for w in saved.trainable_weights] == [w.path for w in saved.weights if not w.path.startswith(frozen)]
     arrays = read_checkpoint(run.workdir)[0]
     one = train(tmp_path / "one", schema.override(STILL, {"optim.lr": 0.0, "optim.ema": None, "steps": 1}))
     first = read_checkpoint(one.workdir)[0]

@@ -8,9 +8,10 @@ import torch
 
 import kzoo
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Recipe
-from kzoo.tasks.classify import binary_cross_entropy, binary_cross_entropy_sum, cross_entropy, measure
-from kzoo.training.optimizer import compiled_as, wants_xla
+from kzoo.schema import Data, Optim, Recipe
+from kzoo.tasks.classify import LOSSES, binary_cross_entropy, binary_cross_entropy_sum, cross_entropy, measure, valid
+from kzoo.training.optimizer import compiled_as, updates, wants_xla
+from tests.equality import XLA
 from tests.torch_reference import import_timm
 
 pytestmark = pytest.mark.backends
@@ -55,9 +56,96 @@ def test_a_threshold_counts_mixed_classes_whole_as_timm_does():
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 
+NONE = [  # (loss, targets, of the three classes of tiny(), what is said)
+    ("cross_entropy", [0, 1, 3, 2, 1, 0], r"target 2 is 3\.0; the model has 3 logits, so a label is a whole number from 0 to 2"),
+    ("cross_entropy", [0, -1, 2, 2, 1, 0], "target 1 is -1"),
+    ("binary_cross_entropy", [0, 1, 2, 2, 1, 0.7], "target 5 is 0.7"),
+    ("cross_entropy", [0, 1, np.nan, 2, 1, 0], "target 2 is nan"),
+    ("cross_entropy", [[0.5, 0.5, 0.5]] * 6, r"target 0 is \[0.5 0.5 0.5\]; .* sum to 1"),
+    ("cross_entropy", [[1.5, -0.5, 0]] * 6, r"3 probabilities in 0\.\.1"),
+    ("binary_cross_entropy_sum", [[0, 0, 1.0]] * 5 + [[0, 0, 7]], "target 5"),
+]
+
+
+class Batches(keras.utils.PyDataset):
+    """One batch, whose targets only the compiled step sees."""
+
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        return self.batch
+
+
+def ready(model, jit_compile=False, **options):
+    task = kzoo.task(model, **options)
+    task.compile(optimizer="sgd", jit_compile=jit_compile)
+    return task
+
+
+def fitted(model, *data, **options):
+    return {key: values[-1] for key, values in model.fit(*data, shuffle=False, verbose=0, **options).history.items()}
+
+
+@pytest.mark.parametrize(("loss", "targets", "words"), NONE)
+def test_targets_that_are_none_are_refused(loss, targets, words):
+    task, targets = ready(tiny(), loss=loss), np.float32(targets)
+    for call in (
+        lambda: task.fit(X[0], targets, verbose=0),
+        lambda: task.fit(X[0], Y[0], validation_data=(X[0], targets)),
+        lambda: task.evaluate(X[0], targets, verbose=0),
+        lambda: task.train_on_batch(X[0], keras.ops.convert_to_tensor(targets)),
+        lambda: task.test_on_batch(X[0], list(targets)),
+    ):
+        with pytest.raises(UserError, match=words):
+            call()
+
+
+@pytest.mark.parametrize("xla", XLA)
+def test_targets_that_are_none_make_the_loss_of_a_compiled_step_nan(xla):
+    """Of both kinds: a label that is none, probabilities that are none; those of weight 0 may be anything, and change nothing."""
+    task, labels, weights = ready(tiny(), xla), np.int32([0, 1, 2, 2, 1, 3]), np.float32([1, 1, 1, 1, 1, 0])
+    assert np.isfinite(fitted(task, Batches(X[0], labels, weights))["loss"])
+    assert all(np.isfinite(w).all() for w in task.get_weights())
+    for targets in (labels, np.float32([[0.5, 0.25, 0.25]] * 5 + [[0.5, 0.5, 0.5]])):
+        assert np.isnan(fitted(task, Batches(X[0], targets))["loss"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_mixed_and_smoothed_targets_of_any_precision_are_some(dtype):
+    soft = RNG.dirichlet(np.ones(1000), 64)
+    mixed = (0.7 * np.eye(1000)[RNG.integers(0, 1000, 64)] + 0.3 * np.eye(1000)[RNG.integers(0, 1000, 64)]).astype(dtype)
+    for targets in (soft.astype(dtype), mixed, np.full((2, 1000), 1e-3, dtype)):
+        assert keras.ops.convert_to_numpy(valid(keras.ops.convert_to_tensor(targets), 1000)).all()
+
+
 def test_targets_that_would_only_broadcast_are_refused():
     with pytest.raises(UserError, match="labels"):
         cross_entropy(keras.ops.zeros((4, 3)), keras.ops.zeros((4, 1)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_logit_is_keras_binary_question(loss):
+    """Labels as they are, of both shapes; smoothing, the threshold of the accuracy at 0; a label of 2 is none."""
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    task, labels = ready(model, loss=loss, label_smoothing=0.1), np.int32(X[0, :, 0] > 0)
+    reference = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)
+    logits = model.predict_on_batch(X[0])
+    for targets in (labels, np.float32(labels)[:, None]):
+        found = task.test_on_batch(X[0], targets, return_dict=True)
+        assert float(found["loss"]) == pytest.approx(float(reference(labels[:, None], logits)), rel=1e-5)
+        assert float(found["accuracy"]) == pytest.approx(float(np.mean((logits[:, 0] > 0) == labels)))
+        task.reset_metrics()
+    exact = measure(logits, labels)
+    assert exact["accuracy"] == pytest.approx(np.mean((logits[:, 0] > 0) == labels))
+    assert exact["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, 1 / (1 + np.exp(-np.float64(logits[:, 0])))), rel=1e-6)
+    with pytest.raises(UserError, match="from 0 to 1"):
+        task.evaluate(X[0], labels + 1)
 
 
 def test_metrics_equal_scikit_learn():
@@ -77,16 +165,22 @@ def test_a_model_that_says_nothing_is_no_expert(value):
     assert metrics["accuracy"] == 0 and metrics["top5_accuracy"] == 0
 
 
-def test_sample_weights_weigh_loss_and_accuracy_alike():
-    model = tiny()
-    task = kzoo.task(model)
-    task.compile(optimizer="sgd", jit_compile=False)
-    weights = np.float32([1, 0, 2, 0, 0, 1])
-    logits = np.float64(model.predict_on_batch(X[0]))
-    ours = task.test_on_batch(X[0], Y[0], sample_weight=weights, return_dict=True)
-    each = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(Y[0]).long(), reduction="none").numpy()
-    assert float(ours["loss"]) == pytest.approx((each * weights).sum() / 4, rel=1e-5)
-    assert float(ours["accuracy"]) == pytest.approx(((logits.argmax(1) == Y[0]) * weights).sum() / 4, rel=1e-5)
+@pytest.mark.parametrize("batch_size", [12, 4, 1])
+def test_weights_weigh_as_keras_own(batch_size):
+    """Sample weights and class weights, in training and evaluation, whatever the batch."""
+    x, y, weights = X.reshape(-1, 4)[:12], Y.reshape(-1)[:12], np.linspace(0, 5, 12).astype("float32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    theirs = tiny()
+    theirs.compile(optimizer="sgd", loss=loss, weighted_metrics=["accuracy"], jit_compile=False)
+    ours = ready(tiny())
+    for call in (
+        lambda model: model.evaluate(x, y, batch_size=batch_size, sample_weight=weights, verbose=0, return_dict=True),
+        lambda model: fitted(model, x, y, batch_size=batch_size, sample_weight=weights),
+        lambda model: fitted(model, x, y, batch_size=batch_size, class_weight={0: 1.0, 1: 5.0, 2: 0.5}),
+    ):
+        assert call(ours) == pytest.approx(call(theirs), rel=1e-4)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_the_task_trains_a_users_own_model_with_fit():
@@ -123,3 +217,10 @@ def test_the_step_says_what_it_is(jit):
 @pytest.mark.parametrize(("xla", "wanted"), [("required", True), ("off", False)])
 def test_xla_policy(xla, wanted):
     assert wants_xla(Recipe(model="vit_toy", xla=xla)) == (wanted and keras.backend.backend() != "torch")
+
+
+def test_a_run_too_short_for_one_update_is_refused(tmp_path):
+    recipe = Recipe(model="vit_toy", steps=3, optim=Optim(accumulate=4), data=Data(batch_size=4))
+    assert (updates(recipe, 4), updates(recipe, 11)) == (1, 2)
+    with pytest.raises(UserError, match="optim.accumulate=4 gathers more batches than the 3 of the run"):
+        kzoo.train(recipe, tmp_path / "run")

@@ -6,6 +6,7 @@ import pathlib
 from kzoo.errors import UsageError, UserError, backend_name, require, unknown
 from kzoo.exporting.papers import whole_card
 from kzoo.exporting.place import check_target, move, staging
+from kzoo.registry import spec_of_model
 
 QUANTIZATIONS = {"saved_model": ("bfloat16",), "onnx": (), "litert": ("fp16", "dynamic")}
 PACKAGES = {
@@ -86,15 +87,12 @@ def _loaded(model_or_run):
         from kzoo.weights import load
 
         model = load(model)
-    if getattr(model, "spec", None) is None:
-        raise UserError("this model carries no spec, so its preprocessing is unknown; export a model built by kzoo.get or kzoo.load.")
+    spec = spec_of_model(model)
     if isinstance(model.output_shape, (list, dict)):
-        raise UserError(f"{model.spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
-    names = model.spec.class_names
+        raise UserError(f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
+    names = spec.class_names
     if names and len(names) != model.output_shape[-1]:
-        raise UserError(
-            f"the spec names {len(names)} classes and {model.spec.name} returns {model.output_shape[-1]} numbers; mend the names."
-        )
+        raise UserError(f"the spec names {len(names)} classes and {spec.name} returns {model.output_shape[-1]} numbers; mend the names.")
     return model
 
 

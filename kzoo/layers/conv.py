@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kzoo.errors import UsageError
+from kzoo.layers.base import ZooLayer
 
 
 def standardised_as_timm(kernel):
@@ -34,7 +35,7 @@ def padded(x, reach=1, value=0.0):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class BatchNorm(keras.layers.BatchNormalization):
+class BatchNorm(ZooLayer, keras.layers.BatchNormalization):
     """Keras' batch norm (https://arxiv.org/abs/1502.03167), in float32, with torch's running statistics: (..., C) -> the same.
 
     They keep 0.9 of their past at each step, and average the variance of a sample: n / (n - 1) times the one that it normalises by.
@@ -67,7 +68,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class Conv(keras.layers.Layer):
+class Conv(ZooLayer):
     """A convolution with a square kernel of odd size, without bias: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters).
 
     padding "symmetric" is torch's, as much before as behind; "same" is TensorFlow's, an odd pixel behind. They differ where stride > 1.
@@ -102,7 +103,7 @@ class Conv(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class MaxPool(keras.layers.Layer):
+class MaxPool(ZooLayer):
     """The largest of every 3x3 pixels, stride 2, of values >= 0: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
 
     padding as in Conv. What lies outside counts as 0: the same as -inf after a ReLU, and without infinities in an exported graph.
@@ -111,6 +112,7 @@ class MaxPool(keras.layers.Layer):
     def __init__(self, padding="symmetric", **kwargs):
         super().__init__(**kwargs)
         self.padding = padding
+        self._build_at_init()
 
     def call(self, x):
         if self.padding == "same":
@@ -119,7 +121,7 @@ class MaxPool(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class FrozenBatchNorm(keras.layers.Layer):
+class FrozenBatchNorm(ZooLayer):
     """Batch norm that never learns, in training neither: (x - mean) / sqrt(variance + epsilon) * gamma + beta, all four as loaded.
 
     Its weights are named and shaped as BatchNormalization's, so that the weights of a trained live one fit. Small batches, as detectors
@@ -144,7 +146,7 @@ class FrozenBatchNorm(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class GroupNorm(keras.layers.Layer):
+class GroupNorm(ZooLayer):
     """Normalises every picture over its pixels and the channels of a group (https://arxiv.org/abs/1803.08494): (B, H, W, C) -> the same.
 
     In float32. A group's variance is put together from those of its channels, so that all large arrays keep four axes: twice as fast as

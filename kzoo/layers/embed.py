@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kzoo.errors import UsageError
+from kzoo.layers.base import ZooLayer
 
 _MOST_FIXED = 1 << 25  # values of a computed table: a ViT-g's for pictures of 2,000 pixels a side
 
@@ -34,7 +35,7 @@ def sincos_2d(grid_size, dim, closed=False):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class PatchEmbed(keras.layers.Layer):
+class PatchEmbed(ZooLayer):
     """Patches through one linear map: (B, H, W, C) -> (B, rows * columns, D), row-major; `stride` < `patch_size` lets them overlap.
 
     rows = (H - patch_size) // stride + 1: a border that fills no whole patch is left out, as a VALID convolution does.
@@ -63,7 +64,7 @@ class PatchEmbed(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class ConvStem(keras.layers.Layer):
+class ConvStem(ZooLayer):
     """Patches by 3x3 convolutions of stride 2 instead of one cut: (B, H, W, C) -> (B, H / P * (W / P), D), P a power of two.
 
     The width doubles up to D; each convolution is followed by a norm and ReLU, then one linear map. It learns from far fewer pictures
@@ -100,7 +101,7 @@ class ConvStem(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class LearnedTokens(keras.layers.Layer):
+class LearnedTokens(ZooLayer):
     """Prepends `count` learned tokens: (B, N, D) -> (B, count + N, D). Several must not start equal, or they would stay so: `stddev`."""
 
     no_weight_decay = True
@@ -122,7 +123,7 @@ class LearnedTokens(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class PositionEmbedding(keras.layers.Layer):
+class PositionEmbedding(ZooLayer):
     """Adds a table to the tokens: (B, prefix + rows * columns, D), the `prefix` rows being those of class and register tokens.
 
     kind "learned": one weight, `table` (1, prefix + rows * columns, D); "sincos" and "sincos2d": a fixed table, no weight, prefix rows 0.

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
+from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.conv import BatchNorm, fan_out, padded
-from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import ACTIVATIONS, DropPath
 
 CONV_ACTIVATIONS = ACTIVATIONS | {"silu": ops.silu, "relu": ops.relu}
@@ -36,13 +36,13 @@ def strided(side, stride):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class Downsample(keras.layers.Layer):
+class Downsample(ZooLayer):
     """Pools by `stride` (1 or 2) and projects where the width changes: (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W / s), dim)."""
 
-    def __init__(self, in_dim, dim, stride, pool_type="avg2", use_bias=True, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(self, in_dim, dim, stride, pool_type="avg2", use_bias=True, init="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.dim, self.stride, self.pool_type = dim, stride, pool_type
-        options = {"use_bias": use_bias, "kernel_initializer": kernel_initializer, "dtype": self.dtype_policy}
+        options = {"use_bias": use_bias, "kernel_initializer": fan_out() if init == "fan_out" else init, "dtype": self.dtype_policy}
         self.expand = keras.layers.Conv2D(dim, 1, **options, name="expand") if in_dim != dim else None
 
     def build(self, input_shape):
@@ -70,7 +70,7 @@ def pool(x, kind):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class SqueezeExcite(keras.layers.Layer):
+class SqueezeExcite(ZooLayer):
     """Every channel of a map (B, H, W, C) times a gate in 0..1, computed from the means of all channels by two layers.
 
     https://arxiv.org/abs/1709.01507; `hidden_dim` channels between the layers, `act` one of CONV_ACTIVATIONS.
@@ -93,7 +93,7 @@ class SqueezeExcite(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class TwoConvStem(keras.layers.Layer):
+class TwoConvStem(ZooLayer):
     """Two 3x3 convolutions, norm and activation between them and nothing after: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), dims[1])."""
 
     def __init__(self, dims, stride=2, act="gelu", norm_eps=1e-5, **kwargs):
@@ -158,7 +158,7 @@ class MBConv(Remat):
         self.act, self.pre_norm_act, self.se_early = act, pre_norm_act, se_early
         strides = {mode: stride if mode == stride_mode else 1 for mode in STRIDES}
         self.dw_stride = strides["dw"]
-        self.shortcut = Downsample(in_dim, dim, stride, pool_type, output_bias, fan_out(), dtype=policy, name="shortcut")
+        self.shortcut = Downsample(in_dim, dim, stride, pool_type, output_bias, "fan_out", dtype=policy, name="shortcut")
         self.pre_norm = BatchNorm(epsilon=norm_eps, dtype=policy, name="pre_norm")
         self.down = Downsample(in_dim, in_dim, strides["pool"], dtype=policy, name="down")
         self.conv1 = conv(self.inner, 1, strides["1x1"], policy, "conv1_1x1")
@@ -181,6 +181,7 @@ class MBConv(Remat):
     def build(self, input_shape):
         self.shortcut.build(input_shape)
         self.pre_norm.build(input_shape)
+        self.down.build(input_shape)
         shape = self.down.compute_output_shape(input_shape)
         self.conv1.build(shape)
         shape = self.conv1.compute_output_shape(shape)

@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from kzoo.layers.base import ZooLayer
 from kzoo.layers.transformer import Mlp, attention_weights, dense
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class AttentionPool(keras.layers.Layer):
+class AttentionPool(ZooLayer):
     """One learned query attends to all tokens, then x + Mlp(LN(x)): (B, N, D) -> (B, D).
 
     The "MAP" head of "Scaling Vision Transformers" (https://arxiv.org/abs/2106.04560) and SigLIP. D must be divisible by num_heads.

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.conv import BatchNorm
 from kzoo.layers.embed import require_table
 from kzoo.layers.mbconv import Downsample
-from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import Attention, DropPath, LayerScale, Mlp, attention_weights, dense
 
 
@@ -39,7 +39,7 @@ def bias_of_offsets(table, rows, columns):
     return ops.reshape(x, (heads, rows * columns, rows * columns))
 
 
-class _OffsetBias(keras.layers.Layer):
+class _OffsetBias(ZooLayer):
     """A static bias for each head and offset between two cells of a map; a subclass has the values of all offsets.
 
     `_values(training)` are (2 rows - 1) * (2 columns - 1) * heads in all, of offsets query - key, row-major; `grid_size` is their grid.
@@ -203,6 +203,7 @@ class RelativeBlock(Remat):
         tokens = (batch, self.cells, self.dim)
         self.shortcut.build(input_shape)
         self.norm1.build(input_shape)
+        self.down.build(input_shape)
         self.attn.build((batch, self.cells, self.in_dim))
         for part in (*self.scales[:1], self.norm2, self.mlp, *self.scales[1:]):
             part.build(tokens)

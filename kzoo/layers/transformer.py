@@ -8,7 +8,7 @@ import math
 import keras
 from keras import ops
 
-from kzoo.layers.remat import Remat
+from kzoo.layers.base import Remat, ZooLayer
 
 
 def gelu(x):
@@ -43,7 +43,7 @@ def attention_weights(q, k, bias=None):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class Attention(keras.layers.Layer):
+class Attention(ZooLayer):
     """Multi-head self-attention: (B, N, D) -> (B, N, out_dim). One fused projection, columns q | k | v, each heads x head_dim.
 
     head_dim None is D / heads, out_dim None D. qk_norm normalises every query and key over its head_dim channels
@@ -128,7 +128,7 @@ def _fuses_attention(dtype):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class Mlp(keras.layers.Layer):
+class Mlp(ZooLayer):
     """Dense, activation (a key of ACTIVATIONS), Dense on the last axis: (..., D) -> (..., D), `hidden_dim` between; dropout after both."""
 
     def __init__(self, dim, hidden_dim, act="gelu", drop_rate=0.0, **kwargs):
@@ -151,7 +151,7 @@ class Mlp(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class LayerScale(keras.layers.Layer):
+class LayerScale(ZooLayer):
     """Multiplies every channel by a learned factor that starts at `init_value` (https://arxiv.org/abs/2103.17239)."""
 
     def __init__(self, init_value, **kwargs):
@@ -166,7 +166,7 @@ class LayerScale(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class DropPath(keras.layers.Layer):
+class DropPath(ZooLayer):
     """Stochastic depth: in training, zeroes a sample's whole branch with probability `rate`, the rest scaled to keep the mean.
 
     https://arxiv.org/abs/1603.09382, per sample as timm does it.
@@ -176,6 +176,7 @@ class DropPath(keras.layers.Layer):
         super().__init__(**kwargs)
         self.rate = rate
         self.seed_generator = keras.random.SeedGenerator(seed) if rate > 0 else None
+        self._build_at_init()
 
     def call(self, x, training=None):
         if not training or self.seed_generator is None:

@@ -4,13 +4,18 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import warnings
 from dataclasses import dataclass
 
 import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError, UserError, unknown
+from kzoo.layers.base import parts_config, set_parts, split_config
 from kzoo.schema import Preprocessing, Spec
+
+LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
+MOST_BLOCKS = 500  # Keras follows a graph by recursion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +44,12 @@ class ModelConfig:
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
             raise UsageError(f"image_size must be a positive whole number or (height, width), not {size!r}.")
+        self.require_at_least(1, "image_size")
         if not isinstance(self.in_channels, int) or self.in_channels < 1:
             raise UsageError(f"in_channels must be a whole number of at least 1, not {self.in_channels!r}.")
         if not isinstance(self.num_classes, int) or self.num_classes < 0:
             raise UsageError(f"num_classes must be a whole number of at least 0, not {self.num_classes!r}.")
+        self.require_at_least(0, "in_channels", "num_classes")
         if self.out_indices is not None and not self.features_only:
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
 
@@ -53,10 +60,27 @@ class ModelConfig:
                 raise unknown(name, getattr(self, name), values)
 
     def require_at_least(self, low, *names):
-        """Raises UsageError where a field of these names is below `low`; None passes."""
+        """Raises UsageError where a number in a field of these names is below `low`, above LARGEST or not finite; None passes."""
         for name in names:
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple | list) else (value,):
+                if number is not None and not low <= number <= LARGEST:
+                    bound = f"at most {LARGEST}" if number > LARGEST else f"at least {low}"
+                    raise UsageError(f"{name} must be {bound}, not {value}.")
+
+    def require_blocks(self, name):
+        """Raises UsageError where the field of that name is no number of blocks, or numbers of each stage's, or they are too many."""
+        self.require_at_least(1, name)
+        depths = getattr(self, name)
+        count = sum(depths) if isinstance(depths, tuple | list) else depths
+        if count > MOST_BLOCKS:
+            raise UsageError(f"{name} must be at most {MOST_BLOCKS} blocks in all, not {count}.")
+
+    def require_mlp(self, width):
+        """Raises UsageError where mlp_ratio leaves an MLP of that width no channel inside, or is beyond any bounds."""
+        self.require_at_least(0, "mlp_ratio")
+        if int(width * self.mlp_ratio) < 1:
+            raise UsageError(f"mlp_ratio must leave at least 1 of {width} channels inside an MLP, which {self.mlp_ratio} does not.")
 
     def require_rates(self, *names):
         """Raises UsageError where a field of these names is no probability in [0, 1)."""
@@ -109,6 +133,16 @@ class ZooModel(keras.Model):
             depths |= {weight.path: depth for weight in layer.weights}
         return depths
 
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        for images in keras.tree.flatten(inputs):
+            if not keras.backend.is_float_dtype(images.dtype):
+                warnings.warn(
+                    f"pictures of whole numbers ({keras.backend.standardize_dtype(images.dtype)}) reach this model as they are; it takes "
+                    "normalised ones: kzoo.preprocessor(model)(pictures).",
+                    stacklevel=2,
+                )
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
     _sealed = False  # whether the file that is being written will be
 
     def save(self, filepath, overwrite=True, **kwargs):
@@ -135,11 +169,12 @@ class ZooModel(keras.Model):
             self._sealed = False
 
     def get_config(self):
-        own = {"spec": dataclasses.asdict(self.spec) if self.spec else None}
-        return super().get_config() | own | ({"sealed": True} if self._sealed else {})
+        own = {"spec": dataclasses.asdict(self.spec) if self.spec else None} | ({"sealed": True} if self._sealed else {})
+        return super().get_config() | own | parts_config(self)  # of Keras' own layers too, which leave single weights out
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        config, parts = split_config(config)
         config.pop("sealed", None)
         spec = config.pop("spec", None)
         spec = spec_from_dict(spec) if spec else None
@@ -147,6 +182,7 @@ class ZooModel(keras.Model):
             registry.module_of(spec.name)
         model = super().from_config(config, custom_objects=custom_objects)
         model.spec = spec
+        set_parts(model, parts)
         return model
 
 

@@ -14,7 +14,7 @@ from kzoo.layers.embed import PatchEmbed
 from kzoo.layers.mbconv import CONV_ACTIVATIONS, POOLS, STRIDES, MBConv, TwoConvStem, strided
 from kzoo.layers.relative import RelativeBlock, channel_norm
 from kzoo.layers.transformer import ACTIVATIONS
-from kzoo.models.base import ModelConfig, ZooModel
+from kzoo.models.base import LARGEST, ModelConfig, ZooModel
 from kzoo.models.layouts import Foreign, Layout
 from kzoo.models.vit import FULL, HALF, HALF_95, IMAGENET, head
 from kzoo.registry import register
@@ -95,7 +95,11 @@ class CoatnetConfig(ModelConfig):
             global_pool=("avg", "none"),
         )
         self.require_rates("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-        self.require_at_least(1, "stem_stride", "head_dim", "rel_pos_dim", "representation_size")
+        self.require_at_least(1, "stem_stride", "stem_width", "head_dim", "rel_pos_dim", "representation_size", "expand_ratio")
+        if len(self.stem_widths) != 2:
+            raise UsageError(f"stem_width must be a whole number, or one for each of the two convolutions, not {self.stem_width}.")
+        self.require_at_least(0, "norm_eps")
+        self.require_at_least(-LARGEST, "init_values", "head_bias")
         if self.global_pool == "none" and self.representation_size:
             raise UsageError("representation_size acts on the pooled vector; global_pool='none' needs representation_size=None.")
 
@@ -107,6 +111,9 @@ class CoatnetConfig(ModelConfig):
             values = getattr(self, name)
             if len(values) != count or not all(isinstance(value, int) and value > 0 for value in values):
                 raise UsageError(f"{name} takes {count} positive whole numbers, one for each stage of the layout, not {values}.")
+        self.require_at_least(4, "embed_dim")  # of which an MBConv squeezes a quarter
+        self.require_blocks("depths")
+        self.require_mlp(min(self.embed_dim))
         if not set(self.strides) <= {1, 2} or (self.stem == "conv" and self.stem_stride > 2):
             raise UsageError(f"strides are 1 or 2, not {self.strides} after a stem of {self.stem_stride}.")
         if self.stem == "patch" and min(self.size) < self.stem_stride:

@@ -57,7 +57,7 @@ def _kept():
 
     No public call empties that list.
     """
-    before = list(global_state.get_global_attribute(_UNFILLED, []))
+    before = global_state.get_global_attribute(_UNFILLED, [])  # the very list, which may be an outer `_declared`'s
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError
+from kzoo.layers.base import ZooLayer
 from kzoo.models.base import computing_in
 from kzoo.models.layouts import Foreign
 from kzoo.models.vit import BASE, FULL, LARGE, LAYOUTS, SMALL, TINY, VitConfig, transformer
@@ -116,7 +117,7 @@ def hybrid(config):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class HybridEmbed(keras.layers.Layer):
+class HybridEmbed(ZooLayer):
     """Patches of another model's feature map through one linear map: (B, H, W, C) -> (B, rows * columns, D), row by row.
 
     The model, `network` with `options` as HybridConfig.backbone_options, is built for the pictures' size; `index` is that of the map in

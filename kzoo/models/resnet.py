@@ -11,8 +11,8 @@ import keras
 from keras import ops
 
 from kzoo.errors import UsageError
+from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, make_norm
-from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.models.layouts import Foreign, Layout
@@ -58,6 +58,9 @@ class ResNetConfig(ModelConfig):
             raise UsageError(f"output_stride must be 8, 16 or 32, not {self.output_stride}.")
         if self.width < 1 or not all(isinstance(depth, int) and depth > 0 for depth in self.depths):
             raise UsageError(f"width and depths must be whole numbers of at least 1, not {self.width} and {self.depths}.")
+        self.require_at_least(1, "width")
+        self.require_blocks("depths")
+        self.require_at_least(0, "norm_eps")
         self.require_rates("drop_rate", "drop_path_rate")
 
     def stages(self):
@@ -122,7 +125,7 @@ def stages(config, images):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class ResNetStem(keras.layers.Layer):
+class ResNetStem(ZooLayer):
     """Convolution, norm, ReLU: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), width).
 
     stride 4: a 7x7 convolution of stride 2, and 3x3 max-pooling of stride 2 at the end; stride 1: a 3x3 convolution.

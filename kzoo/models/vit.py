@@ -12,7 +12,7 @@ from kzoo.errors import UsageError
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed, PositionEmbedding
 from kzoo.layers.pool import AttentionPool
 from kzoo.layers.transformer import ACTIVATIONS, TransformerBlock
-from kzoo.models.base import ModelConfig, ZooModel, classifier
+from kzoo.models.base import LARGEST, ModelConfig, ZooModel, classifier
 from kzoo.models.layouts import Foreign, Layout, transformers_config, transformers_numerics
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
@@ -77,8 +77,11 @@ class VitConfig(ModelConfig):
             stem=("patch", "conv"),
             act=ACTIVATIONS,
         )
-        self.require_at_least(1, "patch_size", "stride", "embed_dim", "depth", "num_heads", "head_dim")
-        self.require_at_least(0, "reg_tokens", "representation_size")
+        self.require_at_least(1, "patch_size", "stride", "embed_dim", "num_heads", "head_dim")
+        self.require_blocks("depth")
+        self.require_at_least(0, "reg_tokens", "representation_size", "norm_eps")
+        self.require_at_least(-LARGEST, "init_values", "head_bias")
+        self.require_mlp(self.embed_dim)
         self.require_rates("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
     def _check_combinations(self):

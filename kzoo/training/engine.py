@@ -16,6 +16,7 @@ from kzoo import __version__, registry
 from kzoo import data as kdata
 from kzoo.errors import UserError, unknown
 from kzoo.files import replacing, write_text
+from kzoo.layers.base import parts_config
 from kzoo.models.base import computing_in
 from kzoo.schema import Recipe, dump, flatten, override, parse
 from kzoo.schema import smoke as shrink
@@ -23,7 +24,7 @@ from kzoo.tasks.classify import measure
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for, predictions
-from kzoo.training.optimizer import Rate, compiled_as, require_xla
+from kzoo.training.optimizer import Rate, compiled_as, require_xla, updates
 from kzoo.training.stage import Stage, adopt, build_network, side_at
 from kzoo.training.workdir import RECEIPT, RECORD, claimed
 from kzoo.weights import fit, load
@@ -109,7 +110,7 @@ class _Session:
         self.steps_per_epoch, every = self.stage.training.steps_per_epoch, recipe.optim.accumulate
         self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.steps or math.inf)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.schedule = Rate(recipe, self.steps_per_epoch / every, max(self.total_steps // every, 1))
+        self.schedule = Rate(recipe, self.steps_per_epoch / every, updates(recipe, self.total_steps))
         if recipe.init_from and not self.resumes:
             self._initialise()
         self.stage.compile(self.schedule)
@@ -227,6 +228,7 @@ class _Session:
             "seconds": self.seconds,
             "side": self.stage.side,
             "spec": dataclasses.asdict(self.stage.network.spec),
+            "frozen": parts_config(self.stage.network).get("frozen", []),
             "started": self.started,
             "kzoo": __version__,
         }

@@ -12,6 +12,17 @@ from kzoo.training.devices import mirrored
 from kzoo.training.rules import Lamb, Lars, Sgd
 
 
+def updates(recipe, total_steps):
+    """How often a run of so many batches changes the weights. Raises UserError where it never does."""
+    count = total_steps // recipe.optim.accumulate
+    if not count:
+        raise UserError(
+            f"optim.accumulate={recipe.optim.accumulate} gathers more batches than the {total_steps} of the run, so that no weight would "
+            "change; lower it or train longer."
+        )
+    return count
+
+
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
     """A recipe's learning rate over `total_steps` steps of the optimizer, the first of which is 0; step -> rate, float32.
 
@@ -145,8 +156,8 @@ def freeze(model, patterns):
     frozen = {path for pattern in patterns for path in _matching(pattern, paths, "optim.freeze")}
     if frozen == set(paths):
         raise UserError("optim.freeze fits every weight of the model, which leaves nothing to train.")
-    for layer in model._flatten_layers(include_self=False):
-        own = layer.trainable_weights
+    learning = [(layer, layer.trainable_weights) for layer in model._flatten_layers(include_self=False)]
+    for layer, own in learning:  # as they all were before: what is frozen of a block would hide a norm in it that has nothing left
         if own and all(w.path in frozen for w in own):
             layer.trainable = False
         for weight in own:

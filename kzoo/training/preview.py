@@ -8,7 +8,7 @@ import numpy as np
 from kzoo import data as kdata
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.training.engine import settle
-from kzoo.training.optimizer import Rate
+from kzoo.training.optimizer import Rate, updates
 from kzoo.training.stage import training_loader
 
 LARGEST = 32  # pictures shown; a larger batch is cut to them, and mixing finds its partners among them
@@ -67,7 +67,7 @@ def draw_batch(path, images, captions, title):
 def draw_schedule(path, recipe, steps_per_epoch, title):
     """Writes the learning rate over the run as PNG."""
     every = recipe.optim.accumulate
-    total = min(recipe.epochs * steps_per_epoch, recipe.steps or math.inf) // every or 1  # of the optimizer
+    total = updates(recipe, min(recipe.epochs * steps_per_epoch, recipe.steps or math.inf))
     steps = np.unique(np.linspace(0, total - 1, 2000).round())
     figure = new_figure(7, 3.6)
     axis = figure.subplots()

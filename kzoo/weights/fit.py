@@ -108,9 +108,8 @@ def implied_numerics(checkpoint, name, asked=()):
 
 def config_of_model(model):
     """The family's config of a model that kzoo built. Raises UserError for any other."""
-    if getattr(model, "spec", None) is None:
-        raise UserError("this model carries no spec: weights are loaded into and saved from models that kzoo.get built.")
-    return registry.config_of(model.spec.name, model.spec.overrides)[1]
+    spec = registry.spec_of_model(model)
+    return registry.config_of(spec.name, spec.overrides)[1]
 
 
 def fill(model, checkpoint, where, asked=()):

@@ -5,9 +5,10 @@ import pathlib
 from dataclasses import dataclass
 
 from kzoo import registry
-from kzoo.archives.reading import REMEDY, damaged
+from kzoo.archives.reading import REMEDY, damaged, parsing
 from kzoo.archives.typed import from_json
 from kzoo.errors import UserError, require_backend
+from kzoo.layers.base import set_parts
 from kzoo.schema import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.npz import Npz
@@ -29,6 +30,7 @@ class Meta:
     started: str
     kzoo: str = ""
     sealed: bool = False
+    frozen: tuple[str, ...] = ()  # paths of what the run does not train
 
     def __post_init__(self):
         if min(self.step, self.seconds) < 0:
@@ -127,6 +129,8 @@ def _of_run(checkpoint):
     checkpoint.verify(checkpoint.tensors)
     for weight in model.weights:
         weight.assign(checkpoint.read(weight.path))
+    with parsing(checkpoint.path):
+        set_parts(model, {"frozen": checkpoint.meta.get("frozen", ())})
     return model
 
 
