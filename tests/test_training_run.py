@@ -18,7 +18,7 @@ import pytest
 import kzoo
 from kzoo import schema
 from kzoo.errors import UserError
-from kzoo.training import engine, state
+from kzoo.training import engine, evaluation, state
 from kzoo.weights.read import read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -77,8 +77,8 @@ def interrupt_after(monkeypatch, step):
     monkeypatch.setattr(engine._Session, "save", save_and_stop)
 
 
-# The end of an epoch, the middle of one, and the end of the run itself.
-@pytest.mark.parametrize("step", [3, 5, 8])
+# The end of an epoch and the end of the run itself; the middle is below.
+@pytest.mark.parametrize("step", [3, 8])
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_after(patch, step)
@@ -88,6 +88,41 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(untouched, tmp_path,
     assert_same_end(run.workdir, untouched.workdir)
     rows = list(csv.DictReader(io.StringIO((run.workdir / "log.csv").read_text())))
     assert [int(row["step"]) for row in rows] == [3, 6, 8]
+
+
+def terminate(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+# Where SIGTERM comes: (module or class, its function, at which of its calls); the step that is then saved.
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [
+        ((engine._Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
+        ((engine._Watch, "on_train_batch_end", 6), 6),  # at the last step of one: its evaluation is left for later
+        ((evaluation, "_merged", 1), 3),  # between the batches of an evaluation
+        ((state.np, "savez", 2), 6),  # while it saves
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else None,
+)
+def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, capsys, where, step):
+    owner, name, call = where
+    function, calls, previous = getattr(owner, name), [], signal.getsignal(signal.SIGTERM)
+
+    def terminated(*arguments, **options):
+        calls.append(1)
+        if len(calls) == call:
+            terminate(times=2)
+        return function(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(owner, name, terminated)
+        train(tmp_path / "run", checkpoint__every_steps=5)
+    assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) is previous
+    assert f"{tmp_path / 'run'} ended by SIGTERM: what was trained is saved" in capsys.readouterr().err.splitlines()[-1]
+    assert read_checkpoint(tmp_path / "run")[1]["step"] == step and not list((tmp_path / "run").glob(".*.tmp-*"))
+    assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
 
 def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
