@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -345,6 +346,50 @@ def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
     assert train(tmp_path / "run", steps=1).history[-1]["step"] == 1
 
 
+# What stands in a finished run's folder instead of what it wrote, and the words of the refusal.
+@pytest.mark.parametrize(
+    ("gone", "folder", "words"),
+    [
+        ("checkpoint.npz", None, "holds the model.keras of a run whose checkpoint.npz is gone"),
+        ("checkpoint.npz", "checkpoint.npz", "checkpoint.npz stands where a run writes its own"),
+        ("log.csv", "log.csv", "log.csv stands where a run writes its own"),
+        ("metrics.json", "metrics.json", "metrics.json stands where a run writes its own"),
+    ],
+)
+def test_a_finished_run_whose_files_are_gone_is_left_alone(untouched, tmp_path, gone, folder, words):
+    run = tmp_path / "run"
+    shutil.copytree(untouched.workdir, run)
+    (run / gone).unlink()
+    if folder:
+        (run / folder).mkdir()
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    with pytest.raises(UserError, match=words):
+        train(run)
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda run: shutil.rmtree(run), "was moved or deleted while the run trained"),
+        (lambda run: run.rename(run.with_name("moved")), "was moved or deleted while the run trained"),
+        (lambda run: (run / "log.csv").mkdir(), "log.csv.*what was saved before is kept"),
+        (lambda run: np.empty(2**50), "the memory ran out; what .*run holds is kept: lower data.batch_size"),
+    ],
+)
+def test_a_folder_or_memory_lost_meanwhile_is_told(tmp_path, monkeypatch, harm, words):
+    save = engine._Session.save
+
+    def harmed(self):
+        if self.step == 3:
+            harm(tmp_path / "run")
+        save(self)
+
+    monkeypatch.setattr(engine._Session, "save", harmed)
+    with pytest.raises(UserError, match=words):
+        train(tmp_path / "run", overrides__depth=1, checkpoint__every_steps=2)
+
+
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path, what):
     (tmp_path / "work").mkdir()
@@ -403,7 +448,7 @@ def test_checkpoints_by_minutes(tmp_path, monkeypatch):
         ({"overrides__num_classes": 2}, "4 classes"),
         ({"overrides__num_classes": 0}, "without a classifier's head"),
         ({"overrides__features_only": True}, "without a classifier's head"),
-        ({"data__batch_size": 500}, "fewer than one batch"),
+        ({"data__batch_size": 500}, "fewer than one batch; set data.batch_size to 26 or less"),
         ({"init_from": "runs/none"}, "does not exist"),
         ({"data__source": "coco"}, "data source"),
     ],

@@ -12,7 +12,6 @@ from kzoo.data.sources import EVALUATION, Source
 from kzoo.errors import UserError
 from kzoo.system import printable, say
 
-
 # What other systems leave in folders; hidden as names with a leading dot are.
 _LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 

@@ -96,7 +96,8 @@ def read_recipe(run):
 def evaluate(run, data=None):
     """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's evaluation.json.
 
-    accuracy, top5_accuracy (above five classes), loss in nats, images. A run that cannot be written into keeps none of it. Raises UserError where the classes are not the model's.
+    accuracy, top5_accuracy (above five classes), loss in nats, images. A run that may only be read keeps none of it, which is said.
+    Raises UserError where the classes are not the model's.
     """
     recipe, _ = read_recipe(run)
     model = load(run)

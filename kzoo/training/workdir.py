@@ -65,11 +65,12 @@ def _told(error, workdir):
             f"the memory ran out; what {workdir} holds is kept: lower data.batch_size (optim.accumulate keeps the size of a step), "
             "set remat=True, or choose a smaller model or image_size."
         )
-    if not isinstance(error, OSError) or not (error.errno in _DISK or str(error.filename).startswith(str(workdir))):
+    place = str(getattr(error, "filename2", None) or getattr(error, "filename", None) or "")  # of two, where the first was to go
+    if not isinstance(error, OSError) or not (error.errno in _DISK or place.startswith(str(workdir))):
         return None
     if error.errno == errno.ENOENT and not workdir.exists():
         return f"{workdir} was moved or deleted while the run trained; put it back or choose another --workdir, then start again."
-    where = f": {error.filename}" if error.filename else ""
+    where = f": {place}" if place else ""
     kept = "what was saved before is kept: make room or choose another --workdir, then start again."
     return f"{workdir} cannot be written ({reason(error)}{where}); {kept}"
 
