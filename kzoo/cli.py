@@ -30,7 +30,7 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Terminated as end:
-        if options.run is not train:  # which says by itself what it saved
+        if not end.told:
             print("kzoo: ended by SIGTERM", file=sys.stderr)
         return end.code
     except (KeyboardInterrupt, Exception) as error:

@@ -48,22 +48,21 @@ def reason(error):
 class Terminated(SystemExit):
     """The process was asked to end (SIGTERM) and has put its work away; uncaught, it ends with status 143 as the signal would."""
 
+    told = False  # whether somebody has said what became of the work
+
     def __init__(self):
         super().__init__(128 + signal.SIGTERM)
 
 
 class Ending:
-    """Whether the process was asked to end. Within `held` that only sets `asked`, and whoever works there looks; else it raises.
-
-    Being asked again changes nothing, so that what is put away or cleaned up is so whole.
-    """
+    """Whether the process was asked to end. Within `held` that only sets `asked`, and whoever works there looks; else it raises."""
 
     def __init__(self):
         self.asked, self._held = False, False
 
     def __call__(self, number, frame):
-        first, self.asked = not self.asked, True
-        if first and not self._held:
+        self.asked = True
+        if not self._held:
             raise Terminated
 
     def check(self):
@@ -93,6 +92,8 @@ def terminable():
         return
     previous = signal.signal(signal.SIGTERM, ending)
     try:
+        if isinstance(previous, Ending):
+            previous.check()  # a bare `except` in a package just imported may have lost what it raised
         yield ending
     finally:
         signal.signal(signal.SIGTERM, previous)

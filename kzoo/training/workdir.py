@@ -44,7 +44,8 @@ def _ends_told(workdir):
     """Every end of a run that is not kzoo's own doing, in a sentence."""
     try:
         yield
-    except Terminated:
+    except Terminated as end:
+        end.told = True
         kept = "what was trained is saved; started again in the same folder, the run continues"
         say(f"{workdir} ended by SIGTERM: {kept if (workdir / CHECKPOINT).is_file() else 'no step was trained yet'}")
         raise
