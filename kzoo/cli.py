@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -25,9 +26,11 @@ def main(arguments=None):
         if any("\0" in str(word) for value in vars(options).values() for word in (value if isinstance(value, list) else [value])):
             raise UsageError("an argument holds a NUL character, which no name or path can.")
         with terminable():
-            return options.run(options) or 0
+            status = options.run(options) or 0
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:  # the reader of a pipe (head) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 1
     except Terminated as end:
         if not end.told:
@@ -41,6 +44,11 @@ def main(arguments=None):
         return 2 if isinstance(error, UsageError) else 1
 
 
+def _give_up_output():
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _told(error, options):
     """The sentence for a failure that the user can do something about; None: it is our mistake and shows itself."""
     if isinstance(error, UserError):
@@ -52,6 +60,9 @@ def _told(error, options):
         return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used ({reason(error)}); check the path."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a file, it would have its name
+        _give_up_output()
+        return f"the output could not be written ({reason(error)})."
     return None
 
 
