@@ -279,6 +279,7 @@ def export(options):
     from kzoo.exporting.flow import refuse
 
     refuse(options.format, options.quantize)
+    output_folder(options.out, make=False)
     _backend(options)
     from kzoo.exporting import export
     from kzoo.predicting import open_model, run_pictures
@@ -321,6 +322,7 @@ def pack(options):
 
 
 def quickstart(options):
+    output_folder(options.out, make=False)
     _backend(options)
     from kzoo.quickstart import quickstart
 

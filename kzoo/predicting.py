@@ -11,7 +11,7 @@ from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.place import read_card
 from kzoo.figures import new_figure, save
 from kzoo.schema import Preprocessing, tupled
-from kzoo.system import output_folder, say
+from kzoo.system import output_folder, printable, say
 from kzoo.weights import load
 
 
@@ -105,7 +105,7 @@ def run_pictures(target, count=8):
     except UserError as error:  # the data may live on another machine: the embedded pictures serve
         say(f"verifying with the embedded pictures, the run's own cannot be read: {error}")
         return {}
-    return {"pictures": pictures, "pictures_from": f"{recipe.data.source}, {recipe.data.eval_split} split"}
+    return {"pictures": pictures, "pictures_from": printable(f"{recipe.data.source}, {recipe.data.eval_split} split")}
 
 
 def check_top(top):

@@ -24,9 +24,17 @@ def printable(text):
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def writable_name(path):
+    """The path as a Path. Raises UserError for a name that the backends cannot write to: of no UTF-8, or with a NUL."""
+    name = str(path)
+    if "\0" in name or printable(name) != name:
+        raise UserError(f"nothing can be written into {printable(name)}: its name is no UTF-8 or holds a NUL; name another folder.")
+    return pathlib.Path(path)
+
+
 def output_folder(path, make=True):
     """The folder as a Path, made with its parents; or, before long work, only looked at. Raises UserError where nothing can be written."""
-    folder = pathlib.Path(path)
+    folder = writable_name(path)
     try:
         nearest = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         if not nearest.is_dir():
@@ -35,8 +43,8 @@ def output_folder(path, make=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
         if make:
             folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UserError(f"nothing can be written into {printable(str(path))} ({reason(error)}); name another folder.") from error
+    except OSError as error:
+        raise UserError(f"nothing can be written into {folder} ({reason(error)}); name another folder.") from error
     return folder
 
 

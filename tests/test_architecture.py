@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the ground up; a module may import those of lower floors, and of its own part (the first name after `kzoo`).
 FLOORS = (
-    ("errors", "files", "system"),
-    ("schema", "figures"),
+    ("errors", "files"),
+    ("schema", "figures", "system"),
     ("published",),
     ("registry",),
     ("ops",),

@@ -390,6 +390,12 @@ def test_a_folder_or_memory_lost_meanwhile_is_told(tmp_path, monkeypatch, harm, 
         train(tmp_path / "run", overrides__depth=1, checkpoint__every_steps=2)
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "a\0b"])
+def test_a_name_that_no_backend_writes_to_is_told(tmp_path, name):
+    with pytest.raises(UserError, match="no UTF-8 or holds a NUL"):
+        train(tmp_path / name)
+
+
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path, what):
     (tmp_path / "work").mkdir()

@@ -23,6 +23,7 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     """
     folder = output_folder(out or "kzoo-preview", make=False)
     name, recipe = settle(recipe, overrides, smoke)
+    name = printable(name)
     source = kdata.open_source(recipe.data.source, recipe.data.train_split, data_dir=recipe.data.data_dir)
     steps_per_epoch = training_loader(recipe, source).steps_per_epoch
     output_folder(folder)

@@ -7,7 +7,7 @@ import json
 
 from kzoo.errors import UserError
 from kzoo.schema import dump, flatten, parse
-from kzoo.system import Terminated, out_of_memory, reason, say
+from kzoo.system import Terminated, out_of_memory, reason, say, writable_name
 from kzoo.weights.read import CHECKPOINT
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
@@ -25,7 +25,7 @@ def claimed(workdir, recipe):
     Raises UserError for a folder of something else, of other settings, in use, or that cannot be written (then at any moment), and
     for memory that runs out; says what is kept where the process is asked to end.
     """
-    with _ends_told(workdir):
+    with _ends_told(writable_name(workdir)):
         _refuse_strangers(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         with open(workdir / ".lock", "w") as lock:
@@ -59,8 +59,6 @@ def _told(error, workdir):
     """The sentence for a system that gives no room, on the disk or in memory; None for other failures."""
     if isinstance(error, UserError):
         return None
-    if "\0" in str(workdir):
-        return "the path of a run may hold no NUL character; choose another --workdir."
     if out_of_memory(error):
         return (
             f"the memory ran out; what {workdir} holds is kept: lower data.batch_size (optim.accumulate keeps the size of a step), "
