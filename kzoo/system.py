@@ -8,6 +8,7 @@ import errno
 import os
 import pathlib
 import signal
+import stat
 import sys
 import threading
 
@@ -46,6 +47,23 @@ def output_folder(path, make=True):
     except OSError as error:
         raise UserError(f"nothing can be written into {folder} ({reason(error)}); name another folder.") from error
     return folder
+
+
+def read_file(path, what, largest=-1):
+    """The bytes of a file. Raises UserError, which asks for `what`, for one that is missing, cannot be read or has over `largest` bytes.
+
+    A pipe or device is refused likewise: it would be waited for, or never end.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            found = os.fstat(file.fileno())
+            content = file.read() if stat.S_ISREG(found.st_mode) and not 0 <= largest < found.st_size else None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path} cannot be read ({reason(error)}); give {what}.") from error
+    if content is None:
+        wrong = "larger than any" if stat.S_ISREG(found.st_mode) else "no file but a pipe or a device"
+        raise UserError(f"{path} is {wrong}; give {what}.")
+    return content
 
 
 def reason(error):

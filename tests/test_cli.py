@@ -187,7 +187,7 @@ RECORDS = {
     f"model = 'x'\nseed = {'[' * 90_000}{']' * 90_000}": "line 1: expected",
     f'model = "vit_toy"\noverrides.x = {"[" * 700}{"]" * 700}': "nested too deeply",
     'model = "vit_toy"\ninit_from = "a\\u0000b"': "line 2: no name or path of a recipe holds a NUL",
-    "#" * 2_000_000: "larger than any recipe.txt",
+    "#" * 2_000_000: "is larger than any; give the recipe.txt",
 }
 
 

@@ -2,14 +2,12 @@
 
 import contextlib
 import io
-import os
-import stat
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from kzoo.errors import UserError
-from kzoo.system import reason
+from kzoo.system import read_file
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -64,14 +62,7 @@ class Picture:
 
 def read_picture(path):
     """The bytes of a picture's file. Raises UserError for what is missing, cannot be read or is no file: a pipe would be waited for."""
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            encoded = file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UserError(f"{path} cannot be read ({reason(error)}); give the path of a picture.") from error
-    if encoded is None:
-        raise UserError(f"{path} is no file but a pipe or a device; give the path of a picture.")
-    return encoded
+    return read_file(path, "the path of a picture")
 
 
 def decode(encoded, name, channels=3):

@@ -7,7 +7,7 @@ import json
 
 from kzoo.errors import UserError
 from kzoo.schema import dump, flatten, parse
-from kzoo.system import Terminated, out_of_memory, reason, say, writable_name
+from kzoo.system import Terminated, out_of_memory, read_file, reason, say, writable_name
 from kzoo.weights.read import CHECKPOINT
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
@@ -76,14 +76,7 @@ def _told(error, workdir):
 
 def read_record(path):
     """(Recipe, record) of a recipe.txt. Raises UserError for one that cannot be read or is none."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); give the recipe.txt of a run.") from error
-    if len(text) > _LARGEST:
-        raise UserError(f"{path} is larger than any recipe.txt; give that of a run.")
-    return parse(text.decode(errors="replace"), str(path))
+    return parse(read_file(path, "the recipe.txt of a run", _LARGEST).decode(errors="replace"), str(path))
 
 
 def _refuse_strangers(workdir):
