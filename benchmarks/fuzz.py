@@ -1,4 +1,4 @@
-"""Damaged weights of every format, loaded by kzoo.load_weights: what is refused, what goes unseen, what breaks.
+"""Damaged weights of every format, by kzoo.load_weights and, whole models, by kzoo.load: what is refused, goes unseen, breaks, costs.
 
 Every file is a small valid one with changes drawn from a seed; the model it is loaded into runs in a process of its own, with limits of
 time and memory, so that a crash or a hang is an outcome like any other. Exit status 1 where an outcome is one that must not be.
@@ -11,22 +11,24 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.common import ON_CPU, emit, parser, progress
-from benchmarks.mutate import mutate_bytes, mutate_inside, plant
+from benchmarks.mutate import declare, inflate, mutate_bytes, mutate_inside, plant
 
-SECONDS, MEMORY = 20, 2 << 30  # that a load may take; bytes beyond what the process holds before
+SECONDS, MEMORY = 60, 2 << 30  # that a load may take; bytes beyond what the process holds before
 # Outcomes. The first three are right; the others must not be.
 REFUSED, EQUAL, UNGUARDED = "refused", "loaded equal", "loaded different, digest too"
 SILENT, CHANGED, EXECUTED = "silent load", "changed by a refused load", "executed code"
-CRASH, HANG, EXCEPTION = "crash", "hang", "other exception"
-RIGHT, WRONG = (REFUSED, EQUAL, UNGUARDED), (SILENT, CHANGED, EXECUTED, CRASH, HANG, EXCEPTION)
+CRASH, HANG, COSTLY, EXCEPTION = "crash", "hang", "over 2 GB", "other exception"
+RIGHT, WRONG = (REFUSED, EQUAL, UNGUARDED), (SILENT, CHANGED, EXECUTED, CRASH, HANG, COSTLY, EXCEPTION)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Sample:
     """A valid file, or folder of them. opened: what is loaded, beneath `folder`; damaged: the files to mutate, beneath it.
 
     guarded: whether the format, or kzoo's seal, has a checksum over all weights. In the others a changed value is a value: then only
-    the digest in the receipt tells.
+    the digest in the receipt tells. sealed: whether it is kzoo's, which no new checksum of an archive's members makes good.
     """
 
     name: str
@@ -42,6 +44,15 @@ class Sample:
     opened: str
     guarded: bool
     damaged: tuple[str, ...] = ()
+
+    @property
+    def whole(self):
+        """Whether it is a whole model, which kzoo.load takes."""
+        return self.name in ("run", "keras")
+
+    @property
+    def sealed(self):
+        return self.whole or self.name.endswith("sealed")
 
 
 def samples(root):
@@ -51,6 +62,7 @@ def samples(root):
 
     import kzoo
     from kzoo import registry
+    from kzoo.archives.zips import seal
     from kzoo.weights.fit import config_of_model
     from kzoo.weights.names import encode
 
@@ -67,10 +79,12 @@ def samples(root):
     layouts = registry.module_of("vit_toy").LAYOUTS
     timm, google = (encode(model, layouts[name], config_of_model(model)) for name in ("timm", "google"))
     tensors = {name: torch.tensor(array) for name, array in timm.items()}
-    meta = np.frombuffer(json.dumps({"spec": dataclasses.asdict(model.spec), "step": 3}).encode(), "uint8")
+    told = {"spec": dataclasses.asdict(model.spec), "step": 3, "history": [], "metrics": {}, "seconds": 1.0, "side": None}
+    meta = np.frombuffer(json.dumps(told | {"started": "", "sealed": True}).encode(), "uint8")
 
     path = sample("run", "", True, ("checkpoint.npz",)) / "checkpoint.npz"
     np.savez(path, meta=meta, **{f"weights/{key}": value for key, value in weights.items()}, **{"optimizer/00000": np.int64(3)})
+    seal(path)
     model.save(sample("keras", "model.keras", True))
     kzoo.save_weights(model, sample("weights.h5 sealed", "model.weights.h5", True))
     model.save_weights(sample("weights.h5", "model.weights.h5", False))
@@ -113,8 +127,12 @@ def damage(sample, number, folder):
     guarded = sample.guarded
     if rng.integers(12) == 0:
         data, done = plant(data, rng, folder / "executed"), "plant code"
+    elif zipped and rng.integers(12) == 0:
+        data, done = inflate(data, rng)
+    elif sample.whole and rng.integers(8) == 0:
+        data, done = declare(data, rng)
     elif zipped and rng.integers(3) == 0:
-        (data, done), guarded = mutate_inside(data, rng), False
+        (data, done), guarded = mutate_inside(data, rng), sample.sealed
     else:
         data, done = mutate_bytes(data, rng)
     target.write_bytes(data)
@@ -129,13 +147,26 @@ class Judge:
         self._fitted = {}  # name of a sample: (its model, filled with other weights; those; the file's; the file's digest)
 
     def __call__(self, name, number, folder):
-        """(outcome, detail) of mutation `number` of the sample `name`, written into `folder`, which must not exist."""
+        """(outcome, detail, seconds, bytes) of mutation `number` of the sample `name`, written into `folder`, which must not exist."""
+        path, done, guarded = damage(self._samples[name], number, folder)
+        began, held = time.monotonic(), memory(new=True)
+        outcome, detail = self._filled(name, path, guarded)
+        if self._samples[name].whole and outcome in RIGHT:
+            whole, said = self._loaded(name, path)
+            outcome, detail = (whole, said) if whole in WRONG else (outcome, detail)
+        seconds, taken = time.monotonic() - began, memory() - held
+        if (folder / "executed").exists():
+            outcome = EXECUTED
+        elif outcome in RIGHT and taken > MEMORY:
+            outcome = COSTLY
+        return outcome, f"{done}: {detail}", seconds, taken
+
+    def _filled(self, name, path, guarded):
+        """(outcome, detail) of kzoo.load_weights."""
         import kzoo
         from kzoo.errors import UserError
 
         model, before, expected, digest = self._model(name)
-        path, done, guarded = damage(self._samples[name], number, folder)
-        executed = folder / "executed"
         try:
             report = kzoo.load_weights(model, path)
         except UserError as error:
@@ -146,7 +177,21 @@ class Judge:
             told = not guarded and report.digest != digest
             outcome, detail = EQUAL if _same(model.get_weights(), expected) else UNGUARDED if told else SILENT, ""
         model.set_weights(before)
-        return EXECUTED if executed.exists() else outcome, f"{done}: {detail}"
+        return outcome, detail
+
+    def _loaded(self, name, path):
+        """(outcome, detail) of kzoo.load: the very model that was saved, or a refusal."""
+        import kzoo
+        from kzoo.errors import UserError
+
+        model, _, expected, _ = self._model(name)
+        try:
+            loaded = kzoo.load(path)
+        except UserError as error:
+            return REFUSED, str(error)
+        except Exception as error:
+            return EXCEPTION, f"{type(error).__name__}: {error}"
+        return (EQUAL if loaded.spec == model.spec and _same(loaded.get_weights(), expected) else SILENT), "kzoo.load"
 
     def _model(self, name):
         if name not in self._fitted:
@@ -159,8 +204,18 @@ class Judge:
         return self._fitted[name]
 
 
+def memory(new=False):
+    """The most bytes that this process has held in memory since it was last asked with `new`; 0 where the system does not tell."""
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    if new:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+
+
 def _same(arrays, others):
-    return all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
+    return len(arrays) == len(others) and all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
 
 
 class Worker:
@@ -176,10 +231,10 @@ class Worker:
         try:
             if self._pipe.poll(SECONDS):
                 return self._pipe.recv()
-            outcome = HANG, f"over {SECONDS} s"
+            outcome = HANG, f"over {SECONDS} s", SECONDS, 0
         except EOFError:
             self._process.join()
-            outcome = CRASH, f"exit code {self._process.exitcode}"
+            outcome = CRASH, f"exit code {self._process.exitcode}", 0, 0
         self.close()
         return outcome
 
@@ -211,13 +266,13 @@ def _serve(pipe, found):
 
 
 def _limit_memory():
-    """At most MEMORY bytes more than now, where the system can do that."""
+    """At most twice MEMORY more than now, where the system can do that: what takes less is seen by what it takes."""
     pages = pathlib.Path("/proc/self/statm")
     if pages.exists():
         import resource
 
         now = int(pages.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (now + 2 * MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def main():
@@ -227,16 +282,17 @@ def main():
     options.add_argument("--only", nargs="+", help="formats to damage, by their names in the result (default all)")
     args = options.parse_args()
     os.environ.update(ON_CPU)
-    outcomes, wrong = collections.defaultdict(collections.Counter), []
+    outcomes, wrong, most = collections.defaultdict(collections.Counter), [], collections.defaultdict(lambda: (0, 0))
     with tempfile.TemporaryDirectory() as root:
         found = samples(pathlib.Path(root, "valid"))
         found = [sample for sample in found if sample.name in (args.only or [sample.name])]
         worker = Worker(found)
         for number in range(args.files):
             name, case = found[number % len(found)].name, pathlib.Path(root, "case")
-            outcome, detail = worker(name, args.first + number, case)
+            outcome, detail, *cost = worker(name, args.first + number, case)
             shutil.rmtree(case)
             outcomes[name][outcome] += 1
+            most[name] = tuple(map(max, most[name], cost))
             if outcome not in RIGHT:
                 wrong.append({"format": name, "number": args.first + number, "outcome": outcome, "detail": detail[:500]})
                 progress(f"{outcome}: {name} {args.first + number}: {detail[:300]}")
@@ -245,7 +301,10 @@ def main():
         worker.close()
     total = sum(outcomes.values(), collections.Counter())
     totals = {outcome: total[outcome] for outcome in (*RIGHT, *WRONG)}
-    result = {"files": args.files, "first": args.first, "total": totals, "formats": outcomes, "wrong": wrong}
+    worst = {name: {"seconds": round(seconds, 2), "mb": round(taken / 1e6)} for name, (seconds, taken) in most.items()}
+    silent = sum(outcomes[sample.name][SILENT] for sample in found if sample.sealed)
+    result = {"files": args.files, "first": args.first, "total": totals, "silent_of_sealed": silent, "worst": worst}
+    result |= {"formats": outcomes, "wrong": wrong}
     emit("fuzz", result, args.save)
     return 1 if wrong else 0
 

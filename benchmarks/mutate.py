@@ -5,8 +5,11 @@ import os
 import pickle
 import re
 import struct
+import tempfile
 import warnings
 import zipfile
+
+import numpy as np
 
 EDGE = 4096  # bytes at either end of a file where formats keep their tables
 NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
@@ -127,3 +130,62 @@ def mutate_inside(data, rng):
         return repacked(data, {}, [(added, content)]), f"added {added if added != name else 'a member twice'}"
     changed, done = mutate_bytes(content, rng)
     return repacked(data, {name: changed}), f"inside:{done}"
+
+
+BOMB = 1 << 29  # bytes of nothing, half a megabyte once deflated
+
+
+def inflate(data, rng, name=None):
+    """(zip archive, what was done): a member grown by BOMB, told in its own header where it is an array."""
+    with zipfile.ZipFile(io.BytesIO(data)) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    name = name or list(members)[rng.integers(len(members))]
+    content, filler = members.pop(name), bytes(1 << 20)
+    if name.endswith(".npy"):
+        content = (
+            b"\x93NUMPY\x01\x00\x76\x00" + f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({BOMB},), }}".encode().ljust(117) + b"\n"
+        )
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open(name, "w", force_zip64=True) as member:
+            member.write(content)
+            for _ in range(BOMB // len(filler)):
+                member.write(filler)
+        for other, kept in members.items():
+            archive.writestr(other, kept)
+    return target.getvalue(), f"inflate {name}"
+
+
+GIANTS = {  # of the text that the model is built from: (pattern, replacement)
+    "meta.npy": (
+        (rb'"name": "vit_toy"', b'"name": "vit_gigantic_patch14_224"'),
+        (rb'"overrides": \{', b'"overrides": {"depth": 100000'),
+        (rb'"overrides": \{', b'"overrides": {"embed_dim": 65536, "num_heads": 1'),
+        (rb'"overrides": \{', b'"overrides": {"image_size": 1000000'),
+    ),
+    "config.json": (
+        (rb'"(units|filters|dim)": \d+', rb'"\1": 1000000000'),
+        (rb'"batch_shape": \[null, 32', rb'"batch_shape": [null, 1000000'),
+    ),
+}
+
+
+def declare(data, rng):
+    """(archive of a whole model, what was done): what it says of the model changed to a giant, and sealed anew."""
+    from kzoo.archives.zips import SEAL, seal
+
+    with zipfile.ZipFile(io.BytesIO(data)) as source:
+        members = {name: source.read(name) for name in source.namelist() if name != SEAL}
+    name = next(name for name in GIANTS if name in members)
+    text = np.load(io.BytesIO(members[name])).tobytes() if name == "meta.npy" else members[name]
+    spelling, giant = GIANTS[name][rng.integers(len(GIANTS[name]))]
+    text = re.sub(spelling, giant, text)
+    if name == "meta.npy":
+        np.save(array := io.BytesIO(), np.frombuffer(text, "uint8"))
+        text = array.getvalue()
+    with tempfile.NamedTemporaryFile(suffix=".zip") as file:
+        with zipfile.ZipFile(file.name, "w") as archive:
+            for member, content in (members | {name: text}).items():
+                archive.writestr(member, content)
+        seal(file.name)
+        return file.read(), f"declare {giant.decode()}"

@@ -129,12 +129,16 @@ def _parity(r):
 
 def _fuzz(r):
     found = r["total"]
-    bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "other exception")
-    wrong, undetectable = sum(found[outcome] for outcome in bad), found["loaded different, digest too"]
+    bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "over 2 GB", "other exception")
+    wrong, undetectable = sum(found.get(outcome, 0) for outcome in bad), found["loaded different, digest too"]
     text = (
         f"{r['files']:,} damaged weight files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} unharmed,"
     )
-    return f"{text} {undetectable} changed where the format has no checksum (the receipt's digest tells), {wrong} wrong"
+    text = f"{text} {undetectable} changed where the format has no checksum (the receipt's digest tells), {wrong} wrong"
+    if "worst" not in r:  # a record from before costs were measured
+        return text
+    seconds, megabytes = (max(own[key] for own in r["worst"].values()) for key in ("seconds", "mb"))
+    return f"{text}; {r['silent_of_sealed']} silent of what kzoo seals; at most {seconds:.1f} s and {megabytes} MB for a file"
 
 
 def _kill_resume(r):

@@ -278,8 +278,7 @@ def predict(options):
 def export(options):
     from kzoo.exporting.flow import refuse
 
-    refuse(options.format, options.quantize)
-    output_folder(options.out, make=False)
+    refuse(options.format, options.quantize, options.out)
     _backend(options)
     from kzoo.exporting import export
     from kzoo.predicting import open_model, run_pictures

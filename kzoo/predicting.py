@@ -8,9 +8,9 @@ from PIL import Image
 from kzoo import data, registry
 from kzoo.errors import UsageError, UserError, require, require_backend
 from kzoo.exporting.artifact import open_artifact
-from kzoo.exporting.place import read_card
+from kzoo.exporting.papers import read_card
 from kzoo.figures import new_figure, save
-from kzoo.schema import Preprocessing, tupled
+from kzoo.schema import Preprocessing, override, tupled
 from kzoo.system import output_folder, printable, say
 from kzoo.weights import load
 
@@ -36,7 +36,7 @@ class ArtifactPredictor:
 
     def __init__(self, artifact):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
-        self.preprocessing = Preprocessing(**tupled(artifact.card["preprocessing"]))
+        self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
         if not self.artifact.any_size:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -20,3 +21,21 @@ def pytest_collection_modifyitems(config, items):
         raise pytest.UsageError("CI runs the CIFAR-10 tests: set KZOO_DATA_DIR to the folder that holds cifar10.")
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="needs CIFAR-10: set KZOO_DATA_DIR to a TFDS folder that holds cifar10"))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Call it with a folder of installed packages: kzoo sees them during the test."""
+
+    from kzoo import registry
+
+    def see(folder):
+        monkeypatch.syspath_prepend(folder)
+        registry.rows.cache_clear()
+
+    before = set(sys.modules)
+    yield see
+    registry.rows.cache_clear()
+    for name in set(sys.modules) - before:  # other tests have other modules of these names
+        if name.startswith(("plugged", "kzoo_stripes")):
+            del sys.modules[name]

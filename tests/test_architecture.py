@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the ground up; a module may import those of lower floors, and of its own part (the first name after `kzoo`).
 FLOORS = (
     ("errors", "files"),
-    ("schema", "figures", "system"),
+    ("schema", "figures", "system", "archives"),
     ("published",),
     ("registry",),
     ("ops",),

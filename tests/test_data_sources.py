@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from benchmarks.mutate import repacked
 from kzoo import data
 from kzoo.errors import UsageError, UserError
 
@@ -87,7 +88,22 @@ def test_npz_without_splits_holds_out_a_tenth(tmp_path):
         ({"x_train": IMAGES, "y_train": LABELS, "num_classes": 3}, "set.npz: sample 3 has label 3, outside 0..2"),
         ({"images": IMAGES, "labels": LABELS, "class_names": ["a", "b"]}, "set.npz: sample 2 has label 2, outside 0..1"),
         ({"x_test": IMAGES, "y_test": LABELS}, "no split 'train'; .* found x_test, y_test"),
-        ({"x_train": IMAGES.astype(object), "y_train": LABELS}, "no .npz file of plain arrays"),
+        ({"x_train": IMAGES.astype(object), "y_train": LABELS}, "set.npz is damaged .* a pickled Python object, which is never run"),
+        ({"x_train": IMAGES[:, :0], "y_train": LABELS}, r"must be uint8 of shape .* not uint8 \(40, 0, 5, 3\)"),
+        ({"x_train": IMAGES[..., [0] * 5], "y_train": LABELS}, r"must be uint8 of shape .* not uint8 \(40, 6, 5, 5\)"),
+        ({"x_train": IMAGES, "y_train": np.eye(40)}, r"y_train of shape \(40, 40\) does not match the 40 pictures"),
+        ({"x_train": IMAGES, "y_train": LABELS > 1}, "labels must be whole numbers, not bool"),
+        ({"x_train": IMAGES, "y_train": LABELS + 9_000_000_000}, "num_classes must be .* not 9000000004; correct it, or the labels"),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "class_names": [list("abcd")]},
+            r"class_names must be a list of texts, .* not <U1 \(1, 4\)",
+        ),
+        ({"x_train": IMAGES, "y_train": LABELS, "class_names": "abcd"}, r"class_names must be a list of texts, .* not <U4 \(\)"),
+        ({"x_train": IMAGES, "y_train": LABELS, "class_names": [1, 2, 3, 4]}, "class_names must be a list of texts, .* not int64"),
+        *(
+            ({"x_train": IMAGES, "y_train": LABELS, "num_classes": told}, "num_classes must be a whole number from 1 to 1000000, not ")
+            for told in (2.7, 10**12, float("nan"), -5, 0, "4", [4, 4], True)
+        ),
     ],
 )
 def test_npz_errors_name_the_file_and_the_cause(tmp_path, arrays, message):
@@ -97,11 +113,39 @@ def test_npz_errors_name_the_file_and_the_cause(tmp_path, arrays, message):
     assert "set.npz" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"hello", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"PK\x03\x04broken", b"\x93NUMPY"])
 def test_files_that_are_no_npz(tmp_path, content):
     if content is not None:
         (tmp_path / "set.npz").write_bytes(content)
-    with pytest.raises(UserError, match="no file" if content is None else "damaged or no .npz file"):
+    with pytest.raises(UserError, match="no file" if content is None else "set.npz is damaged or not what it seems"):
+        data.open_source(f"npz:{tmp_path}/set.npz", "train")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"(40, 6, 5, 3), }          ", b"(400000000, 6000, 5000, 3), }"[:29], "declares .* bytes and holds 360"),
+        (b"'fortran_order'", b"(((((((((((((((", "is damaged or not what it seems"),
+        (b"'|u1'", b"'|V0'", "declares 0 bytes and holds 3600"),
+        (b"'|u1'", b"'|O8'", "a pickled Python object, which is never run"),
+    ],
+)
+def test_npz_headers_that_claim_something_else(tmp_path, old, new, words):
+    """Their checksums are right. What else may be wrong with such an archive stands with the weights, which share the reader."""
+    np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=LABELS)
+    content = (tmp_path / "set.npz").read_bytes()
+    header = np.lib.format.magic(1, 0) + content.split(np.lib.format.magic(1, 0), 1)[1][: 120 + IMAGES.size]
+    assert old in header
+    (tmp_path / "set.npz").write_bytes(repacked(content, {"x_train.npy": header.replace(old, new)}))
+    with pytest.raises(UserError, match=words):
+        data.open_source(f"npz:{tmp_path}/set.npz", "train")
+
+
+def test_npz_values_that_were_changed(tmp_path):
+    np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=LABELS)
+    content = (tmp_path / "set.npz").read_bytes()
+    (tmp_path / "set.npz").write_bytes(content.replace(IMAGES.tobytes()[-9:], bytes(9)))
+    with pytest.raises(UserError, match="Bad CRC-32 for file 'x_train.npy'"):
         data.open_source(f"npz:{tmp_path}/set.npz", "train")
 
 
@@ -222,6 +266,17 @@ def test_pack_and_read_back(tmp_path):
         for i in range(len(source)):
             np.testing.assert_array_equal(packed.read(i)[0], source.read(i)[0])
             assert packed.read(i)[1] == source.read(i)[1]
+
+
+def test_empty_pictures_are_packed_so_that_they_are_read_back(tmp_path, monkeypatch):
+    """They shrink to less than a reader believes: what was packed is then stored as it is."""
+    monkeypatch.setattr("kzoo.archives.zips._ANYWAY", 0)
+    for split in ("train", "test"):
+        for i in range(2):
+            (tmp_path / f"set/{split}/cat").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (200, 200)).save(tmp_path / f"set/{split}/cat/{i}.png")
+    source = data.open_source(f"npz:{data.pack(f'folder:{tmp_path}/set', tmp_path / 'set.npz')}", "test")
+    np.testing.assert_array_equal(source.images, np.zeros((2, 200, 200, 3)))
 
 
 def test_a_failed_pack_leaves_the_old_file(tmp_path, monkeypatch):

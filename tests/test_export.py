@@ -1,6 +1,8 @@
 """Artifacts against Keras, each called through its own runtime alone; what is refused; the card."""
 
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -175,6 +177,44 @@ def test_serving_jpeg_takes_mixed_files(model, artifacts):
     np.testing.assert_allclose(found, model.predict_on_batch(np.concatenate(expected)), atol=2e-4)
 
 
+def test_a_picture_that_cannot_be_decoded_is_named(artifacts):
+    import io
+
+    artifact, files = open_artifact(artifacts[0]["saved_model"]), []
+    for kind in ("PNG", "JPEG", "PNG"):
+        file = io.BytesIO()
+        Image.fromarray(photos(1)[0]).save(file, kind)
+        files.append(file.getvalue())
+    assert artifact.predict_encoded(files)["logits"].shape == (3, 5)
+    for bad, reason in ((b"text", "it is no JPEG, PNG, WebP, GIF or BMP"), (files[1][:300], "it is damaged")):
+        with pytest.raises(UserError, match=f"picture 1 of 3 cannot be decoded: {reason}, leave it out"):
+            artifact.predict_encoded([files[0], bad, files[2]])
+
+
+def test_an_export_whose_decoder_differs_is_not_kept(model, tmp_path, monkeypatch):
+    from kzoo.exporting import encoded
+
+    monkeypatch.setattr(encoded, "_on_white", lambda rgba: rgba[..., :3])
+    with pytest.raises(UserError, match=r"disagrees with Keras .*serving_jpeg"):
+        kzoo.export(model, tmp_path / "a", pictures=photos())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "border"])
+def test_predict_prepares_as_the_model_does(tmp_path, crop_mode):
+    """An artifact of one size is given prepared pictures: by the crop mode of its model too."""
+    from kzoo.predicting import open_target
+
+    model = toy(class_names=(*NAMES[:4], "\udcff"))  # a folder whose name is no UTF-8
+    model.spec = dataclasses.replace(model.spec, preprocessing=dataclasses.replace(model.spec.preprocessing, crop_mode=crop_mode))
+    card = kzoo.export(model, tmp_path / "a", format="onnx", pictures=photos())
+    assert {"squash": "each side for itself", "border": "until it fits into 40 x 60"}[crop_mode] in card["input"]["resize"]
+    assert (tmp_path / "a" / "labels.txt").read_bytes().endswith(b"dog\n\xff\n")
+    picture = photos(1)[0]
+    expected = softmax(np.asarray(model(kzoo.preprocessor(model)(picture[None]))))[0]
+    np.testing.assert_allclose(open_target(tmp_path / "a")(picture), expected, atol=0.02)  # the picture is rounded to uint8
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_artifacts_open_without_keras(model, artifacts, format, tmp_path):
     """What `kzoo predict` uses: the same numbers, the class names, and a clear word on a wrong picture."""
@@ -196,12 +236,150 @@ def test_artifacts_open_without_keras(model, artifacts, format, tmp_path):
         open_artifact(tmp_path)
 
 
-@pytest.mark.parametrize(("format", "damaged"), [("saved_model", "1/saved_model.pb"), ("onnx", "model.onnx"), ("litert", "model.tflite")])
-def test_a_damaged_artifact_is_named(artifacts, format, damaged, tmp_path):
+@pytest.mark.parametrize("format", FORMATS)
+def test_right_from_eight_threads(artifacts, format):
+    """2,000 predictions of batches of one to three, against the artifact's own answers one after another."""
+    artifact, images = open_artifact(artifacts[0][format]), own_size(43)
+    batches = [images[i : i + 1 + i % 3] for i in range(40)]
+    expected = [artifact.predict(batch) for batch in batches]
+
+    def wrong(thread):
+        order = [(11 * thread + 7 * step) % len(batches) for step in range(250)]
+        found = [(i, artifact.predict(batches[i])) for i in order]
+        return sum(not np.allclose(outputs[name], expected[i][name], atol=1e-5) for i, outputs in found for name in outputs)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(wrong, range(8))) == [0] * 8
+
+
+def changed_at(content, place, new):
+    return content[:place] + new + content[place + len(new) :]
+
+
+DAMAGES = {
+    "cut": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "empty": lambda content: b"",
+    "one bit": lambda content: changed_at(content, len(content) // 2, bytes([content[len(content) // 2] ^ 1])),
+    "a hole": lambda content: changed_at(content, len(content) // 3, b"\0" * 200),
+    "the end": lambda content: changed_at(content, len(content) - 4, b"KZOO"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [
+        ("saved_model", "1/saved_model.pb"),
+        ("saved_model", "1/variables/variables.data-00000-of-00001"),
+        ("onnx", "model.onnx"),
+        ("litert", "model.tflite"),
+        ("litert", "labels.txt"),
+    ],
+)
+def test_a_damaged_file_is_never_served(artifacts, format, name, damage, tmp_path):
     folder = shutil.copytree(artifacts[0][format], tmp_path / "a")
-    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:1000])
-    with pytest.raises(UserError, match=f"{damaged.split('/')[0]} cannot be opened by .*; export it again"):
+    (folder / name).write_bytes(DAMAGES[damage]((folder / name).read_bytes()))
+    with pytest.raises(UserError, match=f"{name} is damaged, it is not what was exported; export it again"):
         open_artifact(folder)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"is not complete, {name} is missing; export it again"):
+        open_artifact(folder)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_artifacts_without_digests_open_as_before(artifacts, format, tmp_path):
+    """Earlier versions wrote none; their payload is as good as its runtime finds it."""
+    folder = shutil.copytree(artifacts[0][format], tmp_path / "a")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({key: value for key, value in card.items() if key not in ("files", "seal")}))
+    assert open_artifact(folder).predict(own_size(2))["logits"].shape == (2, 5)
+    payload = folder / card["payload"] / "saved_model.pb" if format == "saved_model" else folder / card["payload"]
+    payload.write_bytes(payload.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"{card['payload']} cannot be opened by .*; export it again"):
+        open_artifact(folder)
+
+
+def changed(path, value):
+    """The text of a card with the entry at `path` set, or removed where value is `...`; not sealed anew."""
+
+    def change(card):
+        *parents, last = path.split(".")
+        owner = functools.reduce(lambda owner, key: owner[int(key) if isinstance(owner, list) else key], parents, card)
+        owner[int(last) if isinstance(owner, list) else last] = value
+        if value is ...:
+            del owner[last]
+        return json.dumps(card).encode()
+
+    return change
+
+
+CARDS = {
+    "no input": changed("input", ...),
+    "input null": changed("input", None),
+    "input a list": changed("input", []),
+    "no image_size": changed("input.image_size", ...),
+    "image_size a number": changed("input.image_size", 32),
+    "image_size nested": changed("input.image_size", [[32, 48]]),
+    "image_size of texts": changed("input.image_size", ["32", "48"]),
+    "image_size zero": changed("input.image_size", [0, 48]),
+    "image_size huge": changed("input.image_size", [10**12, 48]),
+    "image_size NaN": changed("input.image_size.0", float("nan")),
+    "shape an object": changed("input.shape", {"3": 3}),
+    "shape short": changed("input.shape", [None, 3]),
+    "shape without channels": changed("input.shape.3", None),
+    "channels true": changed("input.shape.3", True),
+    "no class_names": changed("class_names", ...),
+    "class_names null": changed("class_names", None),
+    "class_names of numbers": changed("class_names", [1, 2, 3, 4, 5]),
+    "class_names too few": changed("class_names", ["ant"]),
+    "classes a text": changed("classes", "5"),
+    "no preprocessing": changed("preprocessing", ...),
+    "preprocessing a list": changed("preprocessing", [0.5]),
+    "mean a number": changed("preprocessing.mean", 0.5),
+    "mean NaN": changed("preprocessing.mean.0", float("nan")),
+    "mean of one channel": changed("preprocessing.mean", [0.5]),
+    "std zero": changed("preprocessing.std.0", 0),
+    "crop_pct null": changed("preprocessing.crop_pct", None),
+    "interpolation unknown": changed("preprocessing.interpolation", "lanczos"),
+    "an unknown field": changed("preprocessing.gamma", 2.2),
+    "files a list": changed("files", []),
+    "no files": changed("files", ...),
+    "no seal": changed("seal", ...),
+    "another class name": changed("class_names.0", "wasp"),
+    "another mean": changed("preprocessing.mean.0", 0.31),
+    "another model": changed("model", "vit_huge"),
+    "one more entry": changed("note", "mine"),
+    "format null": changed("format", None),
+    "format a list": changed("format", ["onnx"]),
+    "kind another": changed("kind", "birthday card"),
+    "a list": lambda card: b"[]",
+    "null": lambda card: b"null",
+    "empty": lambda card: b"",
+    "cut": lambda card: json.dumps(card).encode()[:-20],
+    "no UTF-8": lambda card: json.dumps(card).encode().replace(b"ant", b"\xff\xfe\xfd"),
+    "nested deep": lambda card: b"[" * 100_000,
+    "digits": lambda card: b'{"kind": ' + b"9" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_a_damaged_card_is_refused_in_a_sentence(artifacts, kind, tmp_path):
+    from kzoo.predicting import open_target
+
+    folder = shutil.copytree(artifacts[0]["onnx"], tmp_path / "a")
+    (folder / "card.json").write_bytes(CARDS[kind](json.loads((folder / "card.json").read_text())))
+    for opened in (open_artifact, open_target):
+        with pytest.raises(UserError, match=r"^[^\n]{20,400}\.$"):
+            opened(folder)
+
+
+def test_a_card_may_be_set_otherwise(artifacts, tmp_path):
+    """Only what it says is sealed."""
+    folder = shutil.copytree(artifacts[0]["onnx"], tmp_path / "a")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(dict(reversed(card.items())), indent=7, ensure_ascii=False), encoding="utf-8")
+    assert open_artifact(folder).labels == NAMES
 
 
 @pytest.mark.parametrize(
@@ -371,6 +549,8 @@ def test_models_that_cannot_be_served(tmp_path):
         kzoo.export(plain, tmp_path / "a")
     with pytest.raises(UserError, match="several feature maps"):
         kzoo.export(kzoo.get("vit_toy", features_only=True), tmp_path / "a")
+    with pytest.raises(UserError, match="the spec names 4 classes and vit_toy returns 5 numbers"):
+        kzoo.export(toy(class_names=NAMES[:4]), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 

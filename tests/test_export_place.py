@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 
 import kzoo
+from kzoo.cli import main
 from kzoo.errors import UserError
 from kzoo.exporting import place
 from kzoo.exporting.artifact import OnnxArtifact, open_artifact
+from kzoo.exporting.papers import KIND
 
 
 def artifact(folder, text, format="onnx"):
     """A folder that passes for an artifact."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "card.json").write_text(json.dumps({"kind": place.KIND, "format": format}))
+    (folder / "card.json").write_text(json.dumps({"kind": KIND, "format": format}))
     (folder / "model.onnx").write_text(text)
     return folder
 
@@ -71,6 +73,11 @@ def test_exchange_is_one_step(tmp_path):
         (lambda out: out.write_text("x"), "is a file; name a folder"),
         (lambda out: (out.mkdir(), (out / "thesis.txt").write_text("x")), "is not empty and holds no kzoo artifact"),
         (lambda out: (out.mkdir(), (out / "card.json").write_text('{"title": "birthday"}')), "holds no kzoo artifact"),
+        (lambda out: (artifact(out, "x") / "card.json").write_text('{"kind": "kzoo artifact", "format": "on'), "holds no kzoo artifact"),
+        (
+            lambda out: (artifact(out, "x") / "card.json").write_bytes(b'{"kind": "kzoo artifact", "format": "\xff"}'),
+            "holds no kzoo artifact",
+        ),
         (lambda out: artifact(out, "x", "litert"), "holds a litert artifact; name another folder for onnx"),
         (lambda out: (artifact(out, "x") / "notes.txt").write_text("x"), "holds notes.txt, which kzoo did not write"),
     ],
@@ -82,6 +89,89 @@ def test_never_over_somebody_elses_files(tmp_path, prepare, words):
     with pytest.raises(UserError, match=words):
         kzoo.export(None, out, format="onnx")
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("file/a", "Not a directory"),
+        ("file/b/a", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        ("n" * 250, "File name too long"),  # the name fits, that of the folder to build in does not
+        ("a\0b", "embedded null"),
+        ("loop/a", "loop|symbolic"),
+        ("readonly/a", "Permission denied"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path, monkeypatch, capsys, name, words):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "readonly").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("readonly") and access(path, mode))  # root may write
+    with pytest.raises(UserError, match=f"cannot be made .*({words}).*; name another folder"):
+        kzoo.export(None, f"{tmp_path}/{name}", format="onnx")
+    assert main(["export", "no_such_model", "--format", "onnx", "--out", f"{tmp_path}/{name}"]) == 1  # the folder comes first
+    assert "name another folder" in capsys.readouterr().err
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "loop", "readonly"]
+
+
+def test_only_one_export_at_a_time(tmp_path):
+    """Of two, in threads of one process as in processes of equal numbers, the second is refused and nothing of the first is touched."""
+    out = artifact(tmp_path / "a", "old")
+    with place.staging(out) as folder:
+        artifact(folder, "new")
+        with pytest.raises(UserError, match=r"another export is writing to .*a; wait for it or name another folder"), place.staging(out):
+            pass
+        place.clear(out)
+        with place.staging(tmp_path / "b") as other:  # to another folder it may
+            assert other.is_dir()
+        place.move(folder, out)
+    assert (out / "model.onnx").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_many_threads_end_with_a_whole_artifact(tmp_path):
+    import concurrent.futures
+
+    def attempt(text):
+        try:
+            build(tmp_path / "a", text)
+        except UserError as error:
+            return str(error)
+        return text
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(attempt, map(str, range(200))))
+    done = [text for text in said if text.isdigit()]
+    assert (tmp_path / "a" / "model.onnx").read_text() in done
+    assert all("another export is writing" in text for text in said if text not in done)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    """What others left is then not touched: they may be at work."""
+    import fcntl
+
+    def none(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (tmp_path / ".a.tmp-12").mkdir()
+    monkeypatch.setattr(fcntl, "flock", none)
+    build(tmp_path / "a")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".a.tmp-12", "a"]
+
+
+def test_files_are_replaced_by_threads_at_once(tmp_path):
+    import concurrent.futures
+
+    from kzoo.files import write_text
+
+    texts = [str(i) * 1000 for i in range(10)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_text(tmp_path / "a.txt", texts[i % 10]), range(200)))
+    assert (tmp_path / "a.txt").read_text() in texts
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_an_error_while_building_leaves_nothing(tmp_path):
@@ -125,18 +215,19 @@ def test_killed_at_any_moment(tmp_path, moment, left):
     root = pathlib.Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", KILLED, str(out), moment], env=os.environ | {"PYTHONPATH": str(root)})
     assert done.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.iterdir())) == (3 if moment == "between renames" else 2) - (not out.exists())
+    assert len(list(tmp_path.glob(".a.tmp-*")) + list(tmp_path.glob(".a.old-*"))) == (2 if moment == "between renames" else 1)
     with place.staging(out):
         assert (out / "model.onnx").read_text() == left  # put back, if it was caught between two renames
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
-def test_the_temporaries_of_living_processes_and_other_names_stay(tmp_path):
-    kept = [tmp_path / f".a.tmp-{os.getppid()}", tmp_path / ".ab.tmp-1", tmp_path / ".a.tmp-mine"]
-    for folder in kept:
+def test_leftovers_of_earlier_versions_go_and_other_names_stay(tmp_path):
+    kept, left = [tmp_path / ".ab.tmp-1", tmp_path / ".a.tmp-mine"], [tmp_path / ".a.tmp-123", tmp_path / ".a.old-123"]
+    for folder in (*kept, *left):
         folder.mkdir()
+    artifact(tmp_path / "a", "old")
     build(tmp_path / "a")
-    assert all(folder.is_dir() for folder in kept)
+    assert all(folder.is_dir() for folder in kept) and not any(folder.exists() for folder in left)
 
 
 @pytest.fixture(scope="module")
@@ -198,17 +289,66 @@ def test_a_real_export_killed_while_it_verifies(exported):
     code = f"import kzoo; kzoo.export(kzoo.get('vit_toy'), {str(out)!r}, format='onnx')"
     root = pathlib.Path(__file__).parent.parent
     child = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
-    building = out.with_name(f".a.tmp-{child.pid}") / "model.onnx"
     until = time.monotonic() + 120
-    while not building.exists() and child.poll() is None and time.monotonic() < until:
+    while not list(out.parent.glob(".a.tmp-*/model.onnx")) and child.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
     child.kill()
-    assert child.wait() == -signal.SIGKILL and building.exists()
+    assert child.wait() == -signal.SIGKILL and len(list(out.parent.glob(".a.tmp-*/model.onnx"))) == 1
     assert content(out) == {name.removeprefix("a/"): data for name, data in before.items()}
     assert open_artifact(out).predict(np.zeros((1, 32, 32, 3), np.uint8))["logits"].shape == (1, 10)
     with place.staging(out):
         pass
     assert [entry.name for entry in out.parent.iterdir()] == ["a"]
+
+
+def test_its_own_damaged_artifact_is_replaced(model, exported):
+    """The card still says whose it is and of which format, whatever else is wrong."""
+    out, _ = exported
+    card = json.loads((out / "card.json").read_text())
+    (out / "card.json").write_text(json.dumps({"kind": card["kind"], "format": card["format"], "input": None}))
+    (out / "model.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        open_artifact(out)
+    kzoo.export(model, out, format="onnx")
+    assert open_artifact(out).card["model"] == "vit_toy"
+
+
+CHILD = """
+import pathlib, sys, time
+from kzoo.exporting import place
+with place.staging(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "model.onnx").write_text("half")
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_export_ends_its_child(tmp_path, monkeypatch, interruption):
+    """Under JAX and torch a child exports: an exception here, as a signal raises it, ends it, and what it had built is gone."""
+    from kzoo.exporting import relay
+
+    out, children = artifact(tmp_path / "a", "old"), []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__([command[0], "-c", CHILD, str(out)], **options)
+            children.append(self)
+
+        def communicate(self, *args, **options):
+            if building():
+                return super().communicate(*args, **options)
+            while not building() and self.poll() is None:
+                time.sleep(0.005)
+            raise interruption
+
+    def building():
+        return list(tmp_path.glob(".a.tmp-*/model.onnx"))
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with pytest.raises(interruption):
+        relay.export_in_child(tmp_path / "run", out, "onnx", None, None, "none")
+    assert children[0].returncode == -signal.SIGKILL
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"] and (out / "model.onnx").read_text() == "old"
 
 
 @pytest.mark.backends

@@ -83,7 +83,13 @@ def test_addresses(uri, address):
     assert parse(uri) == address == parse(str(address))
 
 
-@pytest.mark.parametrize("uri", ["hf://", "hf://org", "hf://org/", "hf://org/repo@", "hf://org/repo/", "hf://o rg/repo", "hf://a/b@c@d"])
+WRONG = ["hf://", "hf://org", "hf://org/", "hf://org/repo@", "hf://org/repo/", "hf://o rg/repo", "hf://a/b@c@d"]
+WRONG += [f"hf://org/repo@{revision}" for revision in ("..", ".", "%2Fetc", "a%2F..%2Fb", "%0A", "a%00", "a%5Cb", "-x", "a%2F%2Fb", "a%2F")]
+WRONG += [f"hf://org/repo/{file}" for file in ("../x", "a/../x", "./x", "a//x", "/x", "a\\x", "a\nx", "a\0", "\x1b[2J", "-x", "a/-x", "x/")]
+WRONG += ["hf://../repo", "hf://org/..", "hf://-org/repo", "hf://./.", "hf://org/--."]
+
+
+@pytest.mark.parametrize("uri", WRONG)
 def test_a_wrong_address_is_answered_with_the_form(uri):
     with pytest.raises(UsageError, match=r"hf://org/repo\[@revision\]\[/file\]"):
         parse(uri)
@@ -149,7 +155,11 @@ def test_a_sharded_file_comes_with_its_shards(hub):
     write(hub.folder / "org/large/main", {"model.safetensors.index.json": index, "config.json": b"{}"} | shards)
     write(hub.folder / "org/torn/main", {"model.safetensors.index.json": index, names["a"]: WEIGHTS})
     write(hub.folder / "org/odd/main", {"model.safetensors.index.json": b"[1"})
+    write(hub.folder / "org/out/main", {"model.safetensors.index.json": b'{"weight_map": {"a": "../../x"}}'})
     large, torn, odd = resolve(hub, "hf://org/large", "hf://org/torn", "hf://org/odd")
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
+        (out,) = resolve(hub, "hf://org/out", **variables)
+        assert "../../x" in out and ("lacks" in out or "is no file of the hub" in out)
     assert large["path"].endswith("model.safetensors.index.json")
     assert large["beside"] == ["config.json", *names.values(), "model.safetensors.index.json"]
     assert f"lacks {names['b']}" in torn and "is no index of shards" in odd
@@ -171,10 +181,10 @@ def test_what_does_not_exist_is_said_with_the_remedy(hub):
         "hf://org/none": "does not exist or is private",
         "hf://org/one@v9": "has no revision 'v9'",
         "hf://org/one/model.safetensor": "did you mean model.safetensors",
-        "hf://org/one/../../x": "unknown file",
+        "hf://org/one/../../x": "'../../x' is no file of the hub",
         "hf://org/two": "several weights, a.npz, b.npz; name one of them: hf://org/two/a.npz",
         "hf://org/gated": "is gated: accept its terms at",
-        "hf://org/--.": "check the address",
+        "hf://org/a--.": "check the address",
     }
     write(hub.folder / "org/empty/main", {"README.md": b""})
     uris["hf://org/empty"] = "holds no weights"

@@ -1,6 +1,5 @@
 """Plugins: listed from their sources, whatever their import does; two claims to one name are told and hinder no other name."""
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -31,22 +30,6 @@ def installed(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """Call it with a folder of installed packages: kzoo sees them during the test."""
-
-    def see(folder):
-        monkeypatch.syspath_prepend(folder)
-        registry.rows.cache_clear()
-
-    before = set(sys.modules)
-    yield see
-    registry.rows.cache_clear()
-    for name in set(sys.modules) - before:  # other tests have other modules of these names
-        if name.startswith("plugged"):
-            del sys.modules[name]
-
-
 def plug(folder, distribution, module, source, parent=""):
     """What pip leaves of a package with one module and its entry point; `parent` is the source of the package it lies in, if any."""
     info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
@@ -72,13 +55,6 @@ def test_the_example_is_listed_and_builds_what_the_paper_says(installed, seen):
         reference = timm.create_model(name)
         assert count(lambda builder=builder, config=config: builder(config))[0] == sum(p.numel() for p in reference.parameters())
         assert config.preprocessing.crop_pct == reference.default_cfg["crop_pct"]
-
-
-def test_the_example_passes_the_conformance_list(installed, seen, capsys):
-    seen(installed)
-    assert main(["check", "kzoo-mixer", "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)
-    assert {row["model"] for row in results} == {"mixer_toy"} and {row["result"] for row in results} == {"passed"}
 
 
 def test_a_saved_model_of_a_plugin_loads_in_a_fresh_process(installed, seen, tmp_path):

@@ -191,7 +191,16 @@ def test_jax_continues_too(tmp_path):
 def test_what_a_run_leaves(untouched):
     folder = untouched.workdir
     files = {p.name for p in folder.iterdir() if p.name != ".lock"}
-    expected = {"checkpoint.npz", "recipe.txt", "metrics.json", "log.csv", "model.keras", "learning_curve.png", "tensorboard"}
+    expected = {
+        "checkpoint.npz",
+        "checkpoint.npz.previous",
+        "recipe.txt",
+        "metrics.json",
+        "log.csv",
+        "model.keras",
+        "learning_curve.png",
+        "tensorboard",
+    }
     assert files == expected
     recipe, record = schema.parse((folder / "recipe.txt").read_text())
     assert recipe == RECIPE
@@ -347,7 +356,7 @@ def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
 @pytest.mark.parametrize(
     ("gone", "folder", "words"),
     [
-        ("checkpoint.npz", None, "holds the model.keras of a run whose checkpoint.npz is gone"),
+        ("checkpoint.npz checkpoint.npz.previous", None, "model.keras of a run that has lost its checkpoint.npz: put it back to continue"),
         ("checkpoint.npz", "checkpoint.npz", "checkpoint.npz stands where a run writes its own"),
         ("log.csv", "log.csv", "log.csv stands where a run writes its own"),
         ("metrics.json", "metrics.json", "metrics.json stands where a run writes its own"),
@@ -356,7 +365,8 @@ def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
 def test_a_finished_run_whose_files_are_gone_is_left_alone(untouched, tmp_path, gone, folder, words):
     run = tmp_path / "run"
     shutil.copytree(untouched.workdir, run)
-    (run / gone).unlink()
+    for name in gone.split():
+        (run / name).unlink()
     if folder:
         (run / folder).mkdir()
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}

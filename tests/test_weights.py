@@ -1,14 +1,20 @@
 """Weights into models: strict, all or nothing, surgery only where asked for, position tables as torch resizes them, with a receipt."""
 
+import dataclasses
 import hashlib
+import json
 
 import keras
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import kzoo
+from kzoo import registry
 from kzoo.errors import UserError
+from kzoo.weights.fit import config_of_model
+from kzoo.weights.names import encode
 
 
 def filled(seed=1, **overrides):
@@ -118,6 +124,56 @@ def test_an_h5_that_does_not_fit_changes_nothing(donor, overrides):
 def test_a_table_with_other_class_tokens_is_not_resized(donor):
     with pytest.raises(UserError, match="do not fit"):
         kzoo.get("vit_toy", image_size=64, class_token=False, global_pool="avg", weights=donor[1])
+
+
+def by_timms_names(model):
+    return encode(model, registry.module_of("vit_toy").LAYOUTS["timm"], config_of_model(model))
+
+
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "backbone.", "encoder.", "model.backbone.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("write", [save_file, lambda tensors, path: torch.save({k: torch.tensor(v) for k, v in tensors.items()}, path)])
+def test_what_training_wraps_a_model_in_is_taken_off(donor, tmp_path, prefix, write):
+    """Whole, with an average's count beside it, and with a head that lies outside of the wrapped part, as mmpretrain's do."""
+    tensors = by_timms_names(donor[0])
+    whole = {prefix + name: value for name, value in tensors.items()}
+    outside = {name if name.startswith("head") else prefix + name: value for name, value in tensors.items()}
+    for content, unused in ((whole, ()), (whole | {"n_averaged": np.array(3)}, ("n_averaged",)), (outside, ())):
+        write(content, tmp_path / "file")
+        taker = kzoo.get("vit_toy", weights=tmp_path / "file")
+        assert_equal_weights(taker, donor[0])
+        assert taker.load_report.unused == unused
+
+
+def test_a_file_of_a_teacher_and_a_student_gives_the_teacher_and_says_so(donor, tmp_path):
+    teacher = {name: torch.tensor(value) for name, value in by_timms_names(donor[0]).items()}
+    torch.save({"student": {name: value + 1 for name, value in teacher.items()}, "teacher": teacher}, tmp_path / "file")
+    taker = kzoo.get("vit_toy", weights=tmp_path / "file")
+    assert_equal_weights(taker, donor[0])
+    assert taker.load_report.part == "teacher" and "(format torch, its teacher, sha256" in str(taker.load_report)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_whole_numbers_are_no_trained_weights(donor, tmp_path, dtype):
+    tensors = by_timms_names(donor[0])
+    save_file(tensors | {"head.bias": tensors["head.bias"].astype(dtype)}, tmp_path / "file")
+    with pytest.raises(UserError, match=rf"head/bias \(.*\) is {dtype}, no weight that was trained; save it in the floats"):
+        kzoo.get("vit_toy", weights=tmp_path / "file")
+    taker = filled(seed=2)
+    arrays = {f"weights/{path}": value.astype(dtype) if path == "head/bias" else value for path, value in by_path(donor[0]).items()}
+    meta = json.dumps({"spec": dataclasses.asdict(donor[0].spec)}).encode()
+    np.savez(tmp_path / "checkpoint.npz", meta=np.frombuffer(meta, "uint8"), **arrays)
+    with pytest.raises(UserError, match=f"head/bias .* is {dtype}, no weight"):
+        kzoo.load_weights(taker, tmp_path)
+
+
+def test_a_stack_of_more_blocks_than_any_model_has_is_refused(tmp_path):
+    """A tensor without values may have any length."""
+    np.savez(tmp_path / "a.npz", **{"params/Transformer/encoderblock/LayerNorm_0/scale": np.zeros((1 << 40, 0), "float32")})
+    with pytest.raises(UserError, match="stacks 1099511627776 blocks in params/Transformer/encoderblock/LayerNorm_0/scale"):
+        kzoo.get("vit_toy", weights=tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ of 8x8, the values 0..16 scaled to 0..255, every fifth of each class held out as
 """
 
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
+from kzoo.archives.arrays import Arrays
 from kzoo.data.randomness import uniforms
 from kzoo.data.sources import EVALUATION, ArraySource
 from kzoo.errors import UserError
 
+MOST_CLASSES = 1_000_000  # a mistake beyond: the largest public sets have a tenth
 _STYLES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"))
 _DIGITS = pathlib.Path(__file__).with_name("digits.npz")
 
@@ -29,27 +29,20 @@ def open_npz(name, path, split):
     Images are uint8 (N, H, W) or (N, H, W, C), labels whole numbers (N,) or (N, 1); class_names (K,) and num_classes are optional.
     Raises UserError for whatever is missing or does not fit together.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            return _source(name, file, split)
-    except FileNotFoundError:
-        raise UserError(f"{name}: there is no file {path}; check the path or write one with `kzoo data pack`.") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{name}: {path} is damaged or no .npz file of plain arrays; write it again with `kzoo data pack`.") from error
+    if not pathlib.Path(path).exists():
+        raise UserError(f"{name}: there is no file {path}; check the path or write one with `kzoo data pack`.")
+    with Arrays(path) as file:
+        return _source(name, file, split)
 
 
 def _source(name, file, split):
-    keys = _keys(name, file.files, split)
-    images, labels = file[keys[0]], file[keys[1]]
+    keys = _keys(name, file.headers, split)
+    _check(name, keys, *(file.headers[key] for key in keys))
+    images, labels = (file.read(key) for key in keys)
     images = images[..., None] if images.ndim == 3 else images
-    labels = labels.reshape(-1) if labels.shape[1:] == (1,) else labels
-    _check(name, keys, images, labels)
-    class_names = tuple(map(str, file["class_names"])) if "class_names" in file.files else ()
-    num_classes = _num_classes(file, class_names)
+    labels = labels.reshape(-1)
+    class_names = _class_names(name, file)
+    num_classes = len(class_names) or _num_classes(name, file)
     source = ArraySource(name, images, labels, num_classes, class_names)  # checks the labels by their number in the file
     if keys[0] == "images":
         part = held_out(len(labels)) == (split in EVALUATION)
@@ -75,16 +68,34 @@ def _keys(name, files, split):
 
 
 def _check(name, keys, images, labels):
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not images.size:
+    """Raises UserError, by the arrays' headers alone, unless they are pictures and a label for each."""
+    if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or (*images.shape, 1)[3] not in (1, 3, 4) or not images.nbytes:
         raise UserError(f"{name}: {keys[0]} must be uint8 of shape (N, H, W[, 1, 3 or 4]), not {images.dtype} {images.shape}.")
-    if labels.shape != images.shape[:1]:
-        raise UserError(f"{name}: {keys[1]} of shape {labels.shape} does not match the {len(images)} pictures; store one label for each.")
+    if labels.shape not in (images.shape[:1], (images.shape[0], 1)):
+        raise UserError(
+            f"{name}: {keys[1]} of shape {labels.shape} does not match the {images.shape[0]} pictures; store one label for each."
+        )
 
 
-def _num_classes(file, class_names):
-    if class_names:
-        return len(class_names)
-    if "num_classes" in file.files:
-        return int(file["num_classes"])
-    every = [file[key] for key in file.files if key.startswith(("y_", "labels")) or key.endswith("_labels")]
-    return 1 + max((int(labels.max()) for labels in every if labels.size), default=0)
+def _class_names(name, file):
+    """The array class_names (K,) of texts, () where there is none."""
+    if "class_names" not in file.headers:
+        return ()
+    header = file.headers["class_names"]
+    if header.dtype.kind != "U" or len(header.shape) != 1:
+        raise UserError(f"{name}: class_names must be a list of texts, one for each class, not {header.dtype} {header.shape}.")
+    return tuple(map(str, file.read("class_names")))
+
+
+def _num_classes(name, file):
+    """The number of classes that the file tells or, where it does not, one more than its greatest label."""
+    if "num_classes" in file.headers:
+        header = file.headers["num_classes"]
+        told = file.read("num_classes").item() if header.shape in ((), (1,)) else header.shape
+    else:
+        every = [key for key in file.headers if key.startswith(("y_", "labels")) or key.endswith("_labels")]
+        whole = [file.read(key) for key in every if file.headers[key].dtype.kind in "iu"]
+        told = 1 + max((int(labels.max()) for labels in whole if labels.size), default=0)
+    if type(told) is not int or not 1 <= told <= MOST_CLASSES:
+        raise UserError(f"{name}: num_classes must be a whole number from 1 to {MOST_CLASSES}, not {told!r}; correct it, or the labels.")
+    return told

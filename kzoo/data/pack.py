@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from kzoo.archives.zips import most_unpacked
 from kzoo.data.decode import pixels
 from kzoo.data.sources import open_source, spread
 from kzoo.errors import UserError
@@ -52,5 +53,7 @@ def _write(path, arrays):
         output_folder(path.parent)
         with replacing(path) as temporary:
             np.savez_compressed(temporary, **arrays)
+            if sum(array.nbytes for array in arrays.values()) > most_unpacked(temporary):  # empty pictures, which no reader would believe
+                np.savez(temporary, **arrays)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose a folder that exists and has room.") from error

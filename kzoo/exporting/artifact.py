@@ -2,9 +2,11 @@
 
 import os
 import pathlib
+import re
+import threading
 
 from kzoo.errors import UserError, require
-from kzoo.exporting.place import PAYLOAD, read_card
+from kzoo.exporting.papers import PAYLOAD, whole_card
 
 
 class Artifact:
@@ -55,12 +57,26 @@ class SavedModelArtifact(Artifact):
         return _arrays(self._signatures["serving_default"](images=tf.constant(images)))
 
     def predict_encoded(self, encoded):
-        """A list of encoded pictures (bytes), of any sizes -> {output name: float32 array}."""
+        """A list of encoded pictures (bytes), of any sizes -> {output name: float32 array}.
+
+        Raises UserError with the number of a picture that is damaged or of a kind that is not taken; none of the list is then answered.
+        """
         import tensorflow as tf
 
         if "serving_jpeg" not in self._signatures:
             raise UserError(f"{self.folder.name} decodes no pictures, its model takes {self.channels} channels; use predict.")
-        return _arrays(self._signatures["serving_jpeg"](encoded=tf.constant(encoded)))
+        signature = self._signatures["serving_jpeg"]
+        try:
+            return _arrays(signature(encoded=tf.constant(encoded, tf.string)))
+        except tf.errors.InvalidArgumentError:
+            for number, one in enumerate(encoded):
+                try:
+                    signature(encoded=tf.constant([one]))
+                except tf.errors.InvalidArgumentError as error:
+                    reason = re.search(r"assertion failed: \[(.*?)\]", error.message)
+                    reason = reason[1] if reason else "it is damaged, leave it out"
+                    raise UserError(f"picture {number} of {len(encoded)} cannot be decoded: {reason}.") from error
+            raise
 
 
 class OnnxArtifact(Artifact):
@@ -83,19 +99,22 @@ class LiteRTArtifact(Artifact):
         from ai_edge_litert.interpreter import Interpreter
 
         self._run_signature = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner("serving_default")
+        self._one_at_a_time = threading.Lock()  # an interpreter used from two threads answers wrong without an error
 
     def _run(self, images):
-        return self._run_signature(images=images)
+        with self._one_at_a_time:
+            return self._run_signature(images=images)
 
 
 RUNTIMES = {"saved_model": SavedModelArtifact, "onnx": OnnxArtifact, "litert": LiteRTArtifact}
 
 
 def open_artifact(folder):
-    """The Artifact in a folder that `kzoo.export` wrote. Raises UserError where it holds none, MissingPackage without its runtime."""
-    card = read_card(folder)
-    if card is None:
-        raise UserError(f"{folder} holds no kzoo artifact; name the folder that kzoo export wrote.")
+    """The Artifact in a folder that `kzoo.export` wrote.
+
+    Raises UserError where it holds none, or one that is damaged or incomplete, MissingPackage without its runtime.
+    """
+    card = whole_card(folder)
     return RUNTIMES[card["format"]](folder, card)
 
 

@@ -1,5 +1,6 @@
 """The report card of an artifact: what it is, how to call it, what was measured. `card.json` for programs, `card.md` for people."""
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -8,7 +9,8 @@ import os
 import platform
 
 from kzoo import __version__
-from kzoo.exporting.place import KIND, PAYLOAD
+from kzoo.exporting.encoded import TAKES
+from kzoo.exporting.papers import CARD, KIND, LABELS, PAYLOAD, sealed
 from kzoo.registry import find
 
 PACKAGES = {
@@ -72,7 +74,7 @@ def describe(serving, format, quantize):
         "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in outputs.items()},
         "classes": serving.model.output_shape[-1] if serving.output == "logits" else None,
         "class_names": list(spec.class_names),
-        "preprocessing": {name: getattr(spec.preprocessing, name) for name in ("mean", "std", "crop_pct", "interpolation")},
+        "preprocessing": dataclasses.asdict(spec.preprocessing),
         "precision": PRECISIONS[quantize],
         "quantize": quantize,
         "parameters": serving.model.count_params(),
@@ -98,22 +100,27 @@ def write(folder, card):
     """card.json, card.md and labels.txt (class names, or numbers where there are none, one a line); returns what card.json says."""
     card = json.loads(json.dumps(card))
     labels = card["class_names"] or [str(i) for i in range(card["classes"] or 0)]
-    for name, text in (
-        ("card.json", json.dumps(card, indent=2) + "\n"),
-        ("card.md", markdown(card)),
-        ("labels.txt", "".join(f"{label}\n" for label in labels)),
-    ):
-        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "card.md").write_text(markdown(card), encoding="utf-8")
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", errors="surrogateescape")  # names of folders
+    card = sealed(folder, card)
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return card
 
 
 def resize_text(serving, any_size):
     """How a picture comes to the size of the input, in words."""
     (height, width), pre = serving.image_size, serving.spec.preprocessing
-    steps = f"{pre.interpolation} with antialiasing, aspect ratio kept, until it covers {_over(height, pre)} x {_over(width, pre)}"
+    grown = f"{_over(height, pre)} x {_over(width, pre)}"
+    ways = {
+        "center": f"aspect ratio kept, until it covers {grown}",
+        "squash": f"each side for itself, to {grown}",
+        "border": f"aspect ratio kept, until it fits into {grown}",
+    }
+    steps = f"{pre.interpolation} with antialiasing, {ways[pre.crop_mode]} (height x width)"
+    crop = f"crop the centre {height} x {width}" + (f", padded with the colour {pre.fill}" if pre.crop_mode == "border" else "")
     if any_size:
-        return f"Any height and width; done inside: resize {steps} (height x width), crop the centre {height} x {width}, normalise."
-    return f"Resize {steps} (height x width) and crop the centre {height} x {width}; normalisation is inside."
+        return f"Any height and width; done inside: resize {steps}, {crop}, normalise."
+    return f"Resize {steps} and {crop}; normalisation is inside."
 
 
 def encoded_text(serving):
@@ -125,7 +132,7 @@ def encoded_text(serving):
         "signature": "serving_jpeg",
         "dtype": "string",
         "shape": [None],
-        "takes": "JPEG (Exif orientation is applied), PNG, WebP, BMP or the first frame of a GIF, each of any size",
+        "takes": TAKES,
     }
 
 

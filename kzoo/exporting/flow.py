@@ -4,6 +4,7 @@ import errno
 import pathlib
 
 from kzoo.errors import UsageError, UserError, backend_name, require, unknown
+from kzoo.exporting.papers import whole_card
 from kzoo.exporting.place import check_target, move, staging
 
 QUANTIZATIONS = {"saved_model": ("bfloat16",), "onnx": (), "litert": ("fp16", "dynamic")}
@@ -26,9 +27,7 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
     Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError for an
     unknown format or quantisation, MissingPackage where the format's packages are not installed.
     """
-    out = pathlib.Path(out).resolve()
-    refuse(format, quantize)
-    check_target(out, format)
+    out = refuse(format, quantize, out)
     if backend_name() != "tensorflow":
         from kzoo.exporting.relay import export_in_child
 
@@ -43,8 +42,8 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
         raise UserError(f"{out} could not be written: {_reason(error)}; what was there is unchanged.") from error
 
 
-def refuse(format, quantize):
-    """Raises before any work is done: for a format or quantisation that does not exist, or packages that are not installed."""
+def refuse(format, quantize, out):
+    """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot be, or for packages."""
     if format not in QUANTIZATIONS:
         raise unknown("export format", format, QUANTIZATIONS)
     if quantize == "int8":
@@ -53,6 +52,7 @@ def refuse(format, quantize):
         options = " or ".join(map(repr, QUANTIZATIONS[format])) or "nothing but None"
         raise UsageError(f"format {format} takes {options} for quantize, not {quantize!r}.")
     require(*PACKAGES[format], why=f"exporting to {format}")
+    return check_target(out, format)
 
 
 def _write(model, out, format, quantize, pictures, pictures_from):
@@ -72,7 +72,8 @@ def _write(model, out, format, quantize, pictures, pictures_from):
         artifact = RUNTIMES[format](folder, card)
         records = verify(artifact, serving, pictures, exact=quantize is None)
         card |= cards.measure(folder, format, records, latency(artifact, serving, pictures[0]), pictures_from)
-        card = cards.write(folder, card)
+        cards.write(folder, card)
+        card = whole_card(folder)
         check_target(out, format)  # again: the work took a while
         move(folder, out)
     return card
@@ -89,6 +90,11 @@ def _loaded(model_or_run):
         raise UserError("this model carries no spec, so its preprocessing is unknown; export a model built by kzoo.get or kzoo.load.")
     if isinstance(model.output_shape, (list, dict)):
         raise UserError(f"{model.spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
+    names = model.spec.class_names
+    if names and len(names) != model.output_shape[-1]:
+        raise UserError(
+            f"the spec names {len(names)} classes and {model.spec.name} returns {model.output_shape[-1]} numbers; mend the names."
+        )
     return model
 
 

@@ -6,74 +6,113 @@ The folder grows beside its target, on the same file system, and takes its place
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 
 from kzoo.errors import UserError
+from kzoo.exporting.papers import CARD, LABELS, PAYLOAD, own_format
 
-KIND = "kzoo artifact"  # the value of "kind" in card.json, by which a folder is known to be ours
-PAYLOAD = {"saved_model": "1", "onnx": "model.onnx", "litert": "model.tflite"}  # what the runtime of a format opens
-PAPERS = {"card.json", "card.md", "labels.txt"}
+PAPERS = {CARD, "card.md", LABELS}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # from Linux' fcntl.h and fs.h
-
-
-def read_card(folder):
-    """The card of an artifact, or None where the folder holds none."""
-    try:
-        card = json.loads((pathlib.Path(folder) / "card.json").read_text())
-    except (OSError, ValueError):
-        return None
-    ours = isinstance(card, dict) and card.get("kind") == KIND and card.get("format") in PAYLOAD
-    return card if ours else None
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that know no locks
 
 
 def check_target(out, format):
-    """Raises UserError unless `out` is free, empty, or an artifact of the same format and nothing else."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"{out} is a file; name a folder for the artifact.")
-    found = {entry.name for entry in out.iterdir()}
-    if not found:
-        return
-    card = read_card(out)
-    if card is None:
-        raise UserError(f"{out} is not empty and holds no kzoo artifact; name a new folder.")
-    if card["format"] != format:
-        raise UserError(f"{out} holds a {card['format']} artifact; name another folder for {format}.")
+    """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format alone."""
+    try:
+        path = pathlib.Path(out).resolve()
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(_sibling(path, "tmp"))  # the longest name that will be needed
+        parent = next(parent for parent in path.parents if parent.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    except (OSError, ValueError, RuntimeError) as error:  # as the system, pathlib (NUL, no name) and its loops of links say it
+        raise UserError(f"{str(out)!r} cannot be made ({getattr(error, 'strerror', None) or error}); name another folder.") from error
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; name a folder for the artifact.")
+    if found:
+        _refuse_strangers(path, found, format)
+    return path
+
+
+def _refuse_strangers(path, found, format):
+    """A damaged artifact may be replaced where its card still says that it is ours, and of which format."""
+    there = own_format(path)
+    if there is None:
+        raise UserError(f"{path} is not empty and holds no kzoo artifact; name a new folder.")
+    if there != format:
+        raise UserError(f"{path} holds a {there} artifact; name another folder for {format}.")
     foreign = found - PAPERS - {PAYLOAD[format]}
     if foreign:
-        raise UserError(f"{out} holds {sorted(foreign)[0]}, which kzoo did not write; move it away or name a new folder.")
+        raise UserError(f"{path} holds {sorted(foreign)[0]}, which kzoo did not write; move it away or name a new folder.")
 
 
 @contextlib.contextmanager
 def staging(out):
-    """A new folder beside `out` to build in; `move` takes it away, and whatever is left of it on leaving is deleted."""
+    """A new folder beside `out` to build in; `move` takes it away, and whatever is left of it on leaving is deleted.
+
+    Raises UserError while another export to `out` is at work.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    recover(out)
-    folder = _sibling(out, "tmp", os.getpid())
-    folder.mkdir()
+    with _claimed(out):
+        folder = _sibling(out, "tmp")
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def clear(out):
+    """Removes what an export that was killed left beside `out`; another at work there has done so itself."""
+    if out.parent.is_dir():
+        with contextlib.suppress(UserError), _claimed(out):
+            pass
+
+
+@contextlib.contextmanager
+def _claimed(out):
+    """Holds `out` for this export, by a lock that the system lets go of however the process ends, and clears what killed ones left."""
+    path = out.with_name(f".{out.name}.lock")
+    with open(path, "a") as lock:
+        if _locked(lock, path):
+            _recover(out)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(lock, path):
+    """Whether the file is locked now; False where the file system knows no locks. Raises UserError where another holds it."""
+    import fcntl  # where artifacts are only opened it need not exist
+
     try:
-        yield folder
-    finally:
-        if folder.exists():
-            shutil.rmtree(folder)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            return True
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held by another, or, as with another file of that name, just taken away by one that ended
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    raise UserError(f"another export is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder.")
 
 
-def recover(out):
+def _recover(out):
     """Removes what exports that were killed left beside `out`, and puts back an artifact caught between two renames."""
     for entry in list(out.parent.iterdir()):
-        for role in ("old", "tmp"):
-            pid = entry.name.removeprefix(_sibling(out, role, "").name)
-            if pid == entry.name or not pid.isdigit() or (int(pid) != os.getpid() and _alive(int(pid))):
-                continue
-            if role == "old" and not out.exists():
-                os.rename(entry, out)
-            else:
-                shutil.rmtree(entry)
+        role = re.fullmatch(re.escape(f".{out.name}.") + "(old|tmp)-[0-9a-f]+", entry.name)
+        if role and role[1] == "old" and not out.exists():
+            os.rename(entry, out)
+        elif role:
+            shutil.rmtree(entry)
 
 
 def move(folder, out):
@@ -81,7 +120,7 @@ def move(folder, out):
     _sync(folder)
     if out.exists() and any(out.iterdir()):
         if not _exchange(folder, out):
-            old = _sibling(out, "old", os.getpid())
+            old = _sibling(out, "old")
             os.rename(out, old)
             os.rename(folder, out)
             folder = old
@@ -92,18 +131,9 @@ def move(folder, out):
         _sync_one(out.parent)
 
 
-def _sibling(out, role, pid):
-    return out.with_name(f".{out.name}.{role}-{pid}")
-
-
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it lives and belongs to somebody else
-        return True
-    return True
+def _sibling(out, role):
+    """A name of its own beside `out`; process ids are no such name, two containers may share one."""
+    return out.with_name(f".{out.name}.{role}-{os.urandom(4).hex()}")
 
 
 def _exchange(a, b):

@@ -13,6 +13,7 @@ import tempfile
 import numpy as np
 
 from kzoo.errors import UserError
+from kzoo.exporting.place import clear
 
 REFUSED = 3  # the child's exit status where the export was refused; the sentence is in refused.txt
 
@@ -28,12 +29,26 @@ def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from
             np.savez(folder / "pictures.npz", *pictures)
         job = {"source": str(source), "out": str(out), "format": format, "quantize": quantize, "pictures_from": pictures_from}
         (folder / "job.json").write_text(json.dumps(job))
-        done = subprocess.run([sys.executable, "-m", "kzoo.exporting.relay", scratch], env=_environment(), capture_output=True, text=True)
-        if done.returncode == REFUSED:
+        status, errors = _run([sys.executable, "-m", "kzoo.exporting.relay", scratch], out)
+        if status == REFUSED:
             raise UserError((folder / "refused.txt").read_text())
-        if done.returncode:
-            raise RuntimeError(f"the export's TensorFlow process ended with status {done.returncode}:\n{done.stderr[-4000:]}")
-        return json.loads((out / "card.json").read_text())
+        if status:
+            clear(out)
+            raise RuntimeError(f"the export's TensorFlow process ended with status {status}:\n{errors[-4000:]}")
+        return json.loads((folder / "card.json").read_text())
+
+
+def _run(command, out):
+    """(exit status, standard error) of the child, which an exception here, as a signal raises it, ends, with what it had built."""
+    child = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        errors = child.communicate()[1]
+        return child.returncode, errors
+    except BaseException:
+        child.kill()
+        child.communicate()
+        clear(out)
+        raise
 
 
 def _environment():
@@ -53,10 +68,11 @@ def run_job(folder):
         with np.load(folder / "pictures.npz", allow_pickle=False) as stored:
             pictures = list(stored.values())
     try:
-        export(job["source"], job["out"], job["format"], job["quantize"], pictures=pictures, pictures_from=job["pictures_from"])
+        card = export(job["source"], job["out"], job["format"], job["quantize"], pictures=pictures, pictures_from=job["pictures_from"])
     except UserError as error:
         (folder / "refused.txt").write_text(str(error))
         return REFUSED
+    (folder / "card.json").write_text(json.dumps(card))
     return 0
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import ExifTags, Image
 
 from kzoo.data import decode, prepare
 from kzoo.data.samples import with_channels
@@ -72,7 +72,7 @@ def _calls(artifact, serving, reference, pictures):
         for batch in batches:
             yield "serving_default", size, batch, reference(images[:batch], whole), artifact.predict(images[:batch])
     if artifact.any_size and serving.decodes:
-        files = [_encode(picture, kind) for picture, kind in zip(pictures[:4], ("PNG", "JPEG", "PNG", "JPEG"), strict=True)]
+        files = [encode(picture) for picture, encode in zip(pictures, ENCODINGS, strict=True)]
         decoded = [decode(file, "a picture encoded for verification", channels=serving.channels) for file in files]
         yield "serving_jpeg", "each its own", len(files), reference(decoded, whole), artifact.predict_encoded(files)
 
@@ -131,7 +131,40 @@ def _cycled(pictures, channels):
     return [with_channels(pictures[i % len(pictures)], channels) for i in range(max(BATCHES))]
 
 
-def _encode(picture, kind):
+def _image(picture):
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+
+
+def _palette(picture):
+    return _image(picture).convert("RGB").quantize(16)
+
+
+def _faint(picture):
+    image = _image(picture)
+    image.putalpha(128)
+    return image
+
+
+def _saved(image, kind, **options):
     file = io.BytesIO()
-    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, kind, quality=95)
+    image.save(file, kind, **options)
     return file.getvalue()
+
+
+def _exif(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+# What a decoder may do differently: one file of each goes through serving_jpeg.
+ENCODINGS = (
+    lambda picture: _saved(_image(picture), "PNG"),
+    lambda picture: _saved(_image(picture), "JPEG", quality=95),
+    lambda picture: _saved(_palette(picture), "PNG"),
+    lambda picture: _saved(_palette(picture), "PNG", transparency=1),
+    lambda picture: _saved(_faint(picture), "PNG"),
+    lambda picture: _saved(_palette(picture), "GIF", transparency=1),
+    lambda picture: _saved(_image(picture), "JPEG", quality=95, exif=_exif(6)),
+    lambda picture: _saved(_image(picture), "PNG", exif=_exif(8)),
+)

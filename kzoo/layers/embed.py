@@ -6,6 +6,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from kzoo.errors import UsageError
+
+_MOST_FIXED = 1 << 25  # values of a computed table: a ViT-g's for pictures of 2,000 pixels a side
+
+
+def require_table(rows, columns, dim):
+    """Raises UsageError for a computed table of more values than any model needs, which would take gigabytes to make."""
+    if rows * columns * dim > _MOST_FIXED:
+        raise UsageError(f"a table of {rows} x {columns} x {dim} values is too large; choose a smaller image_size.")
+
 
 def sincos_2d(grid_size, dim, closed=False):
     """A fixed 2-D sine-cosine table: (rows * columns, dim) float32, tokens row-major.
@@ -16,6 +26,7 @@ def sincos_2d(grid_size, dim, closed=False):
     (https://arxiv.org/abs/2205.01580). `dim` must be divisible by 4.
     """
     rows, columns = grid_size
+    require_table(rows, columns, dim)
     omega = 10000.0 ** (-np.arange(dim // 4) / (dim // 4 - closed))
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     angles = [np.outer(axis.reshape(-1), omega) for axis in (column, row)]

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kzoo.layers.conv import BatchNorm
+from kzoo.layers.embed import require_table
 from kzoo.layers.mbconv import Downsample
 from kzoo.layers.remat import Remat
 from kzoo.layers.transformer import Attention, DropPath, LayerScale, Mlp, attention_weights, dense
@@ -85,6 +86,7 @@ class OffsetMlp(_OffsetBias):
         self.fc1 = dense(hidden_dim, policy, "fc1", bias_stddev=1e-6)
         self.drop = keras.layers.Dropout(0.125, dtype=policy, name="drop")
         self.fc2 = dense(num_heads, policy, "fc2", bias_stddev=1e-6)
+        require_table(*self.grid_size, 2)
         steps = [np.arange(1 - side, side) for side in self.map_size]
         offsets = np.stack(np.meshgrid(*(np.sign(d) * np.log1p(np.abs(d)) for d in steps), indexing="ij"), axis=-1)
         self.offsets = offsets.reshape(1, -1, 2).astype("float32")

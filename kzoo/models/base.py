@@ -2,14 +2,15 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import re
 from dataclasses import dataclass
 
 import keras
 
 from kzoo import registry
-from kzoo.errors import UsageError, unknown
-from kzoo.schema import Preprocessing, Spec, tupled
+from kzoo.errors import UsageError, UserError, unknown
+from kzoo.schema import Preprocessing, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +109,44 @@ class ZooModel(keras.Model):
             depths |= {weight.path: depth for weight in layer.weights}
         return depths
 
+    _sealed = False  # whether the file that is being written will be
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Keras' saving of the whole model; a .keras file is sealed, which `kzoo.load` checks, and takes its place when it is whole.
+
+        Raises UserError for .h5, Keras' older format, which kzoo does not read back, and for a file that is not to be overwritten.
+        """
+        from kzoo.archives.zips import seal
+        from kzoo.files import replacing
+
+        path = pathlib.Path(filepath)
+        if path.suffix in (".h5", ".hdf5"):
+            raise UserError(f"{path}: a whole model is saved as NAME.keras, its weights by kzoo.save_weights as NAME.weights.h5.")
+        if path.suffix != ".keras" or "://" in str(filepath) or kwargs.get("zipped") is False:
+            return super().save(filepath, overwrite=overwrite, **kwargs)
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; give another name, or overwrite=True.")
+        self._sealed = True
+        try:
+            with replacing(path) as temporary:
+                super().save(temporary, **kwargs)
+                seal(temporary)
+        finally:
+            self._sealed = False
+
     def get_config(self):
-        return super().get_config() | {"spec": dataclasses.asdict(self.spec) if self.spec else None}
+        own = {"spec": dataclasses.asdict(self.spec) if self.spec else None}
+        return super().get_config() | own | ({"sealed": True} if self._sealed else {})
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        config.pop("sealed", None)
         spec = config.pop("spec", None)
+        spec = spec_from_dict(spec) if spec else None
         if spec:  # registers the family's layers; the file names a model, never a module to import
-            registry.module_of(spec["name"])
+            registry.module_of(spec.name)
         model = super().from_config(config, custom_objects=custom_objects)
-        if spec:
-            model.spec = spec_from_dict(spec)
+        model.spec = spec
         return model
 
 
@@ -149,6 +177,10 @@ def computing_in(policy):
 
 
 def spec_from_dict(plain):
-    """Rebuilds a Spec from its JSON form (lists become tuples again)."""
-    preprocessing = Preprocessing(**tupled(plain["preprocessing"]))
-    return Spec(**tupled(plain) | {"overrides": tupled(plain["overrides"]), "preprocessing": preprocessing})
+    """Rebuilds a Spec from its JSON form (lists become tuples again). Raises UserError for a malformed one."""
+    from kzoo.archives.typed import from_json
+
+    for key in ("overrides", "preprocessing"):
+        if isinstance(plain, dict) and key not in plain:
+            raise UserError(f"spec lacks {key!r}")
+    return from_json(Spec, plain, "spec")

@@ -258,7 +258,6 @@ LAYOUTS = {
             "stages_{i}_blocks_{j}/attn/rel_pos/table": Foreign(f"{_BLOCK}.attn.rel_pos.relative_position_bias_table", ndim=2),
             "stages_{i}_blocks_{j}/ls{k}/gamma": f"{_BLOCK}.ls{{k}}.gamma",
         },
-        aliases=((r"^module\.", ""),),
         ignored=r".*\.num_batches_tracked",
     )
 }

@@ -223,7 +223,6 @@ TIMM = Layout(  # torchvision's too
         "layer{i}_blocks_{j}/downsample_norm": "layer{i}.{j}.downsample.1",
         "head": "fc",
     },
-    aliases=((r"^module\.", ""),),
     ignored=r".*\.num_batches_tracked",
 )
 LAYOUTS = {"timm": TIMM}

@@ -235,7 +235,6 @@ TIMM = Layout(
         "blocks_{i}/ls{j}/gamma": "blocks.{i}.ls{j}.gamma",
         "attn_pool/latent": Foreign("attn_pool.latent", ndim=3),
     },
-    aliases=((r"^module\.", ""),),
 )
 
 # What every class of transformers takes for granted.

@@ -139,7 +139,12 @@ class _Session:
 
     def _first_side(self):
         """The image size to begin at: the checkpoint's own, from which the run may go on to another."""
-        return read_checkpoint(self.workdir, ("none",))[1]["side"] if self.resumes else side_at(self.recipe, 0)
+        if not self.resumes:
+            return side_at(self.recipe, 0)
+        side = read_checkpoint(self.workdir, ("none",))[1]["side"]
+        if side not in (self.recipe.progressive or (None,)):
+            raise UserError(f"the checkpoint in {self.workdir} is of pictures of {side} pixels, which its recipe does not train on.")
+        return side
 
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from

@@ -5,10 +5,11 @@ import json
 import keras
 import numpy as np
 
+from kzoo.archives.zips import seal
 from kzoo.errors import UserError
 from kzoo.files import replacing
 from kzoo.training.optimizer import averages
-from kzoo.weights.read import CHECKPOINT, read_checkpoint
+from kzoo.weights.read import CHECKPOINT, PREVIOUS, read_checkpoint
 from kzoo.weights.surgery import position_layers, resize_table
 
 
@@ -27,23 +28,22 @@ def _groups(task):
 
 
 def save(task, run, meta):
-    """Replaces the run's checkpoint atomically. Refuses to replace a good one by a state that is not finite."""
+    """Replaces the run's checkpoint atomically and keeps the one before it. Refuses to replace a good one by a state that is not finite."""
     if hasattr(task, "jax_state_sync"):
         task.jax_state_sync()
     arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in _groups(task).items()}
     bad = next((key for key, value in arrays.items() if not np.isfinite(value).all()), None)
     if bad:
         raise UserError(f"{bad} is not finite after step {meta['step']}; the last good checkpoint is kept. Lower optim.lr or clip harder.")
-    with replacing(run / CHECKPOINT) as temporary:
-        np.savez(temporary, meta=np.frombuffer(json.dumps(meta).encode(), "uint8"), **arrays)
+    with replacing(run / CHECKPOINT, previous=PREVIOUS) as temporary:
+        np.savez(temporary, meta=np.frombuffer(json.dumps(meta | {"sealed": True}).encode(), "uint8"), **arrays)
+        seal(temporary)
 
 
 def restore(task, run):
     """Fills the task from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise reset)."""
-    arrays, meta = read_checkpoint(run)
     groups = _groups(task)
-    if set(groups) != set(arrays) or any(arrays[k].shape != tuple(v.shape) for k, v in groups.items()):
-        raise UserError(f"the checkpoint in {run} belongs to another model or optimizer; train in another folder.")
+    arrays, meta = read_checkpoint(run, shapes={key: tuple(variable.shape) for key, variable in groups.items()})
     for key, variable in groups.items():
         variable.assign(arrays[key])
     return meta, {key: arrays[key] for key in groups if key.startswith("metrics/")}

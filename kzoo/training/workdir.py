@@ -8,12 +8,22 @@ import json
 from kzoo.errors import UserError
 from kzoo.schema import dump, flatten, parse
 from kzoo.system import Terminated, out_of_memory, read_file, reason, say, writable_name
-from kzoo.weights.read import CHECKPOINT
+from kzoo.weights.read import CHECKPOINT, PREVIOUS
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
 RECORD = "recipe.txt"
 RECEIPT = "init_from.json"
-FILES = (CHECKPOINT, RECORD, RECEIPT, ".lock", "log.csv", "metrics.json", "model.keras", "learning_curve.png")  # that a run writes
+FILES = (
+    CHECKPOINT,
+    PREVIOUS,
+    RECORD,
+    RECEIPT,
+    ".lock",
+    "log.csv",
+    "metrics.json",
+    "model.keras",
+    "learning_curve.png",
+)  # that a run writes
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 _LARGEST = 2**20  # bytes of a record, which has a few thousand
 
@@ -88,11 +98,12 @@ def _refuse_strangers(workdir):
     if wrong:
         raise UserError(f"{workdir / wrong[0]} stands where a run writes its own; move it away or choose another --workdir.")
     if (workdir / RECORD).exists() and not (workdir / CHECKPOINT).exists():
-        left = [name for name in ("model.keras", "metrics.json", "log.csv") if (workdir / name).exists()]
+        left = next((name for name in (PREVIOUS, "model.keras", "metrics.json", "log.csv") if (workdir / name).exists()), None)
+        how = f"rename {PREVIOUS} to it" if left == PREVIOUS else "put it back"
         if left:
             raise UserError(
-                f"{workdir} holds the {left[0]} of a run whose {CHECKPOINT} is gone; put that back to continue it, or choose another "
-                "--workdir, or empty it, to train anew."
+                f"{workdir} holds the {left} of a run that has lost its {CHECKPOINT}: {how} to continue, or choose another --workdir, or "
+                "empty this one, to train anew."
             )
     if not workdir.exists() or (workdir / RECORD).exists():
         return

@@ -2,14 +2,15 @@
 
 import pathlib
 
+from kzoo.archives.reading import parsing, read_json, require_regular
+from kzoo.archives.zips import open_zip
 from kzoo.errors import UserError
-from kzoo.weights.formats.base import SEAL, SPEC, Checkpoint, Tensor, fingerprint, parsing, read_json
+from kzoo.weights.formats.base import SEAL, SPEC, Checkpoint, Tensor, fingerprint
 from kzoo.weights.formats.hdf5 import Keras, WeightsH5
 from kzoo.weights.formats.npz import CHECKPOINT, Npz, Run
 from kzoo.weights.formats.safetensors import Safetensors
 from kzoo.weights.formats.shards import Shards
 from kzoo.weights.formats.torch import Torch
-from kzoo.weights.formats.zips import open_zip
 
 __all__ = ["CHECKPOINT", "SEAL", "SPEC", "Checkpoint", "Tensor", "fingerprint", "open_checkpoint"]
 
@@ -28,6 +29,7 @@ def open_checkpoint(path):
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give {KNOWN}.")
+    require_regular(path)
     checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)
     config = checkpoint.files[0].with_name("config.json")
     if checkpoint.format in ("safetensors", "torch") and config.is_file():

@@ -9,9 +9,9 @@ import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.weights.names import Piece, Renamed, pieces, recognise
+from kzoo.weights.names import BOOKKEEPING, Piece, Renamed, pieces, recognise
 from kzoo.weights.source import ModelTensors, open_source
-from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, tables_of
+from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, skeleton_of, tables_of
 
 OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
 
@@ -22,7 +22,8 @@ class LoadReport:
 
     resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for another number of
     classes; unused: the file's own names of what the model has no place for. `digest` is the SHA-256 of the file that was read (of
-    several, of their digests); `source` the path, or the hub's address with the revision that it meant.
+    several, of their digests); `source` the path, or the hub's address with the revision that it meant; `part` the key under which the
+    weights lay, where the file holds those of several models.
     """
 
     loaded: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class LoadReport:
     format: str = ""
     digest: str = ""
     source: str = ""
+    part: str = ""
 
     @property
     def hub_source(self):
@@ -41,7 +43,8 @@ class LoadReport:
 
     def __str__(self):
         counts = [f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")]
-        return f"{', '.join(counts)} (format {self.format}, sha256 {self.digest[:12]})"
+        part = f", its {self.part}" if self.part else ""
+        return f"{', '.join(counts)} (format {self.format}{part}, sha256 {self.digest[:12]})"
 
 
 def load_weights(model, source):
@@ -74,7 +77,10 @@ def build_and_fill(build, name, source, asked):
     before what was asked for, {option: value}, as overrides. It carries its load_report."""
     with open_source(source) as (checkpoint, where):
         config, implied = registry.config_of(name)[1], implied_numerics(checkpoint, name, asked)
-        model = build({field: value for field, value in implied.items() if getattr(config, field) != value} | asked)
+        settings = {field: value for field, value in implied.items() if getattr(config, field) != value}
+        if settings and checkpoint.spec is not None:  # what a file asks for must be what it holds
+            skeleton_of(checkpoint)
+        model = build(settings | asked)
         model.load_report = fill(model, checkpoint, where, asked)
     return model
 
@@ -116,7 +122,7 @@ def fill(model, checkpoint, where, asked=()):
         value = piece.decode([given.read(name) for name in piece.reads])
         _assign(weights[piece.path], change(value) if change else value)
     fates = {fate: tuple(paths) for fate, paths in fitting.fates.items()}
-    return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where)
+    return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where, part=checkpoint.part)
 
 
 def _assign(weight, value):
@@ -134,6 +140,7 @@ class _Fitting:
     def __init__(self, model, checkpoint, where, asked):
         self.where, self.asked, self.checkpoint = where, set(asked), checkpoint
         self.config = config_of_model(model)
+        self.dtypes = {weight.path: weight.dtype for weight in model.weights}
         self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
         self.layout, self.given, found, misfits = self._names(model)
         self.tables, self.old_tables = position_layers(model), tables_of(checkpoint, model)
@@ -156,7 +163,12 @@ class _Fitting:
     def _decide(self, piece):
         shapes = tuple(self.given.shapes.get(name) for name in piece.names)
         fits, change = None not in shapes and shapes == piece.shapes, None
+        whole = self._whole_numbers(piece)
         fate = "loaded" if fits else None
+        if whole:
+            self.misfits.append(f"{piece.path} {piece.our_shape} is {whole}, no weight that was trained")
+            self.remedies["save it in the floats that it was trained in"] = None
+            return
         if piece.path in self.tables and None not in shapes:
             fate, change = self._table(piece, fits)
         elif not fits and _below(piece.path, self.heads) and "num_classes" in self.asked:
@@ -170,6 +182,13 @@ class _Fitting:
         self.fates[fate].append(piece.path)
         if fate != "reinitialised":
             self.plan.append((piece, change))
+
+    def _whole_numbers(self, piece):
+        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there is none."""
+        if not keras.backend.is_float_dtype(self.dtypes[piece.path]):
+            return None
+        kinds = [self.checkpoint.tensors[self.given.original(name)].dtype for name in piece.names if name in self.given.places]
+        return next((kind for kind in kinds if kind.startswith(("int", "uint", "bool"))), None)
 
     def _advise(self, piece):
         """Remembers which option of `kzoo.get` mends a misfit, where one does."""
@@ -251,7 +270,8 @@ class _Fitting:
         features, other_head = "features_only" in self.asked, "num_classes" in self.asked
         if self.layout is None:
             return lambda name: features or (other_head and _below(name, self.heads))
-        ignored, known, of_head = re.compile(self.layout.ignored), self.layout.names(), self.layout.names(self.heads)
+        ignored = re.compile(f"{self.layout.ignored}|{BOOKKEEPING}")
+        known, of_head = self.layout.names(), self.layout.names(self.heads)
         return lambda name: ignored.fullmatch(name) or (features and known.fullmatch(name)) or (other_head and of_head.fullmatch(name))
 
     def _explanation(self):

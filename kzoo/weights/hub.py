@@ -33,11 +33,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Address:
-    """What a hub address names; revision and file are None where it names none."""
+    """What a hub address names; revision and file are None where it names none. Raises UsageError for names that lead elsewhere."""
 
     repo: str
     revision: str | None = None
     file: str | None = None
+
+    def __post_init__(self):
+        for what, name in (("repository", self.repo), ("revision", self.revision), ("file", self.file)):
+            parts = (name or "x").split("/")
+            if "\\" in (name or "") or not all(part.isprintable() and part not in ("", ".", "..") and part[0] != "-" for part in parts):
+                raise UsageError(f"{name!r} is no {what} of the hub; addresses are written hf://org/repo[@revision][/file].")
 
     def __str__(self):
         revision = f"@{urllib.parse.quote(self.revision, safe='')}" if self.revision else ""

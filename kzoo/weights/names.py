@@ -1,5 +1,6 @@
 """The machinery of foreign names: which tensors of a file make a weight of ours, and back. The rules stand in the families' files."""
 
+import collections
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -174,20 +175,44 @@ def _few(names):
     return ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-class Renamed:
-    """A checkpoint's tensors, their names changed by a layout's aliases: `shapes` {name: shape}, `read(name)`; stacked ones split."""
+# Attributes that training wrappers keep a model in: torch.compile, parallel and averaged models, Lightning, mmpretrain, DINO.
+_WRAPPED_IN = re.compile(r"(module|_orig_mod|model|net|network|backbone|encoder|student|teacher)\.")
+BOOKKEEPING = "n_averaged"  # what an averaged model counts beside its weights
+_MOST_BLOCKS = 10_000  # that a stacked tensor may be split into
 
-    def __init__(self, checkpoint, aliases=()):
+
+def unwrapped(names):
+    """The prefixes that may be taken off a file's names: "", then each that most of them begin with, `module.`, `module._orig_mod.`, ..."""
+    found, prefix, left = [""], "", list(names)
+    for _ in range(6):  # more than was ever seen
+        heads = collections.Counter(match[0] for name in left if (match := _WRAPPED_IN.match(name)))
+        head, count = heads.most_common(1)[0] if heads else ("", 0)
+        if 2 * count < len(left) or not count:
+            break
+        prefix, left = prefix + head, [name.removeprefix(head) for name in left if name.startswith(head)]
+        if len({name.removeprefix(prefix) for name in names}) == len(names):  # else it keeps two names apart
+            found.append(prefix)
+    return found
+
+
+class Renamed:
+    """A checkpoint's tensors, their names without `prefix` and changed by a layout's aliases: `shapes` {name: shape}, `read(name)`.
+
+    Stacked tensors are split.
+    """
+
+    def __init__(self, checkpoint, aliases=(), prefix=""):
         self.checkpoint, self.places, self.shapes = checkpoint, {}, {}
         self._last = (None, None)
         for original, tensor in checkpoint.tensors.items():
-            self._place(original, tuple(tensor.shape), aliases)
+            self._place(original, original.removeprefix(prefix), tuple(tensor.shape), aliases)
 
-    def _place(self, original, shape, aliases):
-        name = original
+    def _place(self, original, name, shape, aliases):
         for spelling, replacement in aliases:
             name = re.sub(spelling, replacement, name)
         stacked = "{i}" in name
+        if stacked and shape and shape[0] > _MOST_BLOCKS:
+            raise UserError(f"{self.checkpoint.path} stacks {shape[0]} blocks in {original}, more than any model has.")
         for index in range(shape[0]) if stacked and shape else [None]:
             one = name.replace("{i}", str(index))
             if one in self.places:
@@ -207,19 +232,20 @@ class Renamed:
 
 
 def recognise(checkpoint, layouts):
-    """(the layout that knows most of the file's names, the checkpoint's tensors by its names).
+    """(the layout that knows most of the file's names, the checkpoint's tensors by its names), wrappers' prefixes taken off.
 
     Raises UserError for a file of which none knows a name.
     """
-    known = {}
-    for key, layout in layouts.items():
-        renamed = Renamed(checkpoint, layout.aliases)
-        names = layout.names()
-        known[key] = (sum(names.fullmatch(name) is not None for name in renamed.places), renamed)
-    best = max(known, key=lambda key: known[key][0], default=None)
-    if best is None or not known[best][0]:
+    best, known = None, 0
+    for prefix in unwrapped(checkpoint.tensors):
+        for layout in layouts.values():
+            names, renamed = layout.names(), Renamed(checkpoint, layout.aliases, prefix)
+            count = sum(names.fullmatch(name) is not None for name in renamed.places)
+            if count > known:  # of equals the first: as the file has it
+                best, known = (layout, renamed), count
+    if best is None:
         raise UserError(
             f"{checkpoint.path} holds no weights of this family in a layout that kzoo knows ({', '.join(layouts) or 'none'}): "
             f"its tensors are named {_few(list(checkpoint.tensors))}."
         )
-    return layouts[best], known[best][1]
+    return best

@@ -1,71 +1,142 @@
 """From a place on disk to a model: runs and .keras files. Nothing in them is executed."""
 
+import contextlib
 import pathlib
+from dataclasses import dataclass
 
 from kzoo import registry
+from kzoo.archives.reading import REMEDY, damaged
+from kzoo.archives.typed import from_json
 from kzoo.errors import UserError, require_backend
+from kzoo.schema import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
-from kzoo.weights.formats.base import loads
 from kzoo.weights.formats.npz import Npz
 from kzoo.weights.source import open_source
 
+PREVIOUS = f"{CHECKPOINT}.previous"  # the checkpoint before the last
 
-def read_checkpoint(run, prefixes=("",)):
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a run writes beside its arrays: the step that it reached, and what its logs and its record tell."""
+
+    step: int
+    history: tuple[dict, ...]
+    metrics: dict
+    seconds: float
+    side: int | None
+    spec: Spec
+    started: str
+    kzoo: str = ""
+    sealed: bool = False
+
+    def __post_init__(self):
+        if min(self.step, self.seconds) < 0:
+            raise UserError("its meta counts below 0")
+        for row in self.history:
+            if not {"epoch", "step", "time"} <= set(row) or not all(isinstance(value, int | float) for value in row.values()):
+                raise UserError("its meta has a history of other rows than kzoo writes")
+
+
+def read_checkpoint(run, prefixes=("",), shapes=None):
     """({key: array}, meta) of a run's checkpoint, of the keys that begin with one of `prefixes`.
 
-    Raises UserError where there is none or it is damaged.
+    shapes: {key: shape} that it has to hold, compared before any array is read. Raises UserError where there is none, it is damaged,
+    was changed, or holds other shapes; the sentence names the checkpoint before it, where the run may go on.
     """
     path = pathlib.Path(run) / CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} holds no {CHECKPOINT}: it is not a run, or it was stopped before its first checkpoint.")
+    with _remedy_told(path), Npz(path) as file:
+        meta = _checked(file.meta(), path)
+        if shapes is not None and shapes != {key: tensor.shape for key, tensor in file.tensors.items()}:
+            raise UserError(f"the checkpoint in {run} belongs to another model or optimizer; train in another folder.")
+        return {key: file.stored(key) for key in file.tensors if key.startswith(tuple(prefixes))}, meta
+
+
+def _checked(meta, path):
+    """The meta itself, what is in Meta checked; other versions may tell more."""
+    try:
+        from_json(Meta, {key: value for key, value in meta.items() if key in Meta.__dataclass_fields__}, "its meta")
+    except ValueError as error:  # of which UserError is one
+        raise damaged(path, str(error).rstrip(".")) from error
+    return meta
+
+
+@contextlib.contextmanager
+def _remedy_told(path):
+    """Adds to the error about a damaged checkpoint of a run what can be done: to go on from the one before it, or to begin anew."""
+    try:
+        yield
+    except UserError as error:
+        if REMEDY not in str(error) or not path.exists():
+            raise
+        step = _step_of(path.with_name(PREVIOUS))
+        anew = "train it again in another folder"
+        told = anew if step is None else f"rename {path.with_name(PREVIOUS)} to {CHECKPOINT}: the run then continues from step {step}"
+        raise UserError(f"{str(error).rstrip('.')}, or {told}.") from error
+
+
+def _step_of(path):
+    """The step of a whole checkpoint; None for what is none."""
     try:
         with Npz(path) as file:
-            arrays = {key: file.stored(key) for key in file.tensors if key != "meta" and key.startswith(tuple(prefixes))}
-            return arrays, loads(file.stored("meta").tobytes(), path)
-    except KeyError as error:
-        raise UserError(f"{path} holds no meta, as the checkpoint of a run does; start the run again in another folder.") from error
+            step = _checked(file.meta(), path)["step"]
+            file.check_sums()
+            return step
+    except UserError:
+        return None
 
 
 def load(source):
     """The model of a run (its averaged weights where the run keeps an average) or of a .keras file.
 
-    Raises UserError for a source that is neither, or is damaged.
+    Raises UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another model than it names.
     """
     require_backend()
-    with open_checkpoint(source) as checkpoint:
+    with _remedy_told(pathlib.Path(source) / CHECKPOINT), open_checkpoint(source) as checkpoint:
         if checkpoint.format not in ("run", "keras"):
             raise UserError(f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights alone.")
         if checkpoint.spec is None:
             raise UserError(f"{source} holds a Keras model, but not one of kzoo's: it carries no spec.")
-        checkpoint.verify(checkpoint.tensors)  # before Keras parses any of it
-        return _of_run(checkpoint) if checkpoint.format == "run" else _of_keras(checkpoint.path)
+        return _of_run(checkpoint) if checkpoint.format == "run" else _of_keras(checkpoint)
 
 
 def spec_of(source):
-    """The Spec of the model in a run, a .keras file or weights that kzoo wrote. Raises UserError for anything else."""
+    """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for anything else."""
+    from kzoo.weights.surgery import skeleton_of
+
     with open_source(source) as (checkpoint, _):
         if checkpoint.spec is None:
             raise UserError(f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote.")
+        require_backend()
+        skeleton_of(checkpoint)
         return checkpoint.spec
 
 
 def _of_run(checkpoint):
+    from kzoo.weights.surgery import built_within
+
     spec = checkpoint.spec
-    model = registry.build(spec.name, spec.overrides)
+    model = built_within(checkpoint, lambda: registry.build(spec.name, spec.overrides))
     model.spec = spec
     if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
         raise UserError(
             f"the checkpoint in {checkpoint.path} does not fit {spec.name} as this version builds it; use the version of its recipe.txt."
         )
+    checkpoint.verify(checkpoint.tensors)
     for weight in model.weights:
         weight.assign(checkpoint.read(weight.path))
     return model
 
 
-def _of_keras(path):
-    import keras
+def _of_keras(checkpoint):
+    from kzoo.weights.surgery import built_within
 
+    model = built_within(checkpoint, checkpoint.build)
+    checkpoint.verify(checkpoint.tensors)
     try:
-        return keras.models.load_model(path, compile=False)
+        checkpoint.fill(model)
     except (ValueError, TypeError, OSError, KeyError) as error:
-        raise UserError(f"{path} could not be read as a Keras model ({str(error).splitlines()[0]}).") from error
+        raise UserError(f"the weights in {checkpoint.path} do not fit the model that it describes; {REMEDY}.") from error
+    return model

@@ -23,7 +23,7 @@ def open_source(source):
 class ModelTensors:
     """A model in memory, read as a checkpoint is."""
 
-    path, format, spec, config = "the other model", "model", None, {}
+    path, format, part, spec, config = "the other model", "model", "", None, {}
 
     def __init__(self, model):
         self.model = model

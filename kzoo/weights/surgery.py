@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kzoo import registry
-from kzoo.models.count import skeleton
+from kzoo.archives.reading import REMEDY, damaged
+from kzoo.errors import MissingPackage, UserError
+from kzoo.models.count import TooManyWeights, bounded, skeleton
 from kzoo.ops.resize import resample, resize_weights
 
 
@@ -37,8 +39,34 @@ def tables_of(checkpoint, model):
         return {}
     if _architecture(checkpoint.spec) == _architecture(model.spec):
         return position_layers(model)
+    return position_layers(skeleton_of(checkpoint))
+
+
+def skeleton_of(checkpoint):
+    """The model that a checkpoint's spec names, with shapes and no values. Raises UserError as built_within()."""
     builder, config = registry.config_of(checkpoint.spec.name, checkpoint.spec.overrides)
-    return position_layers(skeleton(lambda: builder(config)))
+    return built_within(checkpoint, lambda: builder(config), make=skeleton)
+
+
+def built_within(checkpoint, build, make=bounded):
+    """The model that `build()` returns, which a file asks for. Raises UserError where it has far more weights than the file holds.
+
+    A model of ours has about the weights of its file: other libraries split some in three, and leave out what is zero, never half of it.
+    The model is given up as soon as it declares more; whatever else goes wrong comes from what the file says.
+    """
+    tensors = checkpoint.tensors.values()
+    most = 4 * len(tensors) + 100, 2 * sum(math.prod(tensor.shape) for tensor in tensors) + (1 << 20)
+    try:
+        return make(build, most)
+    except TooManyWeights:
+        raise damaged(checkpoint.path, "it describes a model of far more weights than it holds") from None
+    except Exception as error:  # whatever Keras and the layers raise for settings that make no model
+        if isinstance(error, MissingPackage):
+            raise
+        raise UserError(
+            f"the model that {checkpoint.path} describes cannot be built ({type(error).__name__}); "
+            f"load it with the version of kzoo that wrote it, or {REMEDY}."
+        ) from error
 
 
 def _architecture(spec):

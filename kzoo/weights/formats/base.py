@@ -1,32 +1,22 @@
-"""What checkpoints of all formats share: a table of tensors, checked reading, the seal, the digest, one error for broken bytes."""
+"""What checkpoints of all formats share: a table of tensors, checked reading, the spec, the seal, the digest."""
 
-import contextlib
 import functools
 import hashlib
 import json
 import math
 import pathlib
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from kzoo.errors import UserError
+from kzoo.archives.reading import REMEDY, damaged, loads, parsing
+from kzoo.errors import MissingPackage, UserError
 
 SEAL = "kzoo_sha256"  # the metadata key of a file's fingerprint(), in formats that have no checksum of their own
 SPEC = "kzoo_spec"  # the metadata key of a model's Spec, as JSON
-JSON_LIMIT = 100_000_000  # bytes of a header or an index: what the safetensors library allows
 FLOATS_16 = ("float16", "bfloat16")
 DTYPES = (*FLOATS_16, "float32", "float64", "bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
-REMEDY = "get another copy of it"
 _PIECE = 1 << 20  # values that one step of a check looks at
-# What parsers raise over broken bytes: zipfile, zlib, json, struct, NumPy and h5py; MemoryError where a size is made up.
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, NotImplementedError),
-    *(MemoryError, RecursionError, OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
-)
 
 
 @dataclass(frozen=True)
@@ -47,10 +37,10 @@ class Checkpoint:
 
     path: what was opened; files: every file that holds a part of it; format: "run", "keras", "weights.h5", "safetensors", "torch" or "npz".
     tensors: {name: Tensor}, known before any of them is read. metadata: the texts the file carries beside them, {key: text}.
-    config: the config.json of a Hugging Face folder, else {}.
+    config: the config.json of a Hugging Face folder, else {}. part: the key under which they lay, where the file holds several models.
     """
 
-    format = ""
+    format, part = "", ""
 
     def __init__(self, path, files=None):
         self.path = pathlib.Path(path)
@@ -109,18 +99,30 @@ class Checkpoint:
 
     @functools.cached_property
     def spec(self):
-        """The kzoo.schema.Spec of the model whose weights these are, where kzoo wrote it into the file; else None."""
+        """The kzoo.schema.Spec of the model whose weights these are, where kzoo wrote it into the file; else None.
+
+        Raises UserError for one that is malformed, or names what this version does not have.
+        """
+        from kzoo import registry
         from kzoo.models.base import spec_from_dict
 
-        with parsing(self.path):
-            plain = self._plain_spec()
+        plain = self._plain_spec()
+        try:
             spec = spec_from_dict(plain) if plain is not None else None
-        if spec and not (isinstance(spec.name, str) and isinstance(spec.overrides, dict)):
-            raise damaged(self.path, "its spec names no model")
+            if spec:
+                registry.config_of(spec.name, spec.overrides)
+        except MissingPackage:
+            raise
+        except (ValueError, TypeError, ArithmeticError) as error:  # UserError is a ValueError
+            told = str(error).rstrip(".?")
+            raise UserError(
+                f"the spec in {self.path} is not one that this version of kzoo can use: {told}; "
+                f"load it with the version that wrote it, or {REMEDY}."
+            ) from error
         return spec
 
     def _plain_spec(self):
-        return json.loads(self.metadata[SPEC]) if SPEC in self.metadata else None
+        return loads(self.metadata[SPEC], self.path) if SPEC in self.metadata else None
 
     def _checked(self, names):
         for name in sorted(self.tensors):
@@ -134,50 +136,6 @@ class Checkpoint:
             raise UserError(
                 f"{self.path} holds NaN or infinity in {name}: it was saved from a model that had diverged, or is damaged; {REMEDY}."
             )
-
-
-@contextlib.contextmanager
-def parsing(path, *also):
-    """Around what parses untrusted bytes: turns whatever that raises over them (and `also`) into a UserError of one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"{path} may not be read by this user: {error.strerror}; change its permissions.") from error
-    except (*_DAMAGE, *also) as error:
-        told = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise UserError(f"{path} is damaged or not what it seems ({told}); {REMEDY}.") from error
-
-
-def damaged(path, what):
-    """The UserError of a file of which `what` is wrong, a clause in the present tense."""
-    return UserError(f"{path} is damaged or was made to mislead: {what}; {REMEDY}.")
-
-
-def loads(text, path):
-    """The JSON object (a dict) in `text`, bytes or str. Raises UserError for anything else and for a key that comes twice."""
-
-    def unique(pairs):
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise damaged(path, f"its header names {next(key for key in keys if keys.count(key) > 1)!r} twice")
-        return table
-
-    with parsing(path):
-        if not isinstance(table := json.loads(text, object_pairs_hook=unique), dict):
-            raise damaged(path, "its JSON is not an object")
-    return table
-
-
-def read_json(path):
-    """The JSON object in a small file. Raises UserError as loads() does, and for a file of over 100 MB."""
-    with parsing(path), open(path, "rb") as file:
-        text = file.read(JSON_LIMIT + 1)
-    if len(text) > JSON_LIMIT:
-        raise damaged(path, "it is far too large for what it should be")
-    return loads(text, path)
 
 
 def numpy_dtype(name):

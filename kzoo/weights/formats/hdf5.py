@@ -4,11 +4,13 @@ import mmap
 import struct
 import tempfile
 
+from kzoo.archives.reading import damaged, loads, parsing
+from kzoo.archives.zips import check_seal, most_unpacked, open_zip, pieces, read_text
 from kzoo.errors import UserError
-from kzoo.weights.formats.base import Checkpoint, damaged, entry, loads, numpy_dtype, parsing
-from kzoo.weights.formats.zips import open_zip, pieces
+from kzoo.weights.formats.base import Checkpoint, entry, numpy_dtype
 
-_MOST_SHRUNK = 1100  # times that a compressed dataset may grow
+_MOST_PARTS = 100_000  # groups and datasets of a file, objects in its heaps: each takes microseconds, and no model comes near
+_OBJECTS = (1000, 100)  # that a .keras config may describe, layers and what they are made of, and as many more for each of its weights
 
 
 class WeightsH5(Checkpoint):
@@ -23,7 +25,7 @@ class WeightsH5(Checkpoint):
         super().__init__(path)
         import h5py
 
-        self._datasets = {}
+        self._datasets, self._room = {}, most_unpacked(path)
         _check_heaps(content or path, path)
         with parsing(path):
             self._file = h5py.File(content or path, "r")
@@ -45,6 +47,8 @@ class WeightsH5(Checkpoint):
         """Enters the datasets of a group and of those in it. `names` are those of the layers around it, `seen` the groups so far."""
         import h5py
 
+        if len(seen) + len(self.tensors) > _MOST_PARTS:
+            raise damaged(self.path, f"it holds over {_MOST_PARTS} groups and datasets")
         place = h5py.h5o.get_info(group.id).addr
         if place in seen:
             raise damaged(self.path, f"its group {group.name} is linked twice")
@@ -63,8 +67,9 @@ class WeightsH5(Checkpoint):
         tensor = entry(self.path, name, dataset.shape or (), "bfloat16" if bfloat16 else dataset.dtype.name)
         if dataset.is_virtual or dataset.external:
             raise damaged(self.path, f"{name} takes its values from another file")
-        shrunk = _MOST_SHRUNK if dataset.chunks else 1
-        if dataset.shape is None or tensor.nbytes > shrunk * min(dataset.id.get_storage_size(), self._size):
+        most = self._room if dataset.chunks else min(self._room, dataset.id.get_storage_size(), self._size)  # chunks may be compressed
+        self._room -= tensor.nbytes
+        if dataset.shape is None or tensor.nbytes > most:
             raise damaged(self.path, f"{name} declares {tensor.nbytes} bytes, more than the file holds for it")
         if name in self.tensors:
             raise damaged(self.path, f"it holds {name} twice")
@@ -81,12 +86,16 @@ class Keras(Checkpoint):
         archive = open_zip(path)
         self._copy = tempfile.NamedTemporaryFile(suffix=".weights.h5")
         with parsing(path), archive:
-            self._config = loads(archive.read("config.json"), path)
+            text = read_text(archive, "config.json", path)
+            self._config = loads(text, path)
+            check_seal(archive, path, promised=self._plain("sealed"))
             for piece in pieces(archive, "model.weights.h5"):
                 self._copy.write(piece)
             self._copy.flush()
         self._weights = WeightsH5(path, content=self._copy.name)
         self.tensors = self._weights.tensors
+        if text.count(b'"class_name"') > _OBJECTS[0] + _OBJECTS[1] * len(self.tensors):
+            raise damaged(path, "its config describes far more layers than it holds weights for")
 
     def close(self):
         self._weights.close()
@@ -95,9 +104,23 @@ class Keras(Checkpoint):
     def stored(self, name):
         return self._weights.stored(name)
 
+    def build(self):
+        """The model that the config describes, not compiled, its weights fresh. Only Keras' and registered classes are made, no code."""
+        import keras
+
+        return keras.saving.deserialize_keras_object(self._config | {"compile_config": None})
+
+    def fill(self, model):
+        """Keras' own reading of the weights into a model from build()."""
+        model.load_weights(self._copy.name)
+
     def _plain_spec(self):
-        ours = self._config.get("registered_name") == "kzoo>ZooModel"
-        return self._config["config"]["spec"] if ours else None
+        return self._plain("spec")
+
+    def _plain(self, key):
+        """A value that kzoo's model class put into its config; None in files of other models."""
+        config = self._config.get("config")
+        return config.get(key) if self._config.get("registered_name") == "kzoo>ZooModel" and isinstance(config, dict) else None
 
 
 def _check_heaps(file, path):
@@ -106,15 +129,19 @@ def _check_heaps(file, path):
     with parsing(path), open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if (data[13:15] if data[8] < 2 else data[9:11]) != b"\x08\x08":  # else the heaps look otherwise than below
             raise damaged(path, "its addresses and lengths do not take eight bytes, as those of Keras do")
-        start = -1
-        while (start := data.find(b"GCOL\x01", start + 1)) >= 0:
+        start, steps = -1, 0
+        while steps <= _MOST_PARTS and (start := data.find(b"GCOL\x01", start + 1)) >= 0:
             place, end = start + 16, start + struct.unpack_from("<Q", data, start + 8)[0]
-            while end <= len(data) and place + 16 <= end:
+            steps += 1
+            while steps <= _MOST_PARTS and end <= len(data) and place + 16 <= end:
+                steps += 1
                 index, length = struct.unpack_from("<H6xQ", data, place)
                 step = 16 + (length + 7) // 8 * 8 if index else length  # object 0 is the free space, its header counted
                 if step == 0 or place + step > end:
                     raise damaged(path, "one of its heaps does not end")
                 place += step
+        if steps > _MOST_PARTS:
+            raise damaged(path, f"its heaps hold over {_MOST_PARTS} objects")
 
 
 def _members(group, path, kind):

@@ -1,15 +1,13 @@
 """NumPy archives: Google's published ViTs and big_vision, and the checkpoint of a run of kzoo."""
 
 import pathlib
-import tokenize
 
-import numpy as np
-
-from kzoo.weights.formats.base import Checkpoint, damaged, entry, loads, numpy_dtype, parsing
-from kzoo.weights.formats.zips import check_sums, open_zip, read_into
+from kzoo.archives.arrays import Arrays
+from kzoo.archives.reading import TEXT_LIMIT, damaged, loads
+from kzoo.archives.zips import SEAL, check_seal
+from kzoo.weights.formats.base import Checkpoint, entry, numpy_dtype
 
 CHECKPOINT = "checkpoint.npz"  # of a run
-_NPY_HEADER = 4096  # characters; that of an array of numbers has about 100
 
 
 class Npz(Checkpoint):
@@ -19,46 +17,33 @@ class Npz(Checkpoint):
 
     def __init__(self, path):
         super().__init__(path)
-        self._archive = open_zip(path)
-        self._layout = {}  # name: (bytes before the data, NumPy dtype, whether column-major)
-        for member in self._archive.infolist():
-            name, ending = member.filename[:-4], member.filename[-4:]
-            if ending != ".npy":
-                raise damaged(path, f"its member {member.filename!r} is no array")
-            self.tensors[name], self._layout[name] = self._header(name, member)
+        self._arrays = Arrays(path)
+        for name, header in self._arrays.headers.items():
+            self.tensors[name] = entry(path, name, header.shape, "bfloat16" if header.dtype.str == "|V2" else header.dtype.name)
 
     def close(self):
-        self._archive.close()
+        self._arrays.archive.close()
 
     def check_sums(self):
         """Every member's, of arrays that nobody reads too: a run whose optimizer's state is damaged is a damaged run."""
-        check_sums(self._archive, self.path)
-
-    def _header(self, name, member):
-        """(Tensor, layout) of a member, its declared size compared with what the archive holds before anything is allocated."""
-        with parsing(self.path, tokenize.TokenError), self._archive.open(member) as file:  # the headers are Python literals
-            version = np.lib.format.read_magic(file)
-            if version not in ((1, 0), (2, 0)):
-                raise damaged(self.path, f"{member.filename} has a header of version {version}, which arrays of numbers do not need")
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, column_major, dtype = read(file, max_header_size=_NPY_HEADER)
-            if dtype.hasobject:
-                raise damaged(self.path, f"{member.filename} is a pickled Python object, which is never run")
-            tensor = entry(self.path, name, shape, "bfloat16" if dtype.str == "|V2" else dtype.name)
-            held = member.file_size - file.tell()
-            if min(shape, default=0) < 0 or tensor.nbytes != held:
-                raise damaged(self.path, f"{member.filename} declares {tensor.nbytes} bytes and holds {held}")
-            return tensor, (file.tell(), dtype, column_major)
+        self._arrays.check_sums()
 
     def stored(self, name):
-        tensor, (skipped, dtype, column_major) = self.tensors[name], self._layout[name]
-        with parsing(self.path), self._archive.open(f"{name}.npy") as file:
-            file.read(skipped)
-            array = np.empty(tensor.shape[::-1] if column_major else tensor.shape, dtype)
-            read_into(file, memoryview(array.reshape(-1).view(np.uint8)), self.path)
-        native = numpy_dtype(tensor.dtype)
-        array = array.view(native) if tensor.dtype == "bfloat16" else array.astype(native, copy=False)
-        return array.T if column_major else array
+        array, native = self._arrays.read(name), numpy_dtype(self.tensors[name].dtype)
+        return array.view(native) if native.name == "bfloat16" else array.astype(native, copy=False)
+
+    def meta(self):
+        """What a run wrote beside its arrays, {} where there is nothing; the seal is compared with the archive's content.
+
+        The members `meta` and the seal are then no longer among the tensors. Raises UserError for a seal that does not fit.
+        """
+        held = self.tensors.pop("meta", None)
+        if held and held.nbytes > TEXT_LIMIT:
+            raise damaged(self.path, f"its meta takes {held.nbytes} bytes, far more than a run's record does")
+        meta = loads(self._arrays.read("meta").tobytes(), self.path) if held else {}
+        check_seal(self._arrays.archive, self.path, promised=meta.get("sealed", False))
+        self.tensors.pop(SEAL.removesuffix(".npy"), None)
+        return meta
 
 
 class Run(Checkpoint):
@@ -73,7 +58,7 @@ class Run(Checkpoint):
         file = pathlib.Path(path, CHECKPOINT) if pathlib.Path(path).is_dir() else path
         super().__init__(path, [file])
         self._archive = Npz(file)
-        self.meta = loads(self._archive.stored("meta").tobytes(), file) if "meta" in self._archive.tensors else {}
+        self.meta = self._archive.meta()
         self._keys = {}  # path of a weight: name in the archive
         for prefix in ("weights/", "average/"):  # the second wins
             self._keys |= {key.removeprefix(prefix): key for key in self._archive.tensors if key.startswith(prefix)}
@@ -89,4 +74,6 @@ class Run(Checkpoint):
         return self._archive.stored(self._keys[name])
 
     def _plain_spec(self):
+        if not isinstance(self.meta.get("spec"), dict):
+            raise damaged(self.path, "its meta names no model")
         return self.meta["spec"]

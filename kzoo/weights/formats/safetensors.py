@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from kzoo.archives.reading import JSON_LIMIT, damaged, loads, parsing
 from kzoo.errors import require
-from kzoo.weights.formats.base import JSON_LIMIT, Checkpoint, damaged, entry, loads, numpy_dtype, parsing
+from kzoo.weights.formats.base import Checkpoint, entry, numpy_dtype
 
 _DTYPES = {
     **{"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool"},

@@ -3,8 +3,9 @@
 import contextlib
 import pathlib
 
+from kzoo.archives.reading import damaged, read_json
 from kzoo.errors import UserError
-from kzoo.weights.formats.base import SEAL, Checkpoint, damaged, read_json
+from kzoo.weights.formats.base import SEAL, Checkpoint
 
 
 class Shards(Checkpoint):

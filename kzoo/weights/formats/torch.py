@@ -4,19 +4,22 @@ import argparse
 import pickle
 import re
 
+from kzoo.archives.reading import REMEDY, damaged
+from kzoo.archives.zips import check_sums, most_unpacked, open_zip
 from kzoo.errors import UserError, require
-from kzoo.weights.formats.base import REMEDY, Checkpoint, damaged, entry
-from kzoo.weights.formats.zips import check_sums, open_zip
+from kzoo.weights.formats.base import Checkpoint, entry
 
-# Where training scripts keep the weights in what they save, averaged ones first, as timm reads them. `ema` holds a `module` (RT-DETR).
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
+# Where training scripts keep the weights in what they save, averaged ones first, as timm reads them, and of a teacher and a student the
+# teacher, an average too, which DINO evaluates. `ema` holds a `module` (RT-DETR).
+_AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema")
+_WRAPPERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights", "teacher", "student")
 
 
 class Torch(Checkpoint):
     """A file of torch.save: a dictionary of tensors, perhaps wrapped.
 
-    Of several wrappers the averaged weights win: `state_dict_ema`, `model_ema`, `ema.module`, then `state_dict`, `model`; one may lie in
-    another. What is no tensor is dropped. Raises MissingPackage without torch, UserError for a pickle that asks for code.
+    Of several wrappers the averaged weights win, in the order of _WRAPPERS; one may lie in another. `part` tells which was taken where
+    the file holds several. What is no tensor is dropped. Raises MissingPackage without torch, UserError for a pickle that asks for code.
     """
 
     format = "torch"
@@ -26,14 +29,21 @@ class Torch(Checkpoint):
         require("torch", why="reading torch's .pth, .pt and .bin files")
         self._archive = open_zip(path) if zipped else None
         self._arrays = {}
-        size = self.path.stat().st_size
-        for name, tensor in _unwrap(_load(self.path, mapped=zipped)).items():
+        size, room = self.path.stat().st_size, most_unpacked(path)
+        content = _load(self.path, mapped=zipped)
+        found, self.part = _unwrap(content)
+        for name, tensor in found.items():
             self.tensors[name] = entry(path, name, tensor.shape, _dtype_of(tensor))
-            if self.tensors[name].nbytes > size or tensor.untyped_storage().nbytes() > size:
+            room -= self.tensors[name].nbytes  # many may share one storage
+            if self.tensors[name].nbytes > min(size, room) or tensor.untyped_storage().nbytes() > size:
                 raise damaged(path, f"{name} declares more bytes than the file holds")
             self._arrays[name] = tensor
         if not self.tensors:
-            raise UserError(f"{path} holds no tensors: it is no checkpoint of weights; give the file that holds the model's state_dict.")
+            keys = ", ".join(map(repr, list(content)[:8])) if isinstance(content, dict) and content else f"a {type(content).__name__}"
+            raise UserError(
+                f"{path} holds no tensors where weights are looked for, by names or under {', '.join(_WRAPPERS)}: it holds {keys}; "
+                "save the model's state_dict alone."
+            )
 
     def close(self):
         self._arrays = {}
@@ -75,18 +85,17 @@ def _load(path, mapped):
         raise UserError(f"{path} cannot be read by torch: it is damaged or not what it seems ({told}); {REMEDY}.") from error
 
 
-def _unwrap(content, depth=2):
-    """{name: tensor} of what a file holds; see Torch."""
+def _unwrap(content, depth=3):
+    """({name: tensor}, the key under which they lay, "" unless other tensors lay beside it) of what a file holds; see Torch."""
     import torch
 
     if not isinstance(content, dict):
-        return {}
-    for key in _WRAPPERS if depth else ():
-        inner = content.get(key)
-        inner = inner.get("module", inner) if key == "ema" and isinstance(inner, dict) else inner
-        if isinstance(inner, dict) and (found := _unwrap(inner, depth - 1)):
-            return found
-    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+        return {}, ""
+    inner = {key: content[key] for key in _WRAPPERS if depth and isinstance(content.get(key), dict)}
+    holding = {key: found for key, part in inner.items() if (found := _unwrap(part, depth - 1))[0]}
+    for key, (tensors, below) in holding.items():  # the best first
+        return tensors, below or (key if len(holding) > 1 else "")
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}, ""
 
 
 def _dtype_of(tensor):
