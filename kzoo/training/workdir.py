@@ -13,7 +13,7 @@ from kzoo.weights.read import CHECKPOINT, PREVIOUS
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
 RECORD = "recipe.txt"
 RECEIPT = "init_from.json"
-FILES = (
+FILES = (  # that a run writes
     CHECKPOINT,
     PREVIOUS,
     RECORD,
@@ -23,7 +23,7 @@ FILES = (
     "metrics.json",
     "model.keras",
     "learning_curve.png",
-)  # that a run writes
+)
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 _LARGEST = 2**20  # bytes of a record, which has a few thousand
 
