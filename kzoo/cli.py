@@ -23,8 +23,6 @@ def main(arguments=None):
         parser.print_help(sys.stderr)
         return 2
     try:
-        if any("\0" in str(word) for value in vars(options).values() for word in (value if isinstance(value, list) else [value])):
-            raise UsageError("an argument holds a NUL character, which no name or path can.")
         with terminable():
             status = options.run(options) or 0
             sys.stdout.flush()
@@ -58,6 +56,8 @@ def _told(error, options):
     if out_of_memory(error):
         first = (str(error).strip().splitlines() or ["no more to be had"])[0]
         return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "a path holds a NUL character, which none can; correct it."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used ({reason(error)}); check the path."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a file, it would have its name
