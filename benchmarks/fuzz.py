@@ -1,4 +1,5 @@
-"""Damaged weights of every format, by kzoo.load_weights and, whole models, by kzoo.load: what is refused, goes unseen, breaks, costs.
+"""Damaged weights of every format by kzoo.load_weights, whole models by kzoo.load, artifacts by open_artifact: what is refused, goes
+unseen, breaks, costs.
 
 Every file is a small valid one with changes drawn from a seed; the model it is loaded into runs in a process of its own, with limits of
 time and memory, so that a crash or a hang is an outcome like any other. Exit status 1 where an outcome is one that must not be.
@@ -51,6 +52,11 @@ class Sample:
         return self.name in ("run", "keras")
 
     @property
+    def served(self):
+        """Whether it is an artifact, which its own runtime opens."""
+        return self.name.startswith("artifact")
+
+    @property
     def sealed(self):
         return self.whole or self.name.endswith("sealed")
 
@@ -95,7 +101,12 @@ def samples(root):
     torch.save(tensors, sample("torch legacy", "model.pth", False), _use_new_zipfile_serialization=False)
     np.savez(sample("npz", "model.npz", True), **google)
     kzoo.save_weights(model, sample("hf folder sealed", "", True, ("model.safetensors", "config.json")), layout="hf")
+    for format, payload in (("saved_model", ("1/saved_model.pb", WEIGHTS)), ("onnx", ("model.onnx",)), ("litert", ("model.tflite",))):
+        kzoo.export(model, sample(f"artifact {format} sealed", "", True, (*payload, "card.json", "labels.txt")), format)
     return found
+
+
+WEIGHTS = "1/variables/variables.data-00000-of-00001"
 
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -144,13 +155,13 @@ class Judge:
 
     def __init__(self, found):
         self._samples = {sample.name: sample for sample in found}
-        self._fitted = {}  # name of a sample: (its model, filled with other weights; those; the file's; the file's digest)
+        self._fitted = {}  # name of a sample: (its model, filled with other weights; those; the file's; the file's digest), or its answer
 
     def __call__(self, name, number, folder):
         """(outcome, detail, seconds, bytes) of mutation `number` of the sample `name`, written into `folder`, which must not exist."""
         path, done, guarded = damage(self._samples[name], number, folder)
         began, held = time.monotonic(), memory(new=True)
-        outcome, detail = self._filled(name, path, guarded)
+        outcome, detail = self._answered(name, path) if self._samples[name].served else self._filled(name, path, guarded)
         if self._samples[name].whole and outcome in RIGHT:
             whole, said = self._loaded(name, path)
             outcome, detail = (whole, said) if whole in WRONG else (outcome, detail)
@@ -160,6 +171,18 @@ class Judge:
         elif outcome in RIGHT and taken > MEMORY:
             outcome = COSTLY
         return outcome, f"{done}: {detail}", seconds, taken
+
+    def _answered(self, name, path):
+        """(outcome, detail) of an artifact's answer to two pictures, and of what its card says of them."""
+        from kzoo.errors import UserError
+
+        try:
+            answer = _answer(path)
+        except UserError as error:
+            return REFUSED, str(error)
+        except Exception as error:
+            return EXCEPTION, f"{type(error).__name__}: {error}"
+        return EQUAL if _same(answer, self._model(name)) else SILENT, ""
 
     def _filled(self, name, path, guarded):
         """(outcome, detail) of kzoo.load_weights."""
@@ -194,14 +217,26 @@ class Judge:
         return (EQUAL if loaded.spec == model.spec and _same(loaded.get_weights(), expected) else SILENT), "kzoo.load"
 
     def _model(self, name):
-        if name not in self._fitted:
+        sample = self._samples[name]
+        if name not in self._fitted and sample.served:
+            self._fitted[name] = _answer(sample.folder)
+        elif name not in self._fitted:
             import kzoo
 
-            sample = self._samples[name]
             model = kzoo.get("vit_toy", weights=sample.folder / sample.opened)  # so built that the numerics fit
             expected, digest = model.get_weights(), model.load_report.digest
             self._fitted[name] = randomised(model, seed=2), model.get_weights(), expected, digest
         return self._fitted[name]
+
+
+def _answer(folder):
+    """[every output, the labels, the preprocessing's mean] of an artifact, on two pictures."""
+    from kzoo.exporting.artifact import open_artifact
+
+    artifact = open_artifact(folder)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *artifact.image_size, artifact.channels), dtype="uint8")
+    outputs = artifact.predict(pictures)
+    return [*(outputs[key] for key in sorted(outputs)), np.array(artifact.labels), np.array(artifact.card["preprocessing"]["mean"])]
 
 
 def memory(new=False):
