@@ -3,33 +3,67 @@
 import argparse
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
 
 from kzoo.errors import UsageError, UserError
-
-# A backend's own failures that say what the user has to do are told in one line too; everything else is our mistake and shows itself.
-EXPECTED = (UserError, KeyboardInterrupt)
+from kzoo.system import Terminated, out_of_memory, output_folder, reason, terminable
 
 
 def main(arguments=None):
-    """Runs one command and returns the exit status: 0 done, 1 the work failed, 2 wrong usage."""
+    """Runs one command and returns the exit status: 0 done, 1 the work failed, 2 wrong usage, 143 ended by SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names that the terminal cannot spell are told in escapes
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help(sys.stderr)
         return 2
     try:
-        return options.run(options) or 0
+        with terminable():
+            status = options.run(options) or 0
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:  # the reader of a pipe (head) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 1
-    except EXPECTED as error:
-        if options.debug:
+    except Terminated as end:
+        if not end.told:
+            print("kzoo: ended by SIGTERM", file=sys.stderr)
+        return end.code
+    except (KeyboardInterrupt, Exception) as error:
+        told = _told(error, options)
+        if options.debug or told is None:
             raise
-        print(f"kzoo: {str(error) or 'interrupted; started again in the same folder, a run continues'}", file=sys.stderr)
+        print(f"kzoo: {told}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _give_up_output():
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _told(error, options):
+    """The sentence for a failure that the user can do something about; None: it is our mistake and shows itself."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted" + "; started again in the same folder, the run continues" * (options.run is train)
+    if out_of_memory(error):
+        first = (str(error).strip().splitlines() or ["no more to be had"])[0]
+        return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "a path holds a NUL character, which none can; correct it."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used ({reason(error)}); check the path."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a file, it would have its name
+        _give_up_output()
+        return f"the output could not be written ({reason(error)})."
+    return None
 
 
 def _parser():
@@ -217,20 +251,28 @@ def evaluate(options):
 
 
 def predict(options):
-    from kzoo.predicting import draw, draw_attention, open_target, predict
+    from kzoo.predicting import check_drawing, check_top, draw, draw_attention, open_target, predict
 
+    check_top(options.top)
+    folder = options.out or ("kzoo-attention" if options.attention else None)
+    if folder:
+        output_folder(folder, make=False)  # told before the work, which may be long
     with _hushed(options.debug):  # the target decides which runtime is imported
         predictor = open_target(options.target, options.weights, options.random_weights, options.dtype)
+    if folder:
+        check_drawing(predictor, options.attention)
     results = predict(predictor, options.images, options.top)
     lines = [f"{r['image']}: " + ", ".join(f"{c['label']} {c['probability']:.4f}" for c in r["classes"]) for r in results]
-    if options.attention:
-        paths = draw_attention(predictor, results, options.out or "kzoo-attention")
-        for result, path in zip(results, paths, strict=False):  # those of the model itself come after the results'
-            result["attention"] = str(path)
-        lines += [f"pictures: {', '.join(map(str, paths))}"]
-    if options.out:
-        draw(results, options.out)
-    _emit(options, results, "\n".join(lines))
+    try:
+        if options.attention:
+            paths = draw_attention(predictor, results, folder)
+            for result, path in zip(results, paths, strict=False):  # those of the model itself come after the results'
+                result["attention"] = str(path)
+            lines += [f"pictures: {', '.join(map(str, paths))}"]
+        if options.out:
+            draw(results, options.out)
+    finally:  # the answer does not depend on its pictures
+        _emit(options, results, "\n".join(lines))
 
 
 def export(options):
@@ -279,6 +321,7 @@ def pack(options):
 
 
 def quickstart(options):
+    output_folder(options.out, make=False)
     _backend(options)
     from kzoo.quickstart import quickstart
 

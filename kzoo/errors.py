@@ -27,7 +27,7 @@ class MissingPackage(UserError, ImportError):
 
 def nearest(word, valid, count=3):
     """The valid words closest in spelling to `word`, best first; all of them when they are few and none is close."""
-    valid = sorted(valid)
+    valid = sorted(map(str, valid))
     close = difflib.get_close_matches(word, valid, n=count, cutoff=0.5)
     return close or (valid if len(valid) <= 12 else valid[:count])
 

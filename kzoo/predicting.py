@@ -3,13 +3,15 @@
 import pathlib
 
 import numpy as np
+from PIL import Image
 
 from kzoo import data, registry
-from kzoo.errors import UsageError, UserError, require_backend
+from kzoo.errors import UsageError, UserError, require, require_backend
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
 from kzoo.figures import new_figure, save
 from kzoo.schema import Preprocessing, override, tupled
+from kzoo.system import output_folder, printable, say
 from kzoo.weights import load
 
 
@@ -50,8 +52,7 @@ def open_model(target, weights=None, random_weights=False):
     """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed)."""
     path = pathlib.Path(target)
     if path.exists():
-        if weights:
-            raise UsageError("--weights goes with the NAME of a model; a run or a file has weights of its own.")
+        _refuse_weights("a run or a file", weights, random_weights)
         return load(path)
     if not registry.is_name(target) and (path.suffix or len(path.parts) > 1):
         raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")
@@ -65,19 +66,25 @@ def open_model(target, weights=None, random_weights=False):
     return registry.get(target, weights=weights)
 
 
+def _refuse_weights(what, weights, random_weights):
+    given = "--weights" if weights else "--random-weights"
+    if weights or random_weights:
+        raise UsageError(f"{given} goes with the NAME of a model; {what} has weights of its own.")
+
+
 def open_target(target, weights=None, random_weights=False, dtype=None):
     """A callable from one uint8 picture (h, w, c) to probabilities (classes,), with `labels` and `channels`.
 
     dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
     """
     if pathlib.Path(target).is_dir() and read_card(target) is not None:
+        _refuse_weights("an artifact", weights, random_weights)
         if dtype:
             raise UsageError("--dtype goes with a run or a model; an artifact has the precision that it was exported with.")
         return ArtifactPredictor(open_artifact(target))
     model = open_model(target, weights, random_weights)
     if dtype:
         from kzoo.precision import reduce_precision
-        from kzoo.training.logs import say
 
         model = reduce_precision(model, dtype, **run_pictures(target))
         say(model.precision_report)
@@ -87,7 +94,6 @@ def open_target(target, weights=None, random_weights=False, dtype=None):
 def run_pictures(target, count=8):
     """{"pictures", "pictures_from"} of a run's own evaluation data, to verify an export with; {} for other targets."""
     from kzoo.training.evaluation import read_recipe
-    from kzoo.training.logs import say
     from kzoo.training.workdir import RECORD
 
     if not (pathlib.Path(target) / RECORD).is_file():
@@ -99,7 +105,20 @@ def run_pictures(target, count=8):
     except UserError as error:  # the data may live on another machine: the embedded pictures serve
         say(f"verifying with the embedded pictures, the run's own cannot be read: {error}")
         return {}
-    return {"pictures": pictures, "pictures_from": f"{recipe.data.source}, {recipe.data.eval_split} split"}
+    return {"pictures": pictures, "pictures_from": printable(f"{recipe.data.source}, {recipe.data.eval_split} split")}
+
+
+def check_top(top):
+    """Raises UsageError for a number of classes to show that shows none."""
+    if top < 1:
+        raise UsageError(f"--top must be at least 1, not {top}.")
+
+
+def check_drawing(predictor, attention):
+    """Raises what `draw` and `draw_attention` would, for a reason that is known before any picture is predicted."""
+    require("matplotlib", why="drawing")
+    if attention and not isinstance(predictor, ModelPredictor):
+        raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
 
 
 def predict(predictor, images, top=5):
@@ -107,14 +126,10 @@ def predict(predictor, images, top=5):
 
     Raises UserError that names a file that is missing or no picture.
     """
-    if top < 1:
-        raise UsageError(f"--top must be at least 1, not {top}.")
+    check_top(top)
     results = []
-    for name in images:
-        path = pathlib.Path(name)
-        if not path.is_file():
-            raise UserError(f"{name} does not exist or is not a file; give the path of a picture.")
-        probabilities = predictor(data.decode(path.read_bytes(), str(path), channels=predictor.channels))
+    for path in map(pathlib.Path, images):
+        probabilities = predictor(_picture(path, predictor.channels))
         best = np.argsort(-probabilities, kind="stable")[:top]
         labels = predictor.labels or [str(i) for i in range(len(probabilities))]
         classes = [{"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in best]
@@ -122,15 +137,18 @@ def predict(predictor, images, top=5):
     return results
 
 
+def _picture(path, channels=3):
+    return data.decode(data.read_picture(path), str(path), channels=channels)
+
+
 def draw(results, folder):
     """Writes each picture with its classes as bars into `folder` (PNG). Needs the extra "plots"."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(folder)
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])
         figure = new_figure(7, 3)
         left, right = figure.subplots(1, 2)
-        left.imshow(data.decode(path.read_bytes(), str(path)))
+        left.imshow(_thumbnail(_picture(path)))
         left.axis("off")
         classes = result["classes"][::-1]
         bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
@@ -139,25 +157,32 @@ def draw(results, folder):
         save(figure, folder / f"{number:03d}_{path.stem}.png")
 
 
+def _thumbnail(picture, side=1024):
+    """The picture, no larger than is drawn: matplotlib would make floats of every pixel."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
 def draw_attention(predictor, results, folder):
     """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of the model.
 
     Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said. Raises
     UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
     """
-    if not isinstance(predictor, ModelPredictor):
-        raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
     from kzoo import explain
+
+    check_drawing(predictor, attention=True)
 
     model, folder = predictor.model, pathlib.Path(folder)
     preprocessing, size = model.spec.preprocessing, model.input_shape[1:3]
     paths = []
     for number, result in enumerate(results):
         path, best = pathlib.Path(result["image"]), result["classes"][0]
-        picture = data.fit(data.decode(path.read_bytes(), str(path), channels=predictor.channels), size, preprocessing)
+        picture = data.fit(_picture(path, predictor.channels), size, preprocessing)
         images = data.normalise(picture, preprocessing)[None]
         maps, rolled = explain.attention(model, images)[0, -1], explain.rollout(model, images)[0]
-        folder.mkdir(parents=True, exist_ok=True)
+        output_folder(folder)
         paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
         title = f"{model.spec.name}: {best['label']} {best['probability']:.2f}"
         explain.draw_attention(paths[-1], picture.round().astype("uint8"), maps, rolled, title)
@@ -166,7 +191,6 @@ def draw_attention(predictor, results, folder):
 
 def _draw_weights(model, folder):
     from kzoo import explain
-    from kzoo.training.logs import say
 
     paths = []
     kinds = (

@@ -12,8 +12,8 @@ from kzoo.exporting import export
 from kzoo.exporting.artifact import open_artifact
 from kzoo.figures import new_figure, save
 from kzoo.predicting import ArtifactPredictor, ModelPredictor, run_pictures
+from kzoo.system import say
 from kzoo.training import train
-from kzoo.training.logs import say
 from kzoo.weights import load
 
 FORMATS = ("saved_model", "onnx", "litert")

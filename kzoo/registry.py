@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import traceback
 import types
 import typing
 import warnings
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UsageError, UserError, require_backend, unknown
-from kzoo.schema import Preprocessing, Spec, tupled
+from kzoo.schema import Preprocessing, Recipe, Spec, tupled
 
 PACKAGE = pathlib.Path(__file__).parent
 PLUGINS = "kzoo.models"  # the entry-point group
@@ -176,18 +177,44 @@ def list_recipes(pattern="*"):
 
 
 def load_module(path):
-    """Runs a Python file under its stem's name and returns the module. Only for recipe files, which are code by contract."""
+    """Runs a Python file under its stem's name and returns the module. Only for recipe files, which are code by contract.
+
+    Raises UserError with the file and the line for one that fails, of the kind of its own where that is a UserError.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give the path of a recipe file.")
     spec = importlib.util.spec_from_file_location(f"kzoo_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        raise type(error)(f"{path}, line {_line_in(path, error)}: {error}") from error
+    except (Exception, SystemExit) as error:
+        said = error.msg if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}".strip(": ")
+        raise UserError(f"{path}, line {_line_in(path, error)}: {said.splitlines()[0]}; correct the recipe file.") from error
     return module
+
+
+def _line_in(path, error):
+    """The number of the line of a file that raised, or that could not be read as Python."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())]
+    unread = isinstance(error, SyntaxError) and error.filename == str(path.absolute())
+    return error.lineno if unread else lines[-1] if lines else 1
+
+
+def load_recipes(path):
+    """The table RECIPES of a recipe file: {name: Recipe}. Raises UserError where it has none or the file fails."""
+    recipes = getattr(load_module(path), "RECIPES", None)
+    if not isinstance(recipes, dict) or not recipes or not all(isinstance(r, Recipe) for r in recipes.values()):
+        raise UserError(f'{path} needs a table of recipes, RECIPES = {{"NAME": Recipe(...)}}, with at least one; correct the recipe file.')
+    return recipes
 
 
 def recipe(name):
     """The Recipe of that name. Raises UsageError with the nearest names."""
     if name not in recipe_rows():
         raise unknown("recipe", name, recipe_rows())
-    return load_module(recipe_rows()[name][0]).RECIPES[name]
+    return load_recipes(recipe_rows()[name][0])[name]
 
 
 def find(name):

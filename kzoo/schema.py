@@ -416,13 +416,18 @@ def parse(text, origin="recipe.txt"):
             key, equals, value = line.partition(" = ")
             try:
                 flat[key.strip()] = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise UsageError(f"{origin}, line {number}: expected `key = JSON value`, found {line[:60]!r}.") from None
+            if "\0" in str(flat[key.strip()]):
+                raise UsageError(f"{origin}, line {number}: no name or path of a recipe holds a NUL character.")
     record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}
-    if "model" not in flat:
+    if not isinstance(flat.get("model"), str):
         raise UsageError(f"{origin} names no model; it is not the record of a run.")
     changes = tupled(flat)
-    return override(Recipe(model=changes.pop("model")), changes), record
+    try:
+        return override(Recipe(model=changes.pop("model")), changes), record
+    except RecursionError:
+        raise UsageError(f"{origin} is nested too deeply; it is not the record of a run.") from None
 
 
 def run_as_script(module_name, recipes):
@@ -433,7 +438,5 @@ def run_as_script(module_name, recipes):
         from kzoo.cli import main
 
         words = sys.argv[1:]
-        name = words.pop(0) if words and not words[0].startswith("-") else next(iter(recipes))
-        if name not in recipes:
-            sys.exit(str(unknown("recipe of this file", name, recipes)))
-        sys.exit(main(["train", sys.argv[0] + ":" + name, *words]))
+        name = ":" + words.pop(0) if words and not words[0].startswith("-") else ""
+        sys.exit(main(["train", sys.argv[0] + name, *words]))

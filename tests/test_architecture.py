@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the ground up; a module may import those of lower floors, and of its own part (the first name after `kzoo`).
 FLOORS = (
     ("errors", "files"),
-    ("schema", "figures", "archives"),
+    ("schema", "figures", "system", "archives"),
     ("published",),
     ("registry",),
     ("ops",),
@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 # Upward, inside a function: what a short public call needs only when it is used so.
 LAZILY_UP = {("schema", "cli"), ("registry", "models"), ("registry", "weights"), ("preprocess", "weights")}
-STANDARD_LIBRARY_ONLY = {"__init__", "__main__", "errors", "files", "schema", "published", "registry", "cli"}
+STANDARD_LIBRARY_ONLY = {"__init__", "__main__", "errors", "files", "system", "schema", "published", "registry", "cli"}
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed
     "data": {"tensorflow", "tensorflow_datasets", "keras_cv"},

@@ -6,7 +6,7 @@ import keras
 import pytest
 import scipy.stats
 
-from benchmarks import small_data
+from benchmarks import odd_usage, small_data
 from benchmarks.common import interleave, quotient, spread
 from benchmarks.networks import keras_network
 from benchmarks.peers import Work, compare, lacks, library_of, share_of_peak, split_peaks
@@ -109,6 +109,30 @@ def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(small_data, "measure", None)
     small_data.main()
     assert '"claim": "hybrid > vit"' in capsys.readouterr().out
+
+
+def test_odd_command_lines_end_in_a_sentence(tmp_path):
+    """A sample of the benchmark's, in one process."""
+    found = odd_usage.measure(tmp_path, 40, seed=4, processes=())
+    assert found["wrong"] == [] and found["total"][odd_usage.TOLD] > 20 and found["largest_mib"] < odd_usage.MEMORY >> 20
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "options", "wanted"),
+    [
+        (0, "epoch 1", {}, odd_usage.DONE),
+        (1, "epoch 1\nkzoo: no room.\n", {}, odd_usage.TOLD),
+        (2, "usage: kzoo predict\nkzoo predict: error", {}, odd_usage.USAGE),
+        (1, "", {}, odd_usage.UNTOLD),
+        (1, "kzoo: no room.\nand more", {}, odd_usage.UNTOLD),
+        (1, "Traceback (most recent call last):\nValueError", {}, odd_usage.TRACEBACK),
+        (None, "IndexError", {"failure": IndexError()}, odd_usage.TRACEBACK),
+        (0, "", {"memory": 3 << 30}, odd_usage.LARGE),
+        (0, "", {"seconds": 61}, odd_usage.LONG),
+    ],
+)
+def test_the_end_of_a_command_line_is_told_apart(status, said, options, wanted):
+    assert odd_usage.outcome(status, said, **options) == wanted
 
 
 def test_another_architecture_is_not_compared(monkeypatch):

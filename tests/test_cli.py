@@ -1,8 +1,10 @@
 """The command line: exit status 0, 1 or 2, one sentence on stderr, JSON alone on stdout; the whole way also without TensorFlow."""
 
+import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -63,6 +65,10 @@ def call(capsys, *words):
         (["train", "vit_tiny_digits", "--set", "epochs=many"], 2, "epochs takes int"),
         (["train", "vit_tiny_digits", "--set", "optim.name=adm"], 2, "adamw"),
         (["train", "none/recipe.txt"], 1, "does not exist"),
+        (["train", "vit_tiny_digits", "--workdir", "a" * 300], 1, "File name too long"),
+        (["train", "vit_tiny_digits", "--workdir", "a\0b"], 1, "NUL"),
+        (["train", "a" * 300 + ".py"], 1, "File name too long"),
+        (["train", "vit_tiny_digits", "--preview", "--out", __file__], 1, "Not a directory"),
         (["train", "vit_tiny_digits", "--out", "x"], 2, "--preview"),
         (["evaluate", "none"], 1, "not a run"),
         (["info", "vit_toi"], 2, "vit_toy"),
@@ -72,10 +78,14 @@ def call(capsys, *words):
         (["predict", "vit_toyy", "a.jpg"], 2, "vit_toy"),
         (["predict", "runs/none", "a.jpg"], 1, "does not exist"),
         (["predict", "vit_toy", "a.jpg", "--random-weights"], 1, "a.jpg"),
+        (["predict", __file__, "a.jpg", "--random-weights"], 2, "--random-weights goes with the NAME"),
+        (["predict", "vit_toy", "a.jpg", "--random-weights", "--top", "0"], 2, "--top must be at least 1"),
+        (["predict", "vit_toy", "a.jpg", "--random-weights", "--out", __file__], 1, "Not a directory"),
         (["predict", "vit_toy", "a.jpg", "--weights", "none.keras"], 1, "none.keras does not exist"),
         (["export", "vit_toy", "--format", "onx", "--out", "x"], 2, "onnx"),
         (["export", "vit_toy", "--format", "onnx", "--out", "x"], 2, "--random-weights"),
         (["data", "pack", "digit", "x.npz"], 2, "digits"),
+        (["data", "pack", "digits", f"{__file__}/x.npz"], 1, "Not a directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -104,13 +114,88 @@ def test_debug_shows_the_traceback(capsys):
         main(["evaluate", "none", "--debug"])
 
 
-def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
+class ResourceExhaustedError(Exception):
+    """TensorFlow's by name; torch's and JAX's are told by name or by text."""
 
-    monkeypatch.setattr("kzoo.training.evaluate", interrupted)
-    status, _, err = call(capsys, "evaluate", "run")
-    assert status == 1 and "interrupted" in err and "continues" in err
+
+class XlaRuntimeError(RuntimeError):
+    """JAX's."""
+
+
+MEMORY = "the memory ran out"
+
+
+@pytest.mark.parametrize(
+    ("words", "failure", "status", "sentence"),
+    [
+        (["train", "vit_tiny_digits"], KeyboardInterrupt(), 1, "interrupted; started again in the same folder, the run continues"),
+        (["evaluate", "run"], KeyboardInterrupt(), 1, "interrupted"),
+        (["evaluate", "run"], "SIGTERM", 143, "ended by SIGTERM"),
+        (["evaluate", "run"], MemoryError(), 1, MEMORY),
+        (["evaluate", "run"], ResourceExhaustedError("OOM when allocating tensor"), 1, MEMORY),
+        (["evaluate", "run"], XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), 1, MEMORY),
+        (["evaluate", "run"], RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), 1, MEMORY),
+        (["evaluate", "run"], PermissionError(13, "Permission denied", "x.npz"), 1, "x.npz cannot be used (Permission denied)"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_end_from_outside_is_told_in_a_sentence(capsys, monkeypatch, words, failure, status, sentence):
+    def fails(*arguments, **options):
+        if failure == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise failure
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(f"kzoo.training.{words[0]}", fails)
+    found, out, err = call(capsys, *words)
+    assert (found, out, err.count("\n")) == (status, "", 1) and err.startswith(f"kzoo: {sentence}")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_failures_are_ours_and_show_themselves(monkeypatch):
+    monkeypatch.setattr("kzoo.training.evaluate", lambda *arguments: [][0])
+    with pytest.raises(IndexError):
+        main(["evaluate", "run"])
+
+
+RECIPE_FILES = {
+    "RECIPES = {\n": "line 1: '{' was never closed",
+    "": "needs a table of recipes",
+    "RECIPES = {}": "needs a table of recipes",
+    "RECIPES = [1]": "needs a table of recipes",
+    "RECIPES = {'a': 5}": "needs a table of recipes",
+    "x = 1\nimport nowhere_to_be_found": "line 2: ModuleNotFoundError",
+    "def f():\n    1 / 0\nf()": "line 2: ZeroDivisionError",
+    "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
+    "from kzoo.schema import Optim\n\nOptim(lr=-1)": "line 3: optim.lr must be at least 0",
+    "x = 'caf\udce9'": "'utf-8' codec can't decode",
+    "x = '\0'": "null bytes",
+}
+
+
+@pytest.mark.parametrize("text", RECIPE_FILES, ids=RECIPE_FILES.values())
+def test_a_mistake_in_a_recipe_file_is_told_with_its_line(capsys, tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_bytes(os.fsencode(text))
+    status, out, err = call(capsys, "train", path)
+    assert (status, out, err.count("\n")) == (2 if "optim.lr" in err else 1, "", 1)
+    assert err.startswith(f"kzoo: {path}") and RECIPE_FILES[text] in err
+
+
+RECORDS = {
+    "model = 5": "names no model",
+    f"model = 'x'\nseed = {'[' * 90_000}{']' * 90_000}": "line 1: expected",
+    f'model = "vit_toy"\noverrides.x = {"[" * 700}{"]" * 700}': "nested too deeply",
+    'model = "vit_toy"\ninit_from = "a\\u0000b"': "line 2: no name or path of a recipe holds a NUL",
+    "#" * 2_000_000: "is larger than any; give the recipe.txt",
+}
+
+
+@pytest.mark.parametrize("text", RECORDS, ids=RECORDS.values())
+def test_a_record_that_is_none_is_told(capsys, tmp_path, text):
+    (tmp_path / "recipe.txt").write_text(text)
+    status, out, err = call(capsys, "train", tmp_path / "recipe.txt")
+    assert status in (1, 2) and (out, err.count("\n")) == ("", 1) and RECORDS[text] in err
 
 
 def test_list_and_info(capsys):
@@ -164,6 +249,37 @@ def test_predict_shows_top_and_draws(capsys, run, jpeg, tmp_path):
     (tmp_path / "no.jpg").write_bytes(b"no picture")
     status, out, err = call(capsys, "predict", run, tmp_path / "no.jpg")
     assert (status, out) == (1, "") and "no.jpg cannot be decoded" in err
+
+
+def test_the_answer_is_given_though_its_pictures_cannot_be_written(capsys, run, jpeg, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "out/000.png")
+
+    monkeypatch.setattr("kzoo.predicting.save", full)
+    status, out, err = call(capsys, "predict", run, jpeg, "--out", tmp_path / "out", "--json")
+    assert (status, err) == (1, "kzoo: out/000.png cannot be used (No space left on device); check the path.\n")
+    assert json.loads(out)[0]["image"] == str(jpeg)
+
+
+def test_evaluate_tells_the_figures_of_a_run_that_is_read_only(capsys, run, monkeypatch):
+    def read_only(path, text):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr("kzoo.training.evaluation.write_text", read_only)
+    status, out, err = call(capsys, "evaluate", run, "--json")
+    assert status == 0 and json.loads(out)["images"] == 12
+    assert err == f"evaluation.json could not be written into {run}: Read-only file system\n"
+
+
+def test_output_that_the_terminal_cannot_spell_is_escaped(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), "ascii")
+    answer = [{"image": "caf\udce9.jpg", "classes": [{"label": "h\u00e9", "probability": 1.0}]}]
+    monkeypatch.setattr("kzoo.predicting.open_target", lambda *arguments: None)
+    monkeypatch.setattr("kzoo.predicting.predict", lambda *arguments: answer)
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["predict", "run", "caf\udce9.jpg"]) == 0
+    output.flush()
+    assert output.buffer.getvalue() == b"caf\\udce9.jpg: h\\xe9 1.0000\n"
 
 
 def test_predict_draws_what_the_model_looks_at(capsys, run, jpeg, tmp_path, monkeypatch):

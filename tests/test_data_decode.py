@@ -1,6 +1,10 @@
 """The decoder against pixels that are known or that Pillow computes another way."""
 
 import io
+import os
+import socket
+import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -66,6 +70,36 @@ def test_cmyk_jpeg_is_not_inverted():
 def test_sixteen_bit_grey_is_scaled_and_not_cut():
     wide = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     np.testing.assert_array_equal(data.decode(encode(Image.fromarray(wide)), "x", 1)[..., 0], np.rint(wide / 257))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_large_picture_is_converted_strip_by_strip_to_the_same(monkeypatch, channels):
+    """To what it is converted to whole, which is compared with NumPy's figures above and below."""
+    wide = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    pictures = [encode(Image.fromarray(wide)), encode(Image.fromarray(np.dstack([COLOUR, GREY]), "RGBA"))]
+    whole = [data.decode(picture, "x", channels) for picture in pictures]
+    monkeypatch.setattr(sys.modules[to_channels.__module__], "_STRIP", 14)
+    for picture, expected in zip(pictures, whole, strict=True):
+        found = data.decode(picture, "x", channels)
+        np.testing.assert_array_equal(found, expected)
+        assert not found.flags.writeable
+
+
+def test_a_small_file_of_16_bits_does_not_cost_the_machine():
+    encoded = encode(Image.fromarray(np.full((4_000, 4_000), 513, np.uint16)))
+    tracemalloc.start()
+    assert (data.decode(encoded, "x", 1) == 2).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 4_000 * 4_000  # int64 copies took 17 bytes a pixel
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: None, lambda path: socket.socket(socket.AF_UNIX).bind(str(path))])
+def test_what_is_no_file_is_not_waited_for(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    make("pipe.png")
+    with pytest.raises(UserError, match="pipe.png (cannot be read|is no file)"):
+        data.read_picture("pipe.png")
 
 
 def test_transparency_is_flattened_onto_white():

@@ -118,7 +118,7 @@ def test_channels_are_converted_where_that_has_a_meaning(folder):
 
 def test_wrong_arguments_are_told(folder):
     source = data.open_source(f"folder:{folder}", "train")
-    with pytest.raises(UserError, match="has 22 samples, fewer than one batch; set the batch size to 22 or less"):
+    with pytest.raises(UserError, match="has 22 samples, fewer than one batch; set data.batch_size to 22 or less"):
         loader(source, batch_size=23).epoch(0)
     assert len(listed(loader(source, batch_size=23, engine="numpy").evaluation())) == 1
     with pytest.raises(UserError, match="augment.shift must be smaller than the model's input"):

@@ -1,5 +1,7 @@
 """Sources by name: the embedded digits, generated pictures, .npz files, folders, and packing."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -193,6 +195,55 @@ def test_folder_errors_name_the_folder(tmp_path, make, split, message):
     make(tmp_path / "set")
     with pytest.raises(UserError, match=message):
         data.open_source(f"folder:{tmp_path}/set", split)
+
+
+def link(path, target):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+# What lies beside cat/a.png and dog/b.png, the files that count besides these two, and what is said of the rest.
+@pytest.mark.parametrize(
+    ("make", "more", "told"),
+    [
+        (lambda root: (link(root / "cat/me", "."), link(root / "cat/again", ".")), [], "2 links to folders that count already"),
+        (lambda root: link(root / "cat/all", ".."), [], "1 links to folders that count already"),
+        (lambda root: link(root / "cat/friend", "../dog"), [], "1 links to folders that count already"),
+        (lambda root: (paint(root.parent, "far/c.png"), link(root / "cat/far", root.parent / "far")), ["cat/far/c.png"], None),
+        (lambda root: (paint(root.parent, "far/c.png"), link(root / "eel", root.parent / "far")), ["eel/c.png"], None),
+        (lambda root: (paint(root.parent, "far/c.png"), link(root / "cat/c.png", root.parent / "far/c.png")), ["cat/c.png"], None),
+        (lambda root: link(root / "cat/gone.png", "nowhere.png"), [], "1 broken links or no files"),
+        (lambda root: os.mkfifo(root / "cat/pipe.png"), [], "1 broken links or no files"),
+        (lambda root: paint(root, "cat/.ipynb_checkpoints/a-checkpoint.png", "cat/deep/.thumbs/a.png"), [], "2 hidden"),
+        (lambda root: paint(root, "__MACOSX/a.png", "cat/@eaDir/a.png", "$RECYCLE.BIN/a.png", ".git/a.png"), [], "4 hidden"),
+        (lambda root: (root / "cat/._a.png").write_bytes(b"resource fork"), [], "1 hidden"),
+        (lambda root: (root / "cat/Thumbs.db").write_bytes(b"x"), [], "1 of other kinds"),
+    ],
+)
+def test_each_real_picture_counts_once_and_what_is_passed_over_is_told(tmp_path, capsys, make, more, told):
+    root = tmp_path / "train"
+    paint(root, "cat/a.png", "dog/b.png")
+    make(root)
+    source = data.open_source(f"folder:{root.parent}", "train")
+    files = [file.relative_to(root).as_posix() for file in source._files]
+    assert files == sorted(["cat/a.png", "dog/b.png", *more])
+    assert [source.class_names[source.read(i)[1]] for i in range(len(source))] == [file.partition("/")[0] for file in files]
+    assert capsys.readouterr().err == (f"folder:{root.parent}, train: 2 pictures; passed over {told}\n" if told else "")
+
+
+def test_a_class_that_is_another_class_is_refused(tmp_path):
+    paint(tmp_path, "train/cat/a.png")
+    link(tmp_path / "train/kitty", "cat")
+    with pytest.raises(UserError, match="kitty has no pictures of its own"):
+        data.open_source(f"folder:{tmp_path}", "train")
+
+
+def test_names_of_no_encoding_are_escaped(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    paint(tmp_path, *(f"{name}/{i}.png" for i in range(30)))
+    train, test = (data.open_source(f"folder:{tmp_path}", split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("caf\\udce9",) and len(train) + len(test) == 30
+    assert train.read(0)[0].shape == (3, 4, 3)
 
 
 def test_a_bad_picture_is_named_when_it_is_read(tmp_path):

@@ -99,6 +99,7 @@ def test_never_over_somebody_elses_files(tmp_path, prepare, words):
         ("n" * 300, "File name too long"),
         ("n" * 250, "File name too long"),  # the name fits, that of the folder to build in does not
         ("a\0b", "embedded null"),
+        ("caf\udce9", "utf-8"),
         ("loop/a", "loop|symbolic"),
         ("readonly/a", "Permission denied"),
     ],

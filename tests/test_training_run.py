@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import kzoo
 from kzoo import schema
 from kzoo.errors import UserError
-from kzoo.training import engine, state
+from kzoo.training import engine, evaluation, state
 from kzoo.weights.read import read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -77,17 +78,49 @@ def interrupt_after(monkeypatch, step):
     monkeypatch.setattr(engine._Session, "save", save_and_stop)
 
 
-# The end of an epoch, the middle of one, and the end of the run itself.
-@pytest.mark.parametrize("step", [3, 5, 8])
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, step):
+def test_a_run_interrupted_at_its_very_end_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt_after(patch, step)
+        interrupt_after(patch, STEPS)
         train(tmp_path / "run")
-    assert read_checkpoint(tmp_path / "run")[1]["step"] == step
+    assert read_checkpoint(tmp_path / "run")[1]["step"] == STEPS
     run = train(tmp_path / "run")
     assert_same_end(run.workdir, untouched.workdir)
     rows = list(csv.DictReader(io.StringIO((run.workdir / "log.csv").read_text())))
     assert [int(row["step"]) for row in rows] == [3, 6, 8]
+
+
+def terminate(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+# Where SIGTERM comes: (module or class, its function, at which of its calls); the step that is then saved.
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [
+        ((engine._Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
+        ((evaluation, "_merged", 1), 3),  # between the batches of an evaluation, which is left for later
+        ((state.np, "savez", 2), 6),  # while it saves
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else None,
+)
+def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, capsys, where, step):
+    owner, name, call = where
+    function, calls, previous = getattr(owner, name), [], signal.getsignal(signal.SIGTERM)
+
+    def terminated(*arguments, **options):
+        calls.append(1)
+        if len(calls) == call:
+            terminate(times=2)
+        return function(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(owner, name, terminated)
+        train(tmp_path / "run", checkpoint__every_steps=5)
+    assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) is previous
+    assert f"{tmp_path / 'run'} ended by SIGTERM: what was trained is saved" in capsys.readouterr().err.splitlines()[-1]
+    assert read_checkpoint(tmp_path / "run")[1]["step"] == step and not list((tmp_path / "run").glob(".*.tmp-*"))
+    assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
 
 def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
@@ -319,6 +352,57 @@ def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
     assert train(tmp_path / "run", steps=1).history[-1]["step"] == 1
 
 
+# What stands in a finished run's folder instead of what it wrote, and the words of the refusal.
+@pytest.mark.parametrize(
+    ("gone", "folder", "words"),
+    [
+        ("checkpoint.npz checkpoint.npz.previous", None, "model.keras of a run that has lost its checkpoint.npz: put it back to continue"),
+        ("checkpoint.npz", "checkpoint.npz", "checkpoint.npz stands where a run writes its own"),
+        ("log.csv", "log.csv", "log.csv stands where a run writes its own"),
+        ("metrics.json", "metrics.json", "metrics.json stands where a run writes its own"),
+    ],
+)
+def test_a_finished_run_whose_files_are_gone_is_left_alone(untouched, tmp_path, gone, folder, words):
+    run = tmp_path / "run"
+    shutil.copytree(untouched.workdir, run)
+    for name in gone.split():
+        (run / name).unlink()
+    if folder:
+        (run / folder).mkdir()
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    with pytest.raises(UserError, match=words):
+        train(run)
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda run: shutil.rmtree(run), "was moved or deleted while the run trained"),
+        (lambda run: run.rename(run.with_name("moved")), "was moved or deleted while the run trained"),
+        (lambda run: (run / "log.csv").mkdir(), "log.csv.*what was saved before is kept"),
+        (lambda run: np.empty(2**50), "the memory ran out; what .*run holds is kept: lower data.batch_size"),
+    ],
+)
+def test_a_folder_or_memory_lost_meanwhile_is_told(tmp_path, monkeypatch, harm, words):
+    save = engine._Session.save
+
+    def harmed(self):
+        if self.step == 3:
+            harm(tmp_path / "run")
+        save(self)
+
+    monkeypatch.setattr(engine._Session, "save", harmed)
+    with pytest.raises(UserError, match=words):
+        train(tmp_path / "run", overrides__depth=1, checkpoint__every_steps=2)
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "a\0b"])
+def test_a_name_that_no_backend_writes_to_is_told(tmp_path, name):
+    with pytest.raises(UserError, match="no UTF-8 or holds a NUL"):
+        train(tmp_path / name)
+
+
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path, what):
     (tmp_path / "work").mkdir()
@@ -377,7 +461,7 @@ def test_checkpoints_by_minutes(tmp_path, monkeypatch):
         ({"overrides__num_classes": 2}, "4 classes"),
         ({"overrides__num_classes": 0}, "without a classifier's head"),
         ({"overrides__features_only": True}, "without a classifier's head"),
-        ({"data__batch_size": 500}, "fewer than one batch"),
+        ({"data__batch_size": 500}, "fewer than one batch; set data.batch_size to 26 or less"),
         ({"init_from": "runs/none"}, "does not exist"),
         ({"data__source": "coco"}, "data source"),
     ],

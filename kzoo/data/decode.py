@@ -7,10 +7,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from kzoo.errors import UserError
+from kzoo.system import read_file
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_STRIP = 2**21  # pixels
 _TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that exchange height and width
 
 
@@ -58,6 +60,11 @@ class Picture:
             raise UserError(f"{self.name} cannot be decoded as a picture ({_reason(error)}); replace or remove the file.") from error
 
 
+def read_picture(path):
+    """The bytes of a picture's file. Raises UserError for what is missing, cannot be read or is no file: a pipe would be waited for."""
+    return read_file(path, "the path of a picture")
+
+
 def decode(encoded, name, channels=3):
     """All pixels of an encoded picture, uint8 (H, W, channels), read-only; see Picture."""
     return Picture(encoded, name, channels).pixels()
@@ -88,8 +95,22 @@ def to_channels(image, channels, name="the picture"):
 
 
 def _as_array(image, channels):
+    """uint8 (H, W, channels), read-only. Large pictures go strip by strip: what is computed on the way is several times as large."""
+    width, height = image.size
+    rows = max(_STRIP // width, 1)
+    if rows >= height:
+        return _converted(image, channels)
+    out = np.empty((height, width, channels), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        out[top:bottom] = _converted(image.crop((0, top, width, bottom)), channels)
+    out.flags.writeable = False
+    return out
+
+
+def _converted(image, channels):
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)  # Pillow's own conversion would cut, not scale
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)  # Pillow's own conversion would cut, not scale
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

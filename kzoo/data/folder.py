@@ -1,21 +1,27 @@
 """Pictures in folders, one folder a class."""
 
+import collections
 import os
 import pathlib
 import zlib
 
 import numpy as np
 
-from kzoo.data.decode import EXTENSIONS, Picture
+from kzoo.data.decode import EXTENSIONS, Picture, read_picture
 from kzoo.data.sources import EVALUATION, Source
 from kzoo.errors import UserError
+from kzoo.system import printable, say
+
+# What other systems leave in folders; hidden as names with a leading dot are.
+_LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 class FolderSource(Source):
     """PATH/<split>/<class>/* where PATH has split folders, else PATH/<class>/* with a fixed tenth held out for evaluation.
 
     Classes are numbered in the order of their names, those of the training folder. Which pictures are held out depends on their
-    paths below PATH alone. Raises UserError for a missing folder, an unknown split, no classes or a class without pictures.
+    paths below PATH alone. Hidden names count at no level, and each folder once, wherever links lead; what is passed over is said.
+    Raises UserError for a missing folder, an unknown split, no classes or a class without pictures.
     """
 
     def __init__(self, name, path, split):
@@ -23,38 +29,29 @@ class FolderSource(Source):
         if not root.is_dir():
             raise UserError(f"{name}: there is no folder {root}; check the path.")
         home = _split_folder(root, split)
+        passed = collections.Counter()
+        classes = _classes(root / "train" if (root / "train").is_dir() else home or root, passed)
         self.name = name
-        self.class_names = tuple(_classes(root / "train" if (root / "train").is_dir() else home or root))
+        self.class_names = tuple(map(printable, classes))
         self.num_classes = len(self.class_names)
-        self._files, self._labels = self._list(home or root, known=home is not None)
+        self._files, self._labels = _list(home or root, classes, passed)
+        if home is not None and (extra := set(_classes(home)) - set(classes)):
+            raise UserError(f"{home / min(extra)} is no class of the training split; rename or remove that folder.")
         if home is None:
             keep = [_held_out(file.relative_to(root)) == _is_evaluation(name, split) for file in self._files]
             self._files = [file for file, kept in zip(self._files, keep, strict=True) if kept]
             self._labels = self._labels[keep]
+        if passed:
+            told = ", ".join(f"{count} {what}" for what, count in sorted(passed.items()))
+            say(f"{printable(name)}, {split}: {len(self._files):,} pictures; passed over {told}")
         if not self._files:
             raise UserError(f"{name} has too few pictures to hold some out as {split!r}; put them into {root / split}/<class>/ instead.")
-
-    def _list(self, home, known):
-        files, labels = [], []
-        for label, class_name in enumerate(self.class_names):
-            found = _pictures(home / class_name)
-            files += found
-            labels += [label] * len(found)
-        extra = set(_classes(home)) - set(self.class_names) if known else ()
-        if extra:
-            raise UserError(f"{home / min(extra)} is no class of the training split; rename or remove that folder.")
-        return files, np.array(labels, np.int32)
 
     def __len__(self):
         return len(self._files)
 
     def open(self, i):
-        file = self._files[i]
-        try:
-            encoded = file.read_bytes()
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}); check the file.") from error
-        return Picture(encoded, file), int(self._labels[i])
+        return Picture(read_picture(self._files[i]), self._files[i]), int(self._labels[i])
 
 
 def _split_folder(root, split):
@@ -73,22 +70,77 @@ def _is_evaluation(name, split):
     return split != "train"
 
 
-def _classes(home):
-    """The class folders' names, sorted; hidden folders are no classes."""
-    names = sorted(entry.name for entry in os.scandir(home) if entry.is_dir() and not entry.name.startswith("."))
+def _hidden(name):
+    return name.startswith(".") or name in _LEFTOVERS
+
+
+def _classes(home, passed=None):
+    """The class folders' names, sorted; hidden folders are no classes, and are counted in `passed`."""
+    folders = [entry.name for entry in os.scandir(home) if entry.is_dir()]
+    names = sorted(name for name in folders if not _hidden(name))
     if not names:
         raise UserError(f"{home} has no class folders; put the pictures of each class into a folder of its own.")
+    if passed is not None and len(folders) > len(names):
+        passed["hidden"] += len(folders) - len(names)
     return names
 
 
-def _pictures(folder):
-    """Every picture file below a class folder, sorted by path."""
-    every = (pathlib.Path(here, name) for here, _, names in os.walk(folder, followlinks=True) for name in names)
-    found = [file for file in every if file.suffix.lower() in EXTENSIONS]
-    if folder.is_dir() and not found:
-        raise UserError(f"{folder} has no pictures ({', '.join(EXTENSIONS)}); add some or remove the folder.")
-    return sorted(found)
+def _list(home, classes, passed):
+    """(picture files, labels int32 (N,)) below the class folders, sorted by path within a class; `passed` counts what is none, by why.
+
+    Raises UserError for a class folder without pictures.
+    """
+    folders = {label: home / name for label, name in enumerate(classes) if (home / name).is_dir()}
+    found, links = {label: [] for label in folders}, collections.deque()
+    # A link to a folder above would find every class again. Real folders come first: no link takes their pictures into another class.
+    seen = {_identity(folder) for folder in (home.resolve(), *home.resolve().parents)}
+    for label, folder in sorted(folders.items(), key=lambda item: item[1].is_symlink()):
+        _walk(folder, label, found, links, seen, passed)
+    while links:
+        _walk(*links.popleft(), found, links, seen, passed)
+    for label, folder in folders.items():
+        if not found[label]:
+            raise UserError(f"{folder} has no pictures of its own ({', '.join(EXTENSIONS)}); add some or remove the folder.")
+    files = [file for label in folders for file in sorted(found[label])]
+    return files, np.repeat(np.array(list(folders), np.int32), [len(found[label]) for label in folders])
+
+
+def _walk(folder, label, found, links, seen, passed):
+    """Adds the pictures below a folder to found[label], and the links to folders, which are followed when the real ones are done."""
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        if _identity(here) in seen:
+            passed["links to folders that count already"] += 1
+            continue
+        seen.add(_identity(here))
+        for entry in sorted(_entries(here), key=lambda entry: entry.name):
+            target = pathlib.Path(entry.path)
+            if _hidden(entry.name):
+                passed["hidden"] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                stack.append(target)
+            elif entry.is_symlink() and target.is_dir():
+                links.append((target, label))
+            elif target.suffix.lower() not in EXTENSIONS:
+                passed["of other kinds"] += 1
+            elif entry.is_file(follow_symlinks=False) or target.is_file():
+                found[label].append(target)
+            else:
+                passed["broken links or no files"] += 1
+
+
+def _entries(folder):
+    try:
+        return list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _identity(folder):
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _held_out(relative):
-    return zlib.crc32(relative.as_posix().encode()) % 10 == 0
+    return zlib.crc32(os.fsencode(relative.as_posix())) % 10 == 0

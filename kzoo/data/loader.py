@@ -40,7 +40,7 @@ class Loader:
         common = self.image_size, channels, self.preprocessing, source.name
         self._evaluated = Evaluation(*common, crops)
         self._trained = Training(augment, *common, seed, self.engine) if augment else lambda images, keys, epoch: self._evaluated(images)
-        self.failure = None  # the last UserError of a reading thread
+        self.failure = None  # the last UserError or MemoryError of a reading thread
 
     @property
     def steps_per_epoch(self):
@@ -48,7 +48,7 @@ class Loader:
         steps = len(self.source) // self.batch_size
         if not steps:
             count = len(self.source)
-            raise UserError(f"{self.source.name} has {count} samples, fewer than one batch; set the batch size to {count} or less.")
+            raise UserError(f"{self.source.name} has {count} samples, fewer than one batch; set data.batch_size to {count} or less.")
         return steps
 
     def epoch(self, epoch, start_step=0):
@@ -85,7 +85,7 @@ class Loader:
 
     @contextlib.contextmanager
     def plain_errors(self):
-        """Around fit() or a loop over batches: re-raises the UserError of a reading thread, which tf.data wraps in an error of its own."""
+        """Around fit() or a loop over batches: re-raises the failure of a reading thread, which tf.data wraps in an error of its own."""
         try:
             yield
         except Exception:
@@ -115,12 +115,12 @@ class Loader:
         return run(self._guarded(read), steps, signature)
 
     def _guarded(self, function):
-        """`function` that keeps its UserError for plain_errors()."""
+        """`function` that keeps its failure for plain_errors()."""
 
         def guarded(*arguments):
             try:
                 return function(*arguments)
-            except UserError as error:
+            except (UserError, MemoryError) as error:
                 self.failure = error
                 raise
 

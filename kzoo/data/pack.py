@@ -9,6 +9,7 @@ from kzoo.data.decode import pixels
 from kzoo.data.sources import open_source, spread
 from kzoo.errors import UserError
 from kzoo.files import replacing
+from kzoo.system import output_folder
 
 
 def pack(source, path, data_dir=None, splits=("train", "test")):
@@ -20,6 +21,9 @@ def pack(source, path, data_dir=None, splits=("train", "test")):
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise UserError(f"a packed data set is an .npz file, not {path.name!r}; name it {path.stem}.npz.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file for the packed data set.")
+    output_folder(path.parent, make=False)  # told before the work
     arrays = {}
     for split in splits:
         opened = open_source(source, split, data_dir)
@@ -46,6 +50,7 @@ def _example(sizes):
 
 def _write(path, arrays):
     try:
+        output_folder(path.parent)
         with replacing(path) as temporary:
             np.savez_compressed(temporary, **arrays)
             if sum(array.nbytes for array in arrays.values()) > most_unpacked(temporary):  # empty pictures, which no reader would believe

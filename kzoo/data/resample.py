@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+_LARGE = 2**26  # values of a picture
+
 
 def resample_uint8(image, size, method, mirror=False):
     """uint8 (h, w, C) resized to uint8 (H, W, C), and mirrored left and right where asked."""
@@ -24,8 +26,9 @@ def resample(image, size, method, *, grown=None, offset=(0, 0)):
     inside = [end - first for first, end in kept]
     out = np.zeros((*size, image.shape[-1]), np.float32)
     rows, columns = (slice(first - begin, end - begin) for (first, end), begin in zip(kept, offset, strict=True))
-    for channel, plane in enumerate(np.moveaxis(image.astype(np.float32), -1, 0)):
-        out[rows, columns, channel] = _resize(plane, inside, method, (left, top, right, bottom))
+    floats = image if image.size > _LARGE else image.astype(np.float32)  # at once is twice as fast, and four times the picture
+    for channel, plane in enumerate(np.moveaxis(floats, -1, 0)):
+        out[rows, columns, channel] = _resize(plane.astype(np.float32, "C", copy=False), inside, method, (left, top, right, bottom))
     return out
 
 

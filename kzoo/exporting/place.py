@@ -24,6 +24,7 @@ def check_target(out, format):
     """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format alone."""
     try:
         path = pathlib.Path(out).resolve()
+        str(path).encode()  # the runtimes spell paths in UTF-8
         with contextlib.suppress(FileNotFoundError):
             os.lstat(_sibling(path, "tmp"))  # the longest name that will be needed
         parent = next(parent for parent in path.parents if parent.exists())

@@ -18,15 +18,16 @@ from kzoo.errors import UserError, unknown
 from kzoo.files import replacing, write_text
 from kzoo.layers.base import parts_config
 from kzoo.models.base import computing_in
-from kzoo.schema import Recipe, dump, flatten, override, parse
+from kzoo.schema import Recipe, dump, flatten, override
 from kzoo.schema import smoke as shrink
+from kzoo.system import Terminated, say, terminable
 from kzoo.tasks.classify import measure
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for, predictions
 from kzoo.training.optimizer import Rate, compiled_as, require_xla, updates
 from kzoo.training.stage import Stage, adopt, build_network, side_at
-from kzoo.training.workdir import RECEIPT, RECORD, claimed
+from kzoo.training.workdir import RECEIPT, RECORD, claimed, read_record
 from kzoo.weights import fit, load
 from kzoo.weights.fit import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
@@ -55,10 +56,10 @@ def find_recipe(source):
         return source.model, source
     path, _, wanted = str(source).partition(".py:")
     path = pathlib.Path(path + ".py" if wanted else path)
-    if path.suffix == ".txt" and path.is_file():
-        return path.parent.name, parse(path.read_text(errors="replace"), str(path))[0]
-    if path.suffix == ".py" and path.is_file():
-        recipes = registry.load_module(path).RECIPES
+    if path.suffix == ".txt" and path.exists():
+        return path.parent.name, read_record(path)[0]
+    if path.suffix == ".py" and path.exists():
+        recipes = registry.load_recipes(path)
         name = wanted or next(iter(recipes))
         if name not in recipes:
             raise unknown(f"recipe of {path.name}", name, recipes)
@@ -83,7 +84,8 @@ def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
     overrides: {dotted recipe key: value}; data: another source, or a pair of kzoo.data sources (training, evaluation), whose name
     then stands in the record; smoke: the toy row, generated data, two steps, in a temporary folder unless one is given.
     Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to be had, a
-    disk that is full.
+    disk or memory that is full. Asked to end by SIGTERM, in the main thread, it finishes the step, saves and raises Terminated, a
+    SystemExit of status 143.
     """
     name, recipe = settle(recipe, overrides, smoke)
     if smoke:
@@ -91,19 +93,21 @@ def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
     if data is not None:
         recipe = override(recipe, {"data.source": data if isinstance(data, str) else data[0].name})
     workdir = pathlib.Path(workdir or pathlib.Path("runs") / name)
-    with claimed(workdir, recipe):
+    with terminable() as ending, claimed(workdir, recipe):
         with computing_in(recipe.precision), data_parallel(recipe):
-            session = _Session(recipe, workdir, None if isinstance(data, str) else data)
-            session.run()
+            session = _Session(recipe, workdir, None if isinstance(data, str) else data, ending)
+            with ending.held():
+                session.run()
+        ending.check()
         return session.finish()
 
 
 class _Session:
     """One process's work on a run."""
 
-    def __init__(self, recipe, workdir, data):
+    def __init__(self, recipe, workdir, data, ending):
         keras.utils.set_random_seed(recipe.seed)
-        self.recipe, self.workdir = recipe, workdir
+        self.recipe, self.workdir, self.ending = recipe, workdir, ending
         sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
         self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
         self.stage = Stage(recipe, self.source, self._first_side())
@@ -117,6 +121,7 @@ class _Session:
         self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
         self.evaluation = loader_for(self.finest, sources[1], recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
+        self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.compiled, self.drawn = None, -math.inf
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -146,16 +151,17 @@ class _Session:
         network, source = self.stage.network, self.recipe.init_from
         report = fit(network, source, asked=("image_size", "num_classes"))
         write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-        logs.say(f"started from {source}: {report}")
+        say(f"started from {source}: {report}")
 
     def run(self):
         """Trains from the last checkpoint, or from the start, to the end of the recipe."""
         metric_values = self._resume() if self.resumes else self._record()
         self.board = logs.TensorBoard(self.workdir, self.history)
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
-        while self.step < self.total_steps:
-            self._epoch(metric_values)
+        while self.step < self.total_steps or self.unevaluated:
+            self._close_epoch(self.unevaluated or self._train_epoch(metric_values))
             metric_values = None
+            self.ending.check()
         self.board.close()
 
     def _resume(self):
@@ -163,13 +169,13 @@ class _Session:
         meta, metric_values = state.restore(self.task, self.workdir)
         self.step, self.history, self.metrics = meta["step"], meta["history"], meta["metrics"]
         self.seconds_before = meta["seconds"]
-        self.started = meta["started"]
+        self.started, self.unevaluated = meta["started"], meta.get("unevaluated")
         logs.write_csv(self.workdir, self.history)  # a kill may have come between the checkpoint and its row
-        logs.say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
+        say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
         return metric_values if self.step % self.steps_per_epoch else None
 
-    def _epoch(self, metric_values):
-        """Trains to the end of the current epoch (or of the run), evaluates, and saves."""
+    def _train_epoch(self, metric_values):
+        """Trains to the end of the current epoch (or of the run); returns the last step's running means."""
         per_epoch = self.steps_per_epoch
         epoch, done = divmod(self.step, per_epoch)
         self._enter(side_at(self.recipe, epoch))
@@ -179,25 +185,40 @@ class _Session:
         with self.stage.training.plain_errors():
             self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
+        return watch.logs
+
+    def _close_epoch(self, means):
+        """Evaluates after an epoch's last step, whose running means are given, and saves."""
+        epoch = (self.step - 1) // self.steps_per_epoch
         row = {
             "epoch": epoch + 1,
             "step": self.step,
             "lr": float(self.schedule((self.step - 1) // self.recipe.optim.accumulate)),
             "time": time.time(),
-        } | watch.logs
+        } | means
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
-            with averaged(self.task):
-                self.metrics = measure(*predictions(self._at_full_size(), self.evaluation))
+            self._evaluate(means)
             row |= {f"eval_{k}": self.metrics[k] for k in ("loss", "accuracy")}
-            logs.say(f"epoch {epoch + 1}/{self.epochs}: evaluation accuracy {row['eval_accuracy']:.4f}, loss {row['eval_loss']:.4f}")
+            say(f"epoch {epoch + 1}/{self.epochs}: evaluation accuracy {row['eval_accuracy']:.4f}, loss {row['eval_loss']:.4f}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
+        self.unevaluated = None
         self.save()
         logs.write_csv(self.workdir, self.history)
         self.board.add(row)
         if time.monotonic() - self.drawn > CURVE_SECONDS:
             self.draw()
+
+    def _evaluate(self, means):
+        """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when it continues."""
+        try:
+            with averaged(self.task):
+                self.metrics = measure(*predictions(self._at_full_size(), self.evaluation, self.ending.check))
+        except Terminated:
+            self.unevaluated = means
+            self.save()
+            raise
 
     def _enter(self, side):
         """Goes on at another image size, where the recipe says so for this epoch."""
@@ -208,7 +229,7 @@ class _Session:
         self.stage.follow(before)
         if self.stage.is_last:
             self.finest = self.stage.network
-        logs.say(f"pictures of {side} pixels from here on")
+        say(f"pictures of {side} pixels from here on")
 
     def _at_full_size(self):
         """The model at its own image size, with the weights of the current stage."""
@@ -230,6 +251,7 @@ class _Session:
             "spec": dataclasses.asdict(self.stage.network.spec),
             "frozen": parts_config(self.stage.network).get("frozen", []),
             "started": self.started,
+            "unevaluated": self.unevaluated,
             "kzoo": __version__,
         }
         state.save(self.task, self.workdir, meta)
@@ -262,14 +284,14 @@ class _Session:
         with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
-        logs.say(f"done: {self.workdir}, accuracy {self.metrics['accuracy']:.4f} on {self.metrics['images']} pictures")
+        say(f"done: {self.workdir}, accuracy {self.metrics['accuracy']:.4f} on {self.metrics['images']} pictures")
         return Run(self.workdir, self.metrics, tuple(self.history))
 
 
 class _Watch(keras.callbacks.Callback):
-    """After every step: counts it, stops at a loss that is not finite, saves when it is time.
+    """After every step: counts it, stops at a loss that is not finite, saves when it is time or the run is asked to end.
 
-    Never at the epoch's last step: a run continued from there would go on to the next epoch without this one's evaluation.
+    Never at the epoch's last step, whose evaluation comes first.
     """
 
     def __init__(self, session, epoch, last_step, metric_values):
@@ -297,9 +319,10 @@ class _Watch(keras.callbacks.Callback):
         limits = session.recipe.checkpoint
         by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
         by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60
-        if (by_steps or by_time) and session.step < self.last_step:
+        if (by_steps or by_time or session.ending.asked) and session.step < self.last_step:
             session.save()
             self.saved_step, self.saved_time = session.step, time.monotonic()
+            session.ending.check()
 
 
 def _installed(distribution):

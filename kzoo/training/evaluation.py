@@ -10,21 +10,22 @@ import numpy as np
 from kzoo import data as kdata
 from kzoo.errors import UserError
 from kzoo.files import write_text
-from kzoo.schema import parse
+from kzoo.system import reason, say
 from kzoo.tasks.classify import measure
 from kzoo.training.optimizer import averages
-from kzoo.training.workdir import RECORD
+from kzoo.training.workdir import RECORD, read_record
 from kzoo.weights import load
 
 
-def predictions(model, loader):
-    """(logits (N, C), labels (N,)) over the loader's evaluation pass; padding left out.
+def predictions(model, loader, between=lambda: None):
+    """(logits (N, C), labels (N,)) over the loader's evaluation pass; padding left out. between() is called before every batch.
 
     Of several crops the probabilities are averaged, and their logarithms stand for logits.
     """
     outputs, labels = [], []
     with loader.plain_errors():
         for images, targets, weights in loader.evaluation():
+            between()
             real = np.asarray(weights) > 0
             answers = np.asarray(model.predict_on_batch(np.asarray(images)))[: len(images)]  # mirrored devices repeat the batch
             outputs.append(_merged(answers, loader.crops)[real])
@@ -89,13 +90,14 @@ def read_recipe(run):
     path = pathlib.Path(run) / RECORD
     if not path.is_file():
         raise UserError(f"{run} is not a run: it has no {RECORD}; give the --workdir of kzoo train.")
-    return parse(path.read_text(errors="replace"), str(path))
+    return read_record(path)
 
 
 def evaluate(run, data=None):
     """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's evaluation.json.
 
-    accuracy, top5_accuracy (above five classes), loss in nats, images. Raises UserError where the classes are not the model's.
+    accuracy, top5_accuracy (above five classes), loss in nats, images. A run that may only be read keeps none of it, which is said.
+    Raises UserError where the classes are not the model's.
     """
     recipe, _ = read_recipe(run)
     model = load(run)
@@ -104,5 +106,8 @@ def evaluate(run, data=None):
         source = kdata.open_source(data or recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
     loader = loader_for(model, source, recipe.data)
     metrics = measure(*predictions(model, loader))
-    write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": source.name, **metrics}, indent=1) + "\n")
+    try:
+        write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": source.name, **metrics}, indent=1) + "\n")
+    except OSError as error:  # a run that may only be read
+        say(f"evaluation.json could not be written into {run}: {reason(error)}")
     return metrics

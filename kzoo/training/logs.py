@@ -12,11 +12,6 @@ from kzoo.files import replacing, write_text
 COLUMNS = ("epoch", "step", "lr", "loss", "accuracy", "eval_loss", "eval_accuracy", "images_per_second", "minutes")
 
 
-def say(text):
-    """A line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def clock(seconds):
     """Seconds as h:mm:ss or m:ss."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)

@@ -1,12 +1,12 @@
 """What a recipe will show its model, and how fast it will let it learn: two pictures before any training."""
 
 import math
-import pathlib
 
 import numpy as np
 
 from kzoo import data as kdata
 from kzoo.figures import new_figure, save, show, tiles
+from kzoo.system import output_folder, printable
 from kzoo.training.engine import settle
 from kzoo.training.optimizer import Rate, updates
 from kzoo.training.stage import training_loader
@@ -21,14 +21,15 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     recipe, overrides and smoke as in `train`; nothing is trained. The pictures are the first of the first epoch as the model gets
     them, the normalisation undone. Raises UserError for data that cannot be read, MissingPackage without the extra "plots".
     """
+    folder = output_folder(out or "kzoo-preview", make=False)
     name, recipe = settle(recipe, overrides, smoke)
+    name = printable(name)
     source = kdata.open_source(recipe.data.source, recipe.data.train_split, data_dir=recipe.data.data_dir)
     steps_per_epoch = training_loader(recipe, source).steps_per_epoch
-    folder = pathlib.Path(out or "kzoo-preview")
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
     images, labels = first_batch(recipe, source)
-    draw_batch(paths[0], images, _captions(labels, source.class_names), f"{name}: the first training pictures of {source.name}")
+    draw_batch(paths[0], images, _captions(labels, source.class_names), printable(f"{name}: the first training pictures of {source.name}"))
     draw_schedule(paths[1], recipe, steps_per_epoch, name)
     return paths
 

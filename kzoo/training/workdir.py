@@ -7,22 +7,36 @@ import json
 
 from kzoo.errors import UserError
 from kzoo.schema import dump, flatten, parse
+from kzoo.system import Terminated, out_of_memory, read_file, reason, say, writable_name
 from kzoo.weights.read import CHECKPOINT, PREVIOUS
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
 RECORD = "recipe.txt"
 RECEIPT = "init_from.json"
+FILES = (  # that a run writes
+    CHECKPOINT,
+    PREVIOUS,
+    RECORD,
+    RECEIPT,
+    ".lock",
+    "log.csv",
+    "metrics.json",
+    "model.keras",
+    "learning_curve.png",
+)
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
+_LARGEST = 2**20  # bytes of a record, which has a few thousand
 
 
 @contextlib.contextmanager
 def claimed(workdir, recipe):
     """Holds the folder for this process, after making sure that it is new or holds this very run.
 
-    Raises UserError for a folder of something else, of other settings, in use, or that cannot be written (then at any moment).
+    Raises UserError for a folder of something else, of other settings, in use, or that cannot be written (then at any moment), and
+    for memory that runs out; says what is kept where the process is asked to end.
     """
-    _refuse_strangers(workdir)
-    with _disk_errors_told(workdir):
+    with _ends_told(writable_name(workdir)):
+        _refuse_strangers(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         with open(workdir / ".lock", "w") as lock:
             try:
@@ -30,29 +44,67 @@ def claimed(workdir, recipe):
             except BlockingIOError:
                 raise UserError(f"another process is training in {workdir}; wait for it or choose another --workdir.") from None
             _refuse_changes(workdir, recipe)
-            if (workdir / PREVIOUS).exists() and not (workdir / CHECKPOINT).exists():
-                raise UserError(f"{workdir} has lost its {CHECKPOINT}: rename {PREVIOUS} to it, or start in another --workdir.")
             for leftover in workdir.glob(".*.tmp-*"):  # of kzoo.files.replacing in a process that was killed
                 leftover.unlink()
             yield
 
 
 @contextlib.contextmanager
-def _disk_errors_told(workdir):
+def _ends_told(workdir):
+    """Every end of a run that is not kzoo's own doing, in a sentence."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        raise UserError(
-            f"{workdir} cannot be written ({error.strerror}{where}); what was saved before is kept: "
-            "make room or choose another --workdir, then start again."
-        ) from error
+    except Terminated as end:
+        end.told = True
+        kept = "what was trained is saved; started again in the same folder, the run continues"
+        say(f"{workdir} ended by SIGTERM: {kept if (workdir / CHECKPOINT).is_file() else 'no step was trained yet'}")
+        raise
+    except Exception as error:
+        if told := _told(error, workdir):
+            raise UserError(told) from error
+        raise
+
+
+def _told(error, workdir):
+    """The sentence for a system that gives no room, on the disk or in memory; None for other failures."""
+    if isinstance(error, UserError):
+        return None
+    if out_of_memory(error):
+        return (
+            f"the memory ran out; what {workdir} holds is kept: lower data.batch_size (optim.accumulate keeps the size of a step), "
+            "set remat=True, or choose a smaller model or image_size."
+        )
+    place = str(getattr(error, "filename2", None) or getattr(error, "filename", None) or "")  # of two, where the first was to go
+    if not isinstance(error, OSError) or not (error.errno in _DISK or place.startswith(str(workdir))):
+        return None
+    if error.errno == errno.ENOENT and not workdir.exists():
+        return f"{workdir} was moved or deleted while the run trained; put it back or choose another --workdir, then start again."
+    where = f": {place}" if place else ""
+    kept = "what was saved before is kept: make room or choose another --workdir, then start again."
+    return f"{workdir} cannot be written ({reason(error)}{where}); {kept}"
+
+
+def read_record(path):
+    """(Recipe, record) of a recipe.txt. Raises UserError for one that cannot be read or is none."""
+    return parse(read_file(path, "the recipe.txt of a run", _LARGEST).decode(errors="replace"), str(path))
 
 
 def _refuse_strangers(workdir):
-    """A run killed before its first record leaves hidden files and the receipt of init_from at most."""
+    """A run killed before its first record leaves hidden files and the receipt of init_from at most.
+
+    What has come out of a checkpoint is not trained anew over when the checkpoint itself is gone.
+    """
+    wrong = [name for name in FILES if (workdir / name).is_dir()] + [n for n in ("tensorboard",) if (workdir / n).is_file()]
+    if wrong:
+        raise UserError(f"{workdir / wrong[0]} stands where a run writes its own; move it away or choose another --workdir.")
+    if (workdir / RECORD).exists() and not (workdir / CHECKPOINT).exists():
+        left = next((name for name in (PREVIOUS, "model.keras", "metrics.json", "log.csv") if (workdir / name).exists()), None)
+        how = f"rename {PREVIOUS} to it" if left == PREVIOUS else "put it back"
+        if left:
+            raise UserError(
+                f"{workdir} holds the {left} of a run that has lost its {CHECKPOINT}: {how} to continue, or choose another --workdir, or "
+                "empty this one, to train anew."
+            )
     if not workdir.exists() or (workdir / RECORD).exists():
         return
     if not workdir.is_dir() or any(not p.name.startswith(".") and p.name != RECEIPT for p in workdir.iterdir()):
@@ -64,7 +116,7 @@ def _refuse_changes(workdir, recipe):
     record = workdir / RECORD
     if not record.exists() or not (workdir / CHECKPOINT).exists():
         return
-    old, new = (flatten(parse(text, str(record))[0]) for text in (record.read_text(errors="replace"), dump(recipe)))
+    old, new = flatten(read_record(record)[0]), flatten(parse(dump(recipe))[0])
     changed = sorted(k for k in old | new if json.dumps(old.get(k)) != json.dumps(new.get(k)) and k not in MAY_CHANGE)
     if changed:
         listed = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in changed[:4])
