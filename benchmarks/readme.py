@@ -131,14 +131,22 @@ def _fuzz(r):
     found = r["total"]
     bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "over 2 GB", "other exception")
     wrong, undetectable = sum(found.get(outcome, 0) for outcome in bad), found["loaded different, digest too"]
-    text = (
-        f"{r['files']:,} damaged weight files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} unharmed,"
-    )
+    text = f"{r['files']:,} damaged files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} unharmed,"
     text = f"{text} {undetectable} changed where the format has no checksum (the receipt's digest tells), {wrong} wrong"
     if "worst" not in r:  # a record from before costs were measured
         return text
     seconds, megabytes = (max(own[key] for own in r["worst"].values()) for key in ("seconds", "mb"))
     return f"{text}; {r['silent_of_sealed']} silent of what kzoo seals; at most {seconds:.1f} s and {megabytes} MB for a file"
+
+
+def _odd_usage(r):
+    found = r["total"]
+    refused, wrong = (
+        found["one sentence"] + found["usage"],
+        sum(found[key] for key in ("traceback", "no sentence", "too long", "too large")),
+    )
+    text = f"{r['lines']} odd command lines and {r['processes']} processes: {refused} refused in a sentence or with the usage,"
+    return f"{text} {found['done']} done, {wrong} wrong; slowest {r['slowest_s']} s, at most {r['largest_mib']:,} MiB"
 
 
 def _kill_resume(r):
@@ -166,6 +174,7 @@ ROWS = {
     "load": _load,
     "parity": _parity,
     "fuzz": _fuzz,
+    "odd_usage": _odd_usage,
     "kill_resume": _kill_resume,
     "small_data": _small_data,
     **{

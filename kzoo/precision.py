@@ -82,5 +82,10 @@ def agreement(expected, found, logits):
     if a.std() > 0 and b.std() > 0:
         record["correlation"] = float(np.corrcoef(a, b)[0, 1])
     if logits:
-        record["top1_agreement"] = float(np.mean(np.argmax(expected, -1) == np.argmax(found, -1)))
+        record["top1_agreement"] = float(np.mean(_best(expected) == _best(found)))
     return record
+
+
+def _best(logits):
+    """The best class of each row; one logit decides at 0."""
+    return logits[..., 0] > 0 if logits.shape[-1] == 1 else np.argmax(logits, -1)

@@ -27,6 +27,8 @@ class ModelPredictor:
     def __call__(self, picture):
         prepared = data.prepare(picture, self.model.input_shape[1:3], self.model.spec.preprocessing)
         logits = np.asarray(self.model.predict_on_batch(prepared[None]))[0].astype("float64")
+        if len(logits) == 1:
+            return 1 / (1 + np.exp(-logits))
         exp = np.exp(logits - logits.max())
         return exp / exp.sum()
 
@@ -73,7 +75,7 @@ def _refuse_weights(what, weights, random_weights):
 
 
 def open_target(target, weights=None, random_weights=False, dtype=None):
-    """A callable from one uint8 picture (h, w, c) to probabilities (classes,), with `labels` and `channels`.
+    """A callable from one uint8 picture (h, w, c) to probabilities (logits,), of one logit class 1's, with `labels` and `channels`.
 
     dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
     """
@@ -130,8 +132,11 @@ def predict(predictor, images, top=5):
     results = []
     for path in map(pathlib.Path, images):
         probabilities = predictor(_picture(path, predictor.channels))
+        if len(probabilities) == 1:  # one logit's: that of class 1
+            probabilities = np.append(1 - probabilities, probabilities)
         best = np.argsort(-probabilities, kind="stable")[:top]
-        labels = predictor.labels or [str(i) for i in range(len(probabilities))]
+        named = len(predictor.labels) == len(probabilities)
+        labels = predictor.labels if named else [str(i) for i in range(len(probabilities))]
         classes = [{"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in best]
         results.append({"image": str(path), "classes": classes})
     return results

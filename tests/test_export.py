@@ -18,6 +18,7 @@ from PIL import Image
 import kzoo
 from kzoo.errors import UsageError, UserError
 from kzoo.exporting.artifact import open_artifact
+from kzoo.predicting import ArtifactPredictor, ModelPredictor, predict
 
 HEIGHT, WIDTH, NAMES = 32, 48, ("ant", "bee", "cat", "dog", "eel")
 FORMATS = ("saved_model", "onnx", "litert")
@@ -496,6 +497,23 @@ def test_headless_grey_model(tmp_path):
         assert (tmp_path / format / "labels.txt").read_text() == ""
         found = open_artifact(tmp_path / format).predict(images)
         np.testing.assert_allclose(found["features"], in_keras(model, images), atol=1e-4)
+
+
+def test_one_logit_answers_a_question_of_two_classes(tmp_path):
+    """By model and artifact: the logistic function of the logit, class 1 above 0."""
+    model = toy(num_classes=1, class_names=(), crop_pct=1.0)
+    card = kzoo.export(model, tmp_path / "onnx", "onnx")
+    assert "two, by one logit" in (tmp_path / "onnx" / "card.md").read_text()
+    assert (tmp_path / "onnx" / "labels.txt").read_text() == "0\n1\n" and card["classes"] == 1
+    images = np.stack(photos(4, HEIGHT, WIDTH))
+    wanted = 1 / (1 + np.exp(-in_keras(model, images).astype("float64")))
+    artifact = open_artifact(tmp_path / "onnx")
+    np.testing.assert_allclose(artifact.predict(images)["probabilities"], wanted, atol=1e-5)
+    Image.fromarray(images[0]).save(tmp_path / "0.png")
+    for predictor in (ModelPredictor(model), ArtifactPredictor(artifact)):
+        (answer,) = predict(predictor, [tmp_path / "0.png"])
+        found = {c["label"]: c["probability"] for c in answer["classes"]}
+        assert found == {"0": pytest.approx(1 - wanted[0, 0], abs=1e-5), "1": pytest.approx(wanted[0, 0], abs=1e-5)}
 
 
 @pytest.mark.parametrize(("quantize", "shrinks", "correlation"), [("fp16", 0.75, 0.99999), ("dynamic", 0.75, 0.99)])

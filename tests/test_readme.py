@@ -28,7 +28,7 @@ PLUGIN = next(text for language, text in BLOCKS if "plugin_example" in text)
 INLINE = re.findall(r"`((?:KERAS_BACKEND=\w+ )?kzoo [a-z]+ ?[^`]*)`", FENCED.sub("", TEXT))
 STANDS_FOR = {"RUN": "runs/digits", "R": "vit_tiny_digits", "NAME": "vit_tiny_patch16_224"}
 LARGE = ("vit_tiny_cifar10",)  # recipes whose two steps are those of a smoke run
-BARE = {f"kzoo {name}" for name in ("train", "quickstart")}  # names in a sentence; quickstart has a test of its own
+BARE = {f"kzoo {name}" for name in ("train", "predict", "quickstart")}  # names in a sentence; quickstart has a test of its own
 
 
 def commands():

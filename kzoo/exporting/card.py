@@ -99,7 +99,7 @@ def measure(folder, format, records, times, pictures):
 def write(folder, card):
     """card.json, card.md and labels.txt (class names, or numbers where there are none, one a line); returns what card.json says."""
     card = json.loads(json.dumps(card))
-    labels = card["class_names"] or [str(i) for i in range(card["classes"] or 0)]
+    labels = card["class_names"] or [str(i) for i in range(max(card["classes"], 2) if card["classes"] else 0)]
     (folder / "card.md").write_text(markdown(card), encoding="utf-8")
     (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", errors="surrogateescape")  # names of folders
     card = sealed(folder, card)
@@ -161,7 +161,7 @@ def markdown(card):
 
 - Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
 - Outputs: {outputs}{_published(card)}
-- Classes: {card["classes"] or "none, the model has no head"}; their names are in `labels.txt`
+- Classes: {_classes(card)}
 
 ```python
 {snippet}
@@ -175,6 +175,12 @@ Compared with Keras on {card["pictures"]}:
 
 One picture took {times["artifact"]} ms, in Keras {times["keras"]} ms (medians of {times["rounds"]}, taking turns, {times["cores"]} cores).
 """
+
+
+def _classes(card):
+    if card["classes"] == 1:
+        return "two, by one logit; `probabilities` are those of class 1"
+    return f"{card['classes'] or 'none, the model has no head'}; their names are in `labels.txt`"
 
 
 def _published(card):

@@ -29,7 +29,8 @@ class Serving:
         """Normalised float32 (B, H, W, C) -> the named outputs, all float32."""
         result = {self.output: tf.cast(self.model(inputs, training=False), tf.float32)}
         if self.output == "logits":
-            result["probabilities"] = tf.nn.softmax(result["logits"])
+            binary = result["logits"].shape[-1] == 1  # one logit is that of class 1 against class 0
+            result["probabilities"] = (tf.sigmoid if binary else tf.nn.softmax)(result["logits"])
         return result
 
     def own_size(self, images):
