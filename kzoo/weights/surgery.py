@@ -63,8 +63,9 @@ def built_within(checkpoint, build, make=bounded):
     except Exception as error:  # whatever Keras and the layers raise for settings that make no model
         if isinstance(error, MissingPackage):
             raise
+        why = (str(error) if isinstance(error, UserError) else type(error).__name__).rstrip(".")
         raise UserError(
-            f"the model that {checkpoint.path} describes cannot be built ({type(error).__name__}); "
+            f"the model that {checkpoint.path} describes cannot be built ({why}); "
             f"load it with the version of kzoo that wrote it, or {REMEDY}."
         ) from error
 
