@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kzoo import data
+from kzoo.data import resample
 from kzoo.data.pixels import fit_window, moved
 from kzoo.schema import Preprocessing
 from tests.pictures import by_timm
@@ -23,6 +24,15 @@ def test_prepare_equals_timm(size, shape, crop_pct, crop_mode, method):
     got = data.prepare(image, size, spec)
     assert got.dtype == np.float32 and got.shape == (*size, 3)
     np.testing.assert_allclose(got, by_timm(image, size, spec), atol=5e-3)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_a_large_picture_is_resized_strip_by_strip_to_the_same(monkeypatch, crop_mode):
+    """To the bit what Pillow makes of it whole, which is compared with timm's above."""
+    image, spec = RNG.integers(0, 256, (300, 170, 3), dtype=np.uint8), Preprocessing(crop_pct=0.9, crop_mode=crop_mode)
+    whole = data.prepare(image, (48, 40), spec)
+    monkeypatch.setattr(resample, "_LARGE", 0)
+    np.testing.assert_array_equal(data.prepare(image, (48, 40), spec), whole)
 
 
 def test_prepare_equals_torch_to_float_precision():

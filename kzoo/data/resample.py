@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 _LARGE = 2**26  # values of a picture
+_STRIP = 128  # rows
 
 
 def resample_uint8(image, size, method, mirror=False):
@@ -26,10 +27,19 @@ def resample(image, size, method, *, grown=None, offset=(0, 0)):
     inside = [end - first for first, end in kept]
     out = np.zeros((*size, image.shape[-1]), np.float32)
     rows, columns = (slice(first - begin, end - begin) for (first, end), begin in zip(kept, offset, strict=True))
-    floats = image if image.size > _LARGE else image.astype(np.float32)  # at once is twice as fast, and four times the picture
+    large = image.size > _LARGE  # floats at once are twice as fast, and several times the picture
+    floats, resized = (image, _by_strips) if large else (image.astype(np.float32), _resize)
     for channel, plane in enumerate(np.moveaxis(floats, -1, 0)):
-        out[rows, columns, channel] = _resize(plane.astype(np.float32, "C", copy=False), inside, method, (left, top, right, bottom))
+        out[rows, columns, channel] = resized(plane, inside, method, (left, top, right, bottom))
     return out
+
+
+def _by_strips(plane, size, method, box):
+    """_resize to the bit, for Pillow too resizes the rows first: here some at a time, so that no whole plane becomes floats."""
+    left, top, right, bottom = box
+    strips = (plane[start : start + _STRIP].astype(np.float32) for start in range(0, len(plane), _STRIP))
+    narrow = np.concatenate([_resize(strip, (len(strip), size[1]), method, (left, 0, right, len(strip))) for strip in strips])
+    return _resize(narrow, size, method, (0, top, size[1], bottom))
 
 
 def _resize(array, size, method, box=None, mirror=False):
