@@ -34,7 +34,7 @@ RECIPE = schema.Recipe(
     optim=schema.Optim(ema=0.8),
     schedule=schema.Schedule(warmup_steps=2),
     checkpoint=schema.Checkpoint(every_steps=1),
-    label_smoothing=0.1,
+    task=schema.Classify(label_smoothing=0.1),
     epochs=3,
     steps=STEPS,
     xla="off",
@@ -343,6 +343,17 @@ def test_other_settings_are_refused_with_their_keys(untouched, tmp_path):
         train(run, optim__lr=0.5, seed=3)
     again = train(run, checkpoint__every_minutes=1)  # which changes no result
     assert again.metrics == untouched.metrics
+
+
+def test_a_run_recorded_before_tasks_had_settings_goes_on(untouched, tmp_path):
+    run = copy_of(untouched, tmp_path / "run")
+    text = (run / "recipe.txt").read_text()
+    former = text.replace("task.kind = ", "task = ").replace("task.", "")
+    assert former != text and all(line in former for line in ('task = "classify"\n', "label_smoothing = 0.1\n"))
+    (run / "recipe.txt").write_text(former)
+    assert train(run).metrics == kzoo.evaluate(run) == untouched.metrics
+    with pytest.raises(UserError, match=r"task.label_smoothing \(0.1 there, 0.2 now\)"):
+        train(run, task__label_smoothing=0.2)
 
 
 def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):

@@ -29,8 +29,7 @@ class Stage:
         """Makes the task, its optimizer built. Raises UserError where a required XLA step is not to be had."""
         recipe = self.recipe
         freeze(self.network, recipe.optim.freeze)
-        options = {key: getattr(recipe, key) for key in ("loss", "label_smoothing", "target_threshold")}
-        self.task = make_task(self.network, **options)
+        self.task = make_task(self.network, **dataclasses.asdict(recipe.task))
         self.task.compile(optimizer=make_optimizer(recipe, schedule, self.network), jit_compile=wants_xla(recipe))
         require_xla(recipe, self.task)
         self.task.optimizer.build(self.task.trainable_variables)
