@@ -7,6 +7,7 @@ import numpy as np
 from kzoo import data as kdata
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.system import output_folder, printable
+from kzoo.tasks import make
 from kzoo.training.engine import settle
 from kzoo.training.optimizer import Rate, updates
 from kzoo.training.stage import training_loader
@@ -29,7 +30,8 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     output_folder(folder)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
     images, labels = first_batch(recipe, source)
-    draw_batch(paths[0], images, _captions(labels, source.class_names), printable(f"{name}: the first training pictures of {source.name}"))
+    captions = make(recipe.task).captions(labels, source.class_names)
+    draw_batch(paths[0], images, captions, printable(f"{name}: the first training pictures of {source.name}"))
     draw_schedule(paths[1], recipe, steps_per_epoch, name)
     return paths
 
@@ -41,15 +43,6 @@ def first_batch(recipe, source):
         images, labels = (np.asarray(array) for array in next(iter(loader.epoch(0))))
     mean, std = np.float32(loader.preprocessing.mean), np.float32(loader.preprocessing.std)
     return np.clip(images * std + mean, 0, 1), labels
-
-
-def _captions(labels, names):
-    """A line for each label; of probabilities, the two largest classes that are not 0."""
-    words = names or [str(i) for i in range(labels.shape[-1] if labels.ndim > 1 else labels.max() + 1)]
-    if labels.ndim == 1:
-        return [words[label] for label in labels]
-    best = np.argsort(-labels, axis=1, kind="stable")[:, :2]
-    return ["\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0) for pair, row in zip(best, labels, strict=True)]
 
 
 def draw_batch(path, images, captions, title):
