@@ -1,7 +1,21 @@
 """What a kind of work adds to a model, from sample to figures. Loads no Keras: an artifact's answers are read by its runtime alone."""
 
+# Where each step of a sample lives:
+# - Detection. source: boxes in pixels. batching: one plan moves pixels and boxes, a canvas pads both; x {"image", "mask"}, y {"boxes",
+#   "labels", "valid"}, open sides in the signature. view: matching and losses over the network's build with auxiliary outputs (`building`).
+#   meter: boxes back to the original's pixels by the sizes in y, then AP; `headline` is ("ap", 1).
+# - MAE. batching: x {"image", "noise"}, drawn by uniforms of the keys, no y. view: the error on masked patches. meter: that error;
+#   evaluate() adds k-NN of the encoder's features against reference(); `headline` asks the source whether there are labels.
+# - Rotation. batching: turns drawn from the keys, y their numbers. view: the head of four logits is its own layer, over the pooled
+#   vector (`options` say num_classes=0), and goes with it. evaluate() takes view(x), as only the view has the head.
+# - Colourisation. batching: x the grey picture, y the colours of its patches. view: a head over tokens (`building`
+#   says global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of view(x) too.
+# - Distillation. batching, meter, headline: classification's. view: holds the teacher, calls it on x (normalised again where the two
+#   differ) inside compute_loss; checkpoints leave out its variables.
+
 import numpy as np
 
+from kzoo.data import Loader, engine_for
 from kzoo.schema import TaskSettings
 
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
@@ -33,6 +47,15 @@ class Task:
         """The class names of this data for the network's spec. Raises UserError where network and data do not fit each other."""
         return ()
 
+    def batching(self, take, source, data, seed, engine):
+        """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs it."""
+        raise NotImplementedError
+
+    def loader(self, take, source, data, batch_size, seed=0):
+        """The Loader of those batches."""
+        engine = engine_for(source)
+        return Loader(source, self.batching(take, source, data, seed, engine), batch_size, seed, engine)
+
     def view(self, network):
         """The View that `fit` trains."""
         raise NotImplementedError
@@ -60,8 +83,8 @@ class Task:
                 images += int(real.sum())
         return meter.result() | {"images": images}
 
-    def captions(self, targets, names):
-        """A line for each picture of a training batch, by its targets; names: the classes', or none."""
+    def captions(self, batch, names):
+        """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or none."""
         raise NotImplementedError
 
 

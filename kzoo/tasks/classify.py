@@ -3,6 +3,7 @@
 import numpy as np
 
 from kzoo import schema
+from kzoo.data import Labels
 from kzoo.errors import UserError
 from kzoo.tasks.base import Meter, Task
 
@@ -36,6 +37,9 @@ class Classify(Task):
             raise UserError(f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same classes.")
         return found if len(found) == classes else ()
 
+    def batching(self, take, source, data, seed, engine):
+        return Labels(take, source, augment=data.augment, crops=data.eval_crops, seed=seed, engine=engine)
+
     def view(self, network):
         from kzoo.tasks.views.classify import ClassifyView
 
@@ -44,8 +48,9 @@ class Classify(Task):
     def meter(self, network, source):
         return ClassMeter()
 
-    def captions(self, targets, names):
+    def captions(self, batch, names):
         """The label's name; of probabilities, the two largest classes that are not 0."""
+        targets = batch[1]
         words = names or [str(i) for i in range(targets.shape[-1] if targets.ndim > 1 else targets.max() + 1)]
         if targets.ndim == 1:
             return [words[label] for label in targets]

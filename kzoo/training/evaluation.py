@@ -1,6 +1,7 @@
 """Evaluation of a run: the task's figures of every picture once."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 
@@ -23,14 +24,8 @@ def loader_for(task, model, source, data):
     """
     task.accept(model, source)
     height, width, channels = model.input_shape[1:]
-    return kdata.Loader(
-        source,
-        image_size=(height, width),
-        channels=channels,
-        preprocessing=model.spec.preprocessing,
-        batch_size=data.eval_batch_size or data.batch_size,
-        crops=data.eval_crops,
-    )
+    take = kdata.Take((height, width), channels, model.spec.preprocessing)
+    return task.loader(take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 
 from kzoo import data as kdata
@@ -10,7 +11,7 @@ from kzoo.system import output_folder, printable
 from kzoo.tasks import make
 from kzoo.training.engine import settle
 from kzoo.training.optimizer import Rate, updates
-from kzoo.training.stage import training_loader
+from kzoo.training.stage import take_of, training_loader
 
 LARGEST = 32  # pictures shown; a larger batch is cut to them, and mixing finds its partners among them
 COLUMNS = 8
@@ -29,20 +30,20 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     steps_per_epoch = training_loader(recipe, source).steps_per_epoch
     output_folder(folder)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
-    images, labels = first_batch(recipe, source)
-    captions = make(recipe.task).captions(labels, source.class_names)
+    images, batch = first_batch(recipe, source)
+    captions = make(recipe.task).captions(batch, source.class_names)
     draw_batch(paths[0], images, captions, printable(f"{name}: the first training pictures of {source.name}"))
     draw_schedule(paths[1], recipe, steps_per_epoch, name)
     return paths
 
 
 def first_batch(recipe, source):
-    """(images (B, H, W, C) in 0..1, labels (B,) int32 or probabilities (B, classes) float32) of the first epoch, at most LARGEST."""
+    """(images (B, H, W, C) in 0..1, the whole batch, of arrays): the first of the first epoch, of at most LARGEST pictures."""
     loader = training_loader(recipe, source, batch_size=min(recipe.data.batch_size, LARGEST))
     with loader.plain_errors():
-        images, labels = (np.asarray(array) for array in next(iter(loader.epoch(0))))
-    mean, std = np.float32(loader.preprocessing.mean), np.float32(loader.preprocessing.std)
-    return np.clip(images * std + mean, 0, 1), labels
+        batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
+    images, preprocessing = batch[0]["image"] if isinstance(batch[0], dict) else batch[0], take_of(recipe, source).preprocessing
+    return np.clip(images * np.float32(preprocessing.std) + np.float32(preprocessing.mean), 0, 1), batch
 
 
 def draw_batch(path, images, captions, title):

@@ -71,19 +71,17 @@ def adopt(recipe):
     return dataclasses.replace(recipe, keep_architecture=False, **whole)
 
 
+def take_of(recipe, source, side=None):
+    """The Take of a recipe's model, which need not be built."""
+    config = registry.config_of(recipe.model, model_options(recipe, source, side))[1]
+    channels = config.in_channels
+    return kdata.Take(config.size, channels, config.preprocessing.for_channels(channels), config.num_classes)
+
+
 def training_loader(recipe, source, side=None, batch_size=None):
     """The augmented batches of a recipe for its model, which need not be built; batch_size None is the recipe's own."""
-    config = registry.config_of(recipe.model, model_options(recipe, source, side))[1]
-    return kdata.Loader(
-        source,
-        image_size=config.size,
-        channels=config.in_channels,
-        preprocessing=config.preprocessing,
-        batch_size=batch_size or recipe.data.batch_size,
-        augment=recipe.data.augment,
-        num_classes=config.num_classes,
-        seed=recipe.seed,
-    )
+    take, data = take_of(recipe, source, side), recipe.data
+    return make(recipe.task).loader(take, source, data, batch_size or data.batch_size, recipe.seed)
 
 
 def side_at(recipe, epoch):
