@@ -95,18 +95,12 @@ def kzoo_crop(folder):
 
 
 def _kzoo_loader(source, **augment):
-    from kzoo.data import Loader, open_source
+    from kzoo.data import Labels, Loader, Take, engine_for, open_source
     from kzoo.schema import Augment, Preprocessing
 
-    loader = Loader(
-        open_source(source, "train"),
-        image_size=(SIZE, SIZE),
-        channels=3,
-        preprocessing=Preprocessing(interpolation="bilinear"),
-        batch_size=BATCH,
-        augment=Augment(**augment),
-    )
-    return turns(loader.epoch)
+    source, take = open_source(source, "train"), Take((SIZE, SIZE), 3, Preprocessing(interpolation="bilinear"))
+    labels = Labels(take, source, augment=Augment(**augment), engine=engine_for(source))
+    return turns(Loader(source, labels, BATCH).epoch)
 
 
 def tensorflow_crop(folder):

@@ -29,7 +29,7 @@ RECIPE = schema.Recipe(
     checkpoint=schema.Checkpoint(every_steps=3),
     epochs=1000,
     steps=1200,  # ends the run; long enough that most kills fall into its steps
-    label_smoothing=0.1,
+    task=schema.Classify(label_smoothing=0.1),
 )
 # Prints the digest of a run's final weights: names, shapes, types and every bit.
 DIGEST = """

@@ -35,7 +35,7 @@ def child(model, batch, changes):
 
     def step():
         for _ in range(recipe.optim.accumulate):
-            stage.task.train_on_batch(images, labels)
+            stage.view.train_on_batch(images, labels)
 
     step()
     seconds = seconds_of(step, at_least=4)

@@ -13,7 +13,7 @@ import numpy as np
 from kzoo import registry
 from kzoo.errors import UserError, require
 from kzoo.models.base import computing_in
-from kzoo.tasks import task as make_task
+from kzoo.tasks import task as view_of
 from kzoo.training.optimizer import compiled_as
 
 
@@ -85,8 +85,8 @@ def _plain(config):
 
 
 def _fit_batch(model, steps=1, rate=1.0, xla=False):
-    """Trains on one generated batch, under JAX always compiled (as in outputs_of), and returns the task."""
-    trained = make_task(model)
+    """Trains on one generated batch, under JAX always compiled (as in outputs_of), and returns the view."""
+    trained = view_of(model)
     trained.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=xla or keras.backend.backend() == "jax")
     images = _images(model, 4)
     labels = (np.arange(4) % model.output_shape[-1]).astype("int32")

@@ -11,30 +11,35 @@ from dataclasses import dataclass, field
 from kzoo.errors import UsageError, unknown
 
 
+def _part(owner):
+    """What a dataclass is called in messages."""
+    return "task" if isinstance(owner, TaskSettings) else type(owner).__name__.lower()
+
+
 def _choice(owner, name, valid):
     value = getattr(owner, name)
     if value not in valid:
-        raise unknown(f"{type(owner).__name__.lower()}.{name}", value, valid)
+        raise unknown(f"{_part(owner)}.{name}", value, valid)
 
 
 def _at_least(owner, low, *names):
     for name in names:
         value = getattr(owner, name)
         if value is not None and not value >= low:
-            raise UsageError(f"{type(owner).__name__.lower()}.{name} must be at least {low}, not {value}.")
+            raise UsageError(f"{_part(owner)}.{name} must be at least {low}, not {value}.")
 
 
 def _probability(owner, *names):
     for name in names:
         if not 0 <= getattr(owner, name) <= 1:
-            raise UsageError(f"{type(owner).__name__.lower()}.{name} is a probability in 0..1, not {getattr(owner, name)}.")
+            raise UsageError(f"{_part(owner)}.{name} is a probability in 0..1, not {getattr(owner, name)}.")
 
 
 def _below_one(owner, *names):
     for name in names:
         value = getattr(owner, name)
         if value is not None and not 0 <= value < 1:
-            raise UsageError(f"{type(owner).__name__.lower()}.{name} must lie in [0, 1), not {value}.")
+            raise UsageError(f"{_part(owner)}.{name} must lie in [0, 1), not {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,12 +235,43 @@ class Checkpoint:
         _at_least(self, 0, "every_minutes")
 
 
+SETTINGS = {}  # {kind: the class of its settings}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """What a recipe says of its task. A frozen dataclass of each task's own, found by its `kind`, which is no field."""
+
+    kind = ""
+    augments = Augment  # the random changes that its pictures can undergo
+    smoke_source = "fake"  # generated data of its sort
+
+    def __init_subclass__(cls):
+        SETTINGS[cls.kind] = cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(TaskSettings):
+    """One class for each picture."""
+
+    kind = "classify"
+    loss: str = "cross_entropy"  # cross_entropy | binary_cross_entropy (mean over classes) | binary_cross_entropy_sum (sum over classes)
+    label_smoothing: float = 0.0
+    target_threshold: float | None = None  # classes with more than this share of a mixed picture count whole, others not (binary losses)
+
+    def __post_init__(self):
+        _choice(self, "loss", ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
+        _below_one(self, "label_smoothing", "target_threshold")
+        if self.target_threshold is not None and self.loss == "cross_entropy":
+            raise UsageError("task.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run, whole. `kzoo.train` needs nothing else; `recipe.txt` in the run's folder is its dump."""
 
     model: str
-    task: str = "classify"
+    task: TaskSettings = Classify()
     overrides: dict = field(default_factory=dict)  # of kzoo.get: num_classes, image_size, in_channels and the family's fields
     preprocessing: Preprocessing | None = None  # None: the model's own
     init_from: str | None = None  # a run, a weights file or hf://org/repo[@revision][/file] to start from
@@ -246,9 +282,6 @@ class Recipe:
     checkpoint: Checkpoint = Checkpoint()
     epochs: int = 1
     steps: int | None = None  # stop after so many steps in all, whatever the epochs say
-    loss: str = "cross_entropy"  # cross_entropy | binary_cross_entropy (mean over classes) | binary_cross_entropy_sum (sum over classes)
-    label_smoothing: float = 0.0
-    target_threshold: float | None = None  # classes with more than this share of a mixed picture count whole, others not (binary losses)
     progressive: tuple[int, ...] = ()  # sides in pixels, one for each equal share of the epochs; evaluation is at the model's own size
     remat: bool = False  # blocks compute their activations again for the gradient instead of keeping them
     data_parallel: bool = False  # batches are split over all devices of this host
@@ -267,12 +300,7 @@ class Recipe:
             )
         _choice(self, "precision", ("float32", "mixed_bfloat16"))
         _choice(self, "xla", ("required", "auto", "off"))
-        _choice(self, "task", ("classify",))
-        _choice(self, "loss", ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
         _at_least(self, 1, "epochs", "steps", "eval_every")
-        _below_one(self, "label_smoothing", "target_threshold")
-        if self.target_threshold is not None and self.loss == "cross_entropy":
-            raise UsageError("recipe.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out.")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"recipe.seed must lie in 0..2^32 - 1, not {self.seed}.")
         if self.keep_architecture and not self.init_from:
@@ -288,7 +316,13 @@ def smoke(recipe, toy):
     """
     kept = {k: v for k, v in recipe.overrides.items() if isinstance(v, (str, bool, float))}
     data = dataclasses.replace(
-        recipe.data, source="fake", data_dir=None, train_split="train", eval_split="test", batch_size=4, eval_batch_size=4
+        recipe.data,
+        source=recipe.task.smoke_source,
+        data_dir=None,
+        train_split="train",
+        eval_split="test",
+        batch_size=4,
+        eval_batch_size=4,
     )
     small = {
         "progressive": (),
@@ -304,9 +338,12 @@ def smoke(recipe, toy):
 
 
 def flatten(value, prefix=""):
-    """A nested dataclass as {dotted key: plain value}; a mapping that is a field (overrides) is spread into keys too."""
+    """A nested dataclass as {dotted key: plain value}; a mapping that is a field (overrides) is spread into keys too.
+
+    A task's settings have their kind as the first key.
+    """
     items = value.items() if isinstance(value, dict) else ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-    flat = {}
+    flat = {prefix + "kind": value.kind} if isinstance(value, TaskSettings) else {}
     for key, item in items:
         if dataclasses.is_dataclass(item) or (isinstance(item, dict) and item):
             flat.update(flatten(item, f"{prefix}{key}."))
@@ -337,8 +374,18 @@ def override(owner, changes, prefix=""):
             updates[head] = current | {key: plain(value) for key, value in inner.items()}
         else:
             current = _dataclass_in(hints[head])() if current is None else current
+            if isinstance(current, TaskSettings) and "kind" in inner:
+                current, inner = _of_kind(current, dict(inner), f"{prefix}{head}.kind")
             updates[head] = override(current, inner, f"{prefix}{head}.")
     return dataclasses.replace(owner, **updates)
+
+
+def _of_kind(current, changes, key):
+    """(settings of the kind that the changes name, as they are where it is their own; the other changes)."""
+    kind = coerce(changes.pop("kind"), str, key)
+    if kind not in SETTINGS:
+        raise unknown("task", kind, SETTINGS)
+    return current if kind == current.kind else SETTINGS[kind](), changes
 
 
 def _unknown_key(owner, key, prefix):
@@ -384,7 +431,7 @@ def coerce(value, hint, key):
     if nested:
         if isinstance(value, nested):
             return value
-        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{dataclasses.fields(nested)[0].name}.")
+        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{next(iter(flatten(nested())))}.")
     if str in options and isinstance(value, str):
         return json.loads(value) if len(value) > 1 and value[0] == value[-1] == '"' else value
     value = plain(value)
@@ -400,6 +447,9 @@ def coerce(value, hint, key):
             return value
     names = " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
     raise UsageError(f"{key} takes {names}, not {value!r}.")
+
+
+FORMER = {"task": "task.kind"} | {key: f"task.{key}" for key in ("loss", "label_smoothing", "target_threshold")}  # keys of old records
 
 
 def dump(recipe, record=None):
@@ -423,7 +473,7 @@ def parse(text, origin="recipe.txt"):
     record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}
     if not isinstance(flat.get("model"), str):
         raise UsageError(f"{origin} names no model; it is not the record of a run.")
-    changes = tupled(flat)
+    changes = tupled({FORMER.get(key, key): value for key, value in flat.items()})
     try:
         return override(Recipe(model=changes.pop("model")), changes), record
     except RecursionError:

@@ -9,7 +9,7 @@ Cost: 39 minutes there; 45 MMACs a picture.
 Command: kzoo train coatnet_cifar10
 """
 
-from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
 
 RECIPES = {
     "coatnet_cifar10": Recipe(
@@ -31,7 +31,7 @@ RECIPES = {
         data=Data(source="tfds:cifar10", batch_size=128, eval_batch_size=500, augment=Augment(flip=0.5, crop_pad=4)),
         optim=Optim(lr=2e-3, weight_decay=0.05),
         schedule=Schedule(warmup_epochs=1),
-        label_smoothing=0.1,
+        task=Classify(label_smoothing=0.1),
         epochs=16,
         eval_every=2,
     )

@@ -13,7 +13,7 @@ Command: kzoo train coatnet_0_imagenet --set data.data_dir=FOLDER
 Then: kzoo train coatnet_0_finetune_384 --set data.data_dir=FOLDER
 """
 
-from kzoo.schema import Augment, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
 
 PAPER_FORM = {"stride_mode": "1x1", "pool_type": "max2"}
 FORM_0 = {**PAPER_FORM, "drop_path_rate": 0.2}
@@ -26,7 +26,7 @@ CHANGES = {"crop_scale": (0.08, 1.0), "flip": 0.5, "mixup": 0.8}
 RAND = {"layers": 2, "increasing": False, "probability": 1.0}
 RAND_15 = Augment(**CHANGES, rand_augment=RandAugment(magnitude=15.0, **RAND))
 RAND_20 = Augment(**CHANGES, rand_augment=RandAugment(magnitude=20.0, **RAND))
-BOTH = {"label_smoothing": 0.1, "precision": "mixed_bfloat16", "xla": "required"}
+BOTH = {"task": Classify(label_smoothing=0.1), "precision": "mixed_bfloat16", "xla": "required"}
 SCRATCH = {
     "data": Data(**SOURCE, batch_size=4096, eval_batch_size=512, augment=RAND_15),
     "optim": Optim(lr=1e-3, weight_decay=0.05, clip_norm=1.0),

@@ -13,7 +13,7 @@ Command: kzoo train coatnet_2_imagenet21k --set data.source=folder:PATH
 Then: kzoo train coatnet_2_finetune21k_384 --set data.data_dir=FOLDER
 """
 
-from kzoo.schema import Augment, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
 
 PAPER_FORM = {"stride_mode": "1x1", "pool_type": "max2"}
 FORM_2 = {**PAPER_FORM, "drop_path_rate": 0.3}
@@ -31,8 +31,7 @@ PRETRAIN = {
     "schedule": Schedule(name="linear", warmup_epochs=5, min_lr=1e-5),
     "epochs": 90,
     "eval_every": 10,
-    "loss": "binary_cross_entropy_sum",
-    "label_smoothing": 1e-4,
+    "task": Classify(loss="binary_cross_entropy_sum", label_smoothing=1e-4),
     **COMPUTED,
 }
 FINETUNE = {
@@ -40,7 +39,7 @@ FINETUNE = {
     "optim": Optim(lr=5e-5, weight_decay=1e-8, clip_norm=1.0, ema=0.9999),
     "schedule": Schedule(name="constant"),
     "epochs": 30,
-    "label_smoothing": 0.1,
+    "task": Classify(label_smoothing=0.1),
     **COMPUTED,
 }
 

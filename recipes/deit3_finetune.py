@@ -7,7 +7,7 @@ Cost: 20 epochs of 17.6 (B), 61.6 (L), 167.3 (H) or 15.5 (S, 384 px) GMACs a pic
 Command: kzoo train deit3_base_finetune --set init_from=runs/deit3_base_imagenet --set data.data_dir=FOLDER
 """
 
-from kzoo.schema import Augment, Data, Optim, Preprocessing, RandAugment, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, RandAugment, Recipe, Schedule, run_as_script
 
 SETTINGS = {
     "preprocessing": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=1.0),
@@ -22,7 +22,7 @@ SETTINGS = {
     "optim": Optim(lr=1e-5, weight_decay=0.1, clip_norm=None),
     "schedule": Schedule(warmup_epochs=5, warmup_from=1e-6, min_lr=1e-5),  # it ends where it peaks, as the official default has it
     "epochs": 20,
-    "label_smoothing": 0.1,
+    "task": Classify(label_smoothing=0.1),
     "precision": "mixed_bfloat16",
     "xla": "required",
 }

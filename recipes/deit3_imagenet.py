@@ -12,7 +12,7 @@ GPUs (the authors'; not measured here).
 Command: kzoo train deit3_small_imagenet --set data.data_dir=FOLDER
 """
 
-from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
 
 SETTINGS = {
     "preprocessing": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=1.0),
@@ -25,8 +25,7 @@ SETTINGS = {
     ),
     "schedule": Schedule(warmup_epochs=5, warmup_from=1e-6, min_lr=1e-5),
     "epochs": 800,
-    "loss": "binary_cross_entropy",
-    "target_threshold": 0.0,
+    "task": Classify(loss="binary_cross_entropy", target_threshold=0.0),
     "precision": "mixed_bfloat16",
     "xla": "required",
 }

@@ -11,12 +11,12 @@ Command: kzoo train deit3_small_imagenet21k --set data.source=folder:PATH
 Then: kzoo train deit3_small_finetune21k --set init_from=runs/deit3_small_imagenet21k --set data.data_dir=FOLDER
 """
 
-from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
 
 SETTINGS = {
     "preprocessing": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=1.0),
     "schedule": Schedule(warmup_epochs=5, warmup_from=1e-6, min_lr=1e-5),
-    "label_smoothing": 0.1,
+    "task": Classify(label_smoothing=0.1),
     "precision": "mixed_bfloat16",
     "xla": "required",
 }

@@ -9,7 +9,7 @@ Cost: 12 minutes there, beside other work; 27 MMACs a picture.
 Command: kzoo train resnet_cifar10
 """
 
-from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
 
 RECIPES = {
     "resnet_cifar10": Recipe(
@@ -19,7 +19,7 @@ RECIPES = {
         data=Data(source="tfds:cifar10", batch_size=128, eval_batch_size=500, augment=Augment(flip=0.5, crop_pad=4)),
         optim=Optim(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-3, clip_norm=None),
         schedule=Schedule(warmup_epochs=1),
-        label_smoothing=0.1,
+        task=Classify(label_smoothing=0.1),
         epochs=15,
         eval_every=3,
     )

@@ -9,7 +9,7 @@ Cost: 4.1 GMACs a picture; 4.6 days for A1 on four V100 (the authors'; not measu
 Command: kzoo train resnet50_imagenet --set data.data_dir=FOLDER
 """
 
-from kzoo.schema import Augment, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
 
 SOURCE = {"source": "tfds:imagenet2012", "eval_split": "validation", "batch_size": 2048, "eval_batch_size": 512}
 CHANGES = {
@@ -20,11 +20,10 @@ CHANGES = {
     "repeats": 3,
 }
 LAMB = {"name": "lamb", "lr": 5e-3, "epsilon": 1e-6, "clip_norm": 1.0}
+BINARY = {"loss": "binary_cross_entropy", "target_threshold": 0.0}
 SETTINGS = {
     "overrides": {"drop_path_rate": 0.05},
     "schedule": Schedule(warmup_epochs=5, warmup_from=1e-4, min_lr=1e-6),
-    "loss": "binary_cross_entropy",
-    "target_threshold": 0.0,
     "precision": "mixed_bfloat16",
     "xla": "required",
 }
@@ -34,6 +33,7 @@ RECIPES = {
         model="resnet50",
         data=Data(**SOURCE, augment=Augment(**CHANGES, mixup=0.1)),
         optim=Optim(weight_decay=0.02, **LAMB),
+        task=Classify(**BINARY),
         epochs=300,
         **SETTINGS,
     ),
@@ -42,7 +42,7 @@ RECIPES = {
         data=Data(**SOURCE, augment=Augment(**CHANGES, mixup=0.2)),
         optim=Optim(weight_decay=0.01, **LAMB),
         epochs=600,
-        label_smoothing=0.1,
+        task=Classify(**BINARY, label_smoothing=0.1),
         **SETTINGS,
     ),
 }

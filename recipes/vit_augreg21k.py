@@ -10,7 +10,7 @@ Cost: 300 epochs of 1.3 (Ti/16), 1.1 (S/32), 4.6 (S/16), 4.4 (B/32), 17.6 (B/16)
 Command: kzoo train vit_small_augreg21k --set data.source=folder:PATH
 """
 
-from kzoo.schema import Augment, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, RandAugment, Recipe, Schedule, run_as_script
 
 CROP = {"crop_scale": (0.05, 1.0), "flip": 0.5}
 RAND = {"layers": 2, "increasing": False, "probability": 1.0}
@@ -26,7 +26,7 @@ SETTINGS = {
     "schedule": Schedule(warmup_steps=10_000),
     "epochs": 300,
     "eval_every": 10,
-    "loss": "binary_cross_entropy_sum",
+    "task": Classify(loss="binary_cross_entropy_sum"),
     "precision": "mixed_bfloat16",
     "xla": "required",
 }

@@ -12,7 +12,7 @@ TPUv3-core-days in Table 2 (not measured here).
 Command: kzoo train vit_base_imagenet21k --set data.source=folder:PATH
 """
 
-from kzoo.schema import Augment, Data, Optim, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Recipe, Schedule, run_as_script
 
 SETTINGS = {
     "overrides": {"head_bias": -10.0, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1},
@@ -21,7 +21,7 @@ SETTINGS = {
     "schedule": Schedule(name="linear", warmup_steps=10_000, min_lr=1e-5),
     "epochs": 90,
     "eval_every": 10,
-    "loss": "binary_cross_entropy_sum",
+    "task": Classify(loss="binary_cross_entropy_sum"),
     "precision": "mixed_bfloat16",
     "xla": "required",
 }

@@ -6,7 +6,7 @@ Cost: 40 seconds there.
 Command: kzoo train vit_tiny_digits
 """
 
-from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script
 
 RECIPES = {
     "vit_tiny_digits": Recipe(
@@ -26,7 +26,7 @@ RECIPES = {
         data=Data(source="digits", batch_size=32, eval_batch_size=355, augment=Augment(shift=1)),
         optim=Optim(lr=2e-3, weight_decay=0.05, ema=0.98),
         schedule=Schedule(warmup_epochs=2),
-        label_smoothing=0.05,
+        task=Classify(label_smoothing=0.05),
         epochs=60,
         eval_every=5,
     )

@@ -11,6 +11,7 @@ import kzoo
 from kzoo import data
 from kzoo.cli import main
 from kzoo.preprocess import preprocessor
+from tests.loaders import labels_loader
 
 pytestmark = pytest.mark.cifar10
 
@@ -34,7 +35,7 @@ def test_packed_it_gives_the_same_batches(held_out, tmp_path):
     assert main(["data", "pack", "tfds:cifar10", str(tmp_path / "cifar10.npz")]) == 0
     packed = data.open_source(f"npz:{tmp_path / 'cifar10.npz'}", "test")
     options = {"image_size": (32, 32), "channels": 3, "preprocessing": kzoo.get("vit_toy").spec.preprocessing, "batch_size": 64}
-    batches = [next(iter(data.Loader(source, **options).evaluation())) for source in (held_out, packed)]
+    batches = [next(iter(labels_loader(source, **options).evaluation())) for source in (held_out, packed)]
     for ours, theirs in zip(*batches, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert packed.class_names == held_out.class_names
@@ -42,7 +43,7 @@ def test_packed_it_gives_the_same_batches(held_out, tmp_path):
 
 def test_the_loader_prepares_pictures_as_the_preprocessor_does(held_out):
     model = kzoo.get("vit_toy", image_size=(40, 48), num_classes=10)
-    loader = data.Loader(held_out, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy")
+    loader = labels_loader(held_out, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy")
     images, _, _ = next(iter(loader.evaluation()))
     pictures = np.stack([held_out.read(i)[0] for i in range(16)])
     np.testing.assert_allclose(images, preprocessor(model)(pictures), atol=1e-4)

@@ -7,7 +7,6 @@ import scipy.stats
 import torch
 from PIL import Image
 
-from kzoo import data
 from kzoo.data import mixing, randaugment
 from kzoo.data.augment import plan
 from kzoo.data.operations import operate
@@ -15,6 +14,7 @@ from kzoo.data.pixels import crop_padded, erase
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UserError
 from kzoo.schema import Augment, Preprocessing, RandAugment
+from tests.loaders import labels_loader
 from tests.torch_reference import import_timm
 
 RNG = np.random.default_rng(8)
@@ -175,7 +175,7 @@ def test_a_padded_crop_is_a_window_of_numpys_reflection(place):
 def loader(engine="numpy", **augment):
     images = RNG.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
     options = {"image_size": (16, 16), "channels": 3, "preprocessing": Preprocessing(), "batch_size": 6}
-    return data.Loader(ArraySource("pictures", images, np.arange(12), 12), augment=Augment(**augment), engine=engine, **options)
+    return labels_loader(ArraySource("pictures", images, np.arange(12), 12), augment=Augment(**augment), engine=engine, **options)
 
 
 def test_repeats_show_each_picture_several_times_changed_anew():

@@ -5,14 +5,17 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from kzoo import data
+from kzoo.data.batching import padded
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UsageError, UserError
 from kzoo.schema import Augment, Preprocessing, RandAugment
+from tests.loaders import labels_loader
 
 RNG = np.random.default_rng(4)
 PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -45,7 +48,7 @@ def source(request, folder):
 
 
 def loader(source, **options):
-    return data.Loader(source, **{"image_size": (12, 12), "channels": 3, "preprocessing": PREPROCESSING, "batch_size": 4, **options})
+    return labels_loader(source, **{"image_size": (12, 12), "channels": 3, "preprocessing": PREPROCESSING, "batch_size": 4, **options})
 
 
 def listed(batches):
@@ -74,6 +77,46 @@ def test_engines_agree_and_epochs_replay_and_resume(source, augment):
         assert_equal(listed(numpy.epoch(1, start_step=start)), whole[start:])
     for other in (numpy.epoch(2), loader(source, augment=augment, seed=4, engine="numpy").epoch(1)):
         assert any((a[0] != b[0]).any() for a, b in zip(whole, listed(other), strict=True))
+
+
+class Parts(data.Batching):
+    """Structures without targets: a dictionary, in it a pair, and a side that grows with the sample's number."""
+
+    def _x(self, pictures, keys):
+        side = int(keys.max()) + 1
+        wide = np.zeros((len(keys), side, 2), np.float32)
+        wide[:, -1] = keys[:, None]
+        return {"wide": wide, "image": np.stack(pictures), "both": (keys.astype(np.int32), np.float32(keys) / 2)}
+
+    def train(self, pictures, targets, keys, epoch, step):
+        return (self._x(pictures, keys) | {"epoch": np.full(len(keys), epoch, np.int32)},)
+
+    def evaluate(self, pictures, targets, keys, rows):
+        x = {name: value for name, value in self._x(pictures, keys).items() if name != "both"}
+        return {name: padded(array, rows) for name, array in x.items()}, (), padded(np.ones(len(keys), np.float32), rows)
+
+    def signature(self, rows, *, training):
+        array = data.Array
+        x = {"image": array((rows, 12, 12, 3), np.uint8), "wide": array((rows, None, 2), np.float32)}
+        if training:
+            return (x | {"both": (array((rows,), np.int32), array((rows,), np.float32)), "epoch": array((rows,), np.int32)},)
+        return x, (), array((rows,), np.float32)
+
+
+def test_batches_of_any_structure_go_through_both_engines():
+    images = np.random.default_rng(5).integers(0, 256, (10, 12, 12, 3), dtype=np.uint8)
+    source = ArraySource("set", images, np.arange(10) % 2, 2)
+    given = {}
+    for engine in ("tf", "numpy"):
+        batches = data.Loader(source, Parts(), 4, seed=2, engine=engine)
+        given[engine] = [keras.tree.map_structure(np.asarray, batch) for batch in (*batches.epoch(3), *batches.evaluation())]
+    keras.tree.map_structure(np.testing.assert_array_equal, given["tf"], given["numpy"])
+    assert [len(batch) for batch in given["tf"]] == [1, 1, 3, 3, 3]
+    (first,), last = given["tf"][0], given["tf"][-1]
+    assert set(first) == {"wide", "image", "both", "epoch"} and first["epoch"].tolist() == [3] * 4
+    np.testing.assert_array_equal(first["image"], images[first["both"][0]])
+    assert first["wide"].shape == (4, first["both"][0].max() + 1, 2)
+    assert last[1] == () and last[2].tolist() == [1, 1, 0, 0] and not last[0]["image"][2:].any()
 
 
 @pytest.mark.parametrize("engine", ["tf", "numpy"])
@@ -172,8 +215,8 @@ from kzoo.schema import Augment, Preprocessing, RandAugment
 assert "keras" not in sys.modules
 data.pack("digits", sys.argv[1])
 source = data.open_source("npz:" + sys.argv[1], "train")
-loader = data.Loader(source, image_size=(16, 16), channels=3, preprocessing=Preprocessing(), batch_size=500,
-                     augment=Augment(crop_scale=(0.5, 1.0), flip=0.5))
+take = data.Take((16, 16), 3, Preprocessing())
+loader = data.Loader(source, data.Labels(take, source, augment=Augment(crop_scale=(0.5, 1.0), flip=0.5)), batch_size=500)
 assert loader.engine == "numpy"
 shapes = [(images.shape, labels.shape) for images, labels in loader.epoch(0)]
 assert shapes == [((500, 16, 16, 3), (500,))] * 2, shapes

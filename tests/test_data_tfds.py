@@ -7,6 +7,7 @@ from kzoo import data
 from kzoo.data import tfds_source
 from kzoo.errors import UserError
 from kzoo.schema import Augment, Preprocessing
+from tests.loaders import labels_loader
 
 tfds = pytest.importorskip("tensorflow_datasets")
 RNG = np.random.default_rng(3)
@@ -83,7 +84,7 @@ def test_every_way_of_reading_gives_the_pictures_in_file_order(made, pictures):
 
 
 def loader(source, **options):
-    return data.Loader(source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="tf", **options)
+    return labels_loader(source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="tf", **options)
 
 
 def listed(batches):
@@ -134,7 +135,7 @@ def test_a_stream_needs_tensorflow_for_its_batches(root, monkeypatch):
     monkeypatch.setattr(tfds_source, "IN_MEMORY", 0)
     source = data.open_source("tfds:varied", "train", data_dir=root)
     with pytest.raises(UserError, match="choose the engine 'tf' or 'auto'"):
-        data.Loader(source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="numpy")
+        labels_loader(source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="numpy")
     with pytest.raises(UserError, match="too large to be packed"):
         data.pack("tfds:varied", root / "set.npz", data_dir=root)
 

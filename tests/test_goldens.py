@@ -24,6 +24,7 @@ from kzoo import data
 from kzoo.data.sources import ArraySource
 from kzoo.schema import Augment, Data, Optim, Preprocessing, RandAugment, Recipe
 from kzoo.weights.read import read_checkpoint
+from tests.loaders import labels_loader
 
 FOLDER = pathlib.Path(__file__).parent / "goldens"
 MIXED = Augment(
@@ -68,8 +69,8 @@ def loaders(name, engine):
     source, options = SETTINGS[name]
     given = {key: options[key] for key in ("preprocessing", "batch_size")}
     given |= {"image_size": (options["side"],) * 2, "channels": options.get("channels", 3), "engine": engine}
-    training = data.Loader(source(), **given, augment=options.get("augment"), seed=options.get("seed", 0))
-    return training, data.Loader(source(), **given, crops=options.get("crops", 1))
+    training = labels_loader(source(), **given, augment=options.get("augment"), seed=options.get("seed", 0))
+    return training, labels_loader(source(), **given, crops=options.get("crops", 1))
 
 
 def digests(batches):

@@ -7,7 +7,7 @@ import torch
 
 import kzoo
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Optim, Recipe, Schedule
+from kzoo.schema import Classify, Optim, Recipe, Schedule
 from kzoo.training.optimizer import Rate, averages, freeze, make_optimizer, rate_scales, undecayed
 from tests.test_training_parts import X, Y, tiny
 from tests.torch_reference import import_timm
@@ -18,7 +18,7 @@ FALLING = Schedule(warmup_steps=2, warmup_from=0.001, min_lr=0.002)
 
 def train_keras(optim, schedule=FALLING, smoothing=0.0, frozen=(), batches=(X, Y)):
     """(weights, averages or None) after a step on each batch, through the task and the recipe's own optimizer."""
-    recipe, model = Recipe(model="vit_toy", optim=optim, schedule=schedule, label_smoothing=smoothing), tiny()
+    recipe, model = Recipe(model="vit_toy", optim=optim, schedule=schedule, task=Classify(label_smoothing=smoothing)), tiny()
     freeze(model, frozen)
     task = kzoo.task(model, label_smoothing=smoothing)
     total = len(batches[0]) // optim.accumulate

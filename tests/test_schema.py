@@ -4,13 +4,29 @@ import dataclasses
 
 import pytest
 
+from kzoo import schema
 from kzoo.errors import UsageError
-from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule, dump, flatten, override, parse, smoke
+from kzoo.schema import (
+    Augment,
+    Classify,
+    Data,
+    Optim,
+    Preprocessing,
+    Recipe,
+    Schedule,
+    TaskSettings,
+    dump,
+    flatten,
+    override,
+    parse,
+    smoke,
+)
 
 FULL = Recipe(
     model="vit_toy",
     overrides={"image_size": (8, 16), "global_pool": "avg", "drop_rate": 0.1, "class_token": False},
     preprocessing=Preprocessing(mean=(0.1,), std=(0.2,), crop_pct=0.9),
+    task=Classify(loss="binary_cross_entropy", target_threshold=0.2),
     init_from="runs/a",
     data=Data(source='npz:odd "name".npz', augment=Augment(crop_scale=(0.3, 1.0), shift=2)),
     optim=Optim(name="sgd", ema=0.9, clip_norm=None),
@@ -46,6 +62,8 @@ def test_a_dump_comes_back(recipe):
         ("overrides.global_pool", "avg", "avg"),
         ("preprocessing.crop_pct", "0.5", 0.5),
         ("preprocessing", "None", None),
+        ("task.kind", "classify", "classify"),
+        ("task.label_smoothing", "0.5", 0.5),
     ],
 )
 def test_overrides_are_typed(key, text, value):
@@ -87,7 +105,13 @@ def test_overrides_take_effect_together_and_leave_the_rest():
         ({"optim.ema": 1}, r"\[0, 1\)"),
         ({"optim.momentum": 1.5}, r"optim.momentum must lie in \[0, 1\)"),
         ({"optim.clip_norm": 0}, "None leaves"),
-        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"label_smoothing": 0.1}, "did you mean task.label_smoothing"),
+        ({"task": "classify"}, "for example task.kind"),
+        ({"task.kind": "clasify"}, "did you mean classify"),
+        ({"task.kind.x": 1}, "task.kind"),
+        ({"task.loss": "bce"}, "unknown task.loss 'bce'"),
+        ({"task.target_threshold": 0.1}, "task.target_threshold belongs to the binary losses"),
+        ({"task.label_smoothing": 1.0}, r"task.label_smoothing must lie in \[0, 1\)"),
         ({"schedule.min_lr": 1.0}, "must not exceed optim.lr"),
         ({"seed": -1}, "seed"),
         ({"data.augment.crop_scale": (0.5, 2.0)}, "at most 1"),
@@ -98,6 +122,26 @@ def test_mistakes_are_named(changes, words):
     with pytest.raises(UsageError, match=words) as error:
         override(Recipe(model="vit_toy"), changes)
     assert "\n" not in str(error.value)
+
+
+def test_settings_of_another_task_take_the_place_of_the_first(monkeypatch):
+    monkeypatch.setattr(schema, "SETTINGS", dict(schema.SETTINGS))
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Turn(TaskSettings):
+        kind = "turn"
+        quarters: int = 4
+
+    recipe = override(FULL, {"task.quarters": "2", "task.kind": "turn"})
+    assert recipe.task == Turn(quarters=2) and parse(dump(recipe))[0] == recipe
+    with pytest.raises(UsageError, match="task.label_smoothing"):
+        override(FULL, {"task.label_smoothing": 0.1, "task.kind": "turn"})
+
+
+def test_former_keys_of_a_record_are_read():
+    lines = ("label_smoothing = 0.1", 'loss = "binary_cross_entropy"', 'model = "vit_toy"', "target_threshold = 0.2", 'task = "classify"')
+    task = Classify(loss="binary_cross_entropy", label_smoothing=0.1, target_threshold=0.2)
+    assert parse("\n".join(lines)) == (Recipe(model="vit_toy", task=task), {})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import torch
 import kzoo
 from kzoo import schema
 from kzoo.errors import UserError
-from kzoo.training.evaluation import loader_for, predictions
+from kzoo.tasks import make
+from kzoo.training.evaluation import loader_for
 from kzoo.training.optimizer import Rate
 from kzoo.training.stage import Stage, side_at
 from kzoo.weights.read import read_checkpoint
@@ -54,11 +55,11 @@ def test_the_next_stage_takes_over_tables_and_their_moments():
     for stage in (small, large):
         stage.compile(rate)
     rng = np.random.default_rng(0)
-    for variable in small.task.optimizer.variables:
+    for variable in small.view.optimizer.variables:
         if variable.ndim:
             variable.assign(rng.uniform(size=variable.shape))
     large.follow(small)
-    before, after = (s.task.optimizer._velocities for s in (small, large))
+    before, after = (s.view.optimizer._velocities for s in (small, large))
     index = next(i for i, w in enumerate(small.network.trainable_weights) if w.path == "pos_embed/table")
     table, grown = (np.asarray(v[index]) for v in (before, after))
     grid = torch.tensor(table[:, 1:].reshape(1, 2, 2, -1)).permute(0, 3, 1, 2)
@@ -166,10 +167,12 @@ def test_crops_are_averaged_as_probabilities(grown):
     preprocessing = schema.Preprocessing(crop_pct=0.8)
     model = grown.model
     model.spec = dataclasses.replace(model.spec, preprocessing=preprocessing)
-    loader = loader_for(model, source, data)
-    logits, labels = predictions(model, loader)
-    images, _, _ = next(iter(loader.evaluation()))
-    each = np.asarray(model(np.asarray(images)), "float64").reshape(8, 5, -1)
+    task = make(schema.Classify())
+    loader, meter = loader_for(task, model, source, data), task.meter(model, source)
+    images, labels, _ = map(np.asarray, next(iter(loader.evaluation())))
+    each = np.asarray(model(images), "float64").reshape(8, 5, -1)
     expected = scipy.special.softmax(each, axis=-1).mean(axis=1)
-    np.testing.assert_allclose(np.exp(logits[:8]), expected, atol=1e-6)
-    assert np.abs(each - each[:, :1]).max() > 1e-4 and len(labels) == len(source)
+    meter.update(np.asarray(model(images)), labels, np.full(8, True))
+    assert meter.result()["loss"] == pytest.approx(-np.log(expected[np.arange(8), labels]).mean(), abs=1e-6)
+    assert np.abs(each - each[:, :1]).max() > 1e-4
+    assert task.evaluate(None, model, loader, None)["images"] == len(source)

@@ -8,8 +8,9 @@ import torch
 
 import kzoo
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Data, Optim, Recipe
-from kzoo.tasks.classify import LOSSES, binary_cross_entropy, binary_cross_entropy_sum, cross_entropy, measure, valid
+from kzoo.schema import Classify, Data, Optim, Recipe
+from kzoo.tasks import make
+from kzoo.tasks.views.classify import LOSSES, binary_cross_entropy, binary_cross_entropy_sum, cross_entropy, valid
 from kzoo.training.optimizer import compiled_as, updates, wants_xla
 from tests.equality import XLA
 from tests.torch_reference import import_timm
@@ -148,11 +149,27 @@ def test_one_logit_is_keras_binary_question(loss):
         task.evaluate(X[0], labels + 1)
 
 
+def measure(logits, labels, rows=None):
+    """The figures of a stream of batches of so many rows, by default of one batch."""
+    meter, rows = make(Classify()).meter(None, None), rows or len(labels)
+    for start in range(0, len(labels), rows):
+        batch = labels[start : start + rows]
+        meter.update(logits[start : start + rows], batch, np.full(len(batch), True))
+    return meter.result()
+
+
+def test_figures_do_not_depend_on_the_batches():
+    logits, labels = np.float32(RNG.normal(size=(1000, 8)) * 3), RNG.integers(0, 8, 1000)
+    assert measure(logits, labels, 7) == measure(logits, labels, 64) == measure(logits, labels)
+    meter = make(Classify()).meter(None, None)
+    meter.update(logits, labels, np.arange(1000) < 900)  # the others are padding
+    assert meter.result() == measure(logits[:900], labels[:900])
+
+
 def test_metrics_equal_scikit_learn():
     logits, labels = RNG.normal(size=(200, 8)) * 3, RNG.integers(0, 8, 200)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ours = measure(logits, labels)
-    assert ours["images"] == 200
     assert ours["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(labels, logits.argmax(axis=1)), abs=1e-12)
     assert ours["top5_accuracy"] == pytest.approx(sklearn.metrics.top_k_accuracy_score(labels, logits, k=5), abs=1e-12)
     assert ours["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities), abs=1e-9)

@@ -19,7 +19,8 @@ import pytest
 import kzoo
 from kzoo import schema
 from kzoo.errors import UserError
-from kzoo.training import engine, evaluation, state
+from kzoo.tasks.classify import Classify, ClassMeter
+from kzoo.training import engine, state
 from kzoo.weights.read import read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,7 +35,7 @@ RECIPE = schema.Recipe(
     optim=schema.Optim(ema=0.8),
     schedule=schema.Schedule(warmup_steps=2),
     checkpoint=schema.Checkpoint(every_steps=1),
-    label_smoothing=0.1,
+    task=schema.Classify(label_smoothing=0.1),
     epochs=3,
     steps=STEPS,
     xla="off",
@@ -99,7 +100,7 @@ def terminate(times=1):
     ("where", "step"),
     [
         ((engine._Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
-        ((evaluation, "_merged", 1), 3),  # between the batches of an evaluation, which is left for later
+        ((ClassMeter, "update", 1), 3),  # between the batches of an evaluation, which is left for later
         ((state.np, "savez", 2), 6),  # while it saves
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else None,
@@ -125,16 +126,16 @@ def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(u
 
 def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
     """The checkpoint may not stand at an epoch's last step before that epoch has its evaluation."""
-    measure, calls = engine.measure, []
+    evaluate, calls = Classify.evaluate, []
 
-    def stop_second(*arguments):
+    def stop_third(*arguments):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measure(*arguments)
+        return evaluate(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine, "measure", stop_second)
+        patch.setattr(Classify, "evaluate", stop_third)
         train(tmp_path / "run")
     assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
@@ -301,15 +302,15 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, monkeypatch
 
 
 def test_a_nan_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    from kzoo.tasks import classify
+    from kzoo.tasks.views.classify import ClassifyView
 
-    compute, steps = classify.Classify.compute_loss, 5
+    compute, steps = ClassifyView.compute_loss, 5
 
     def poisoned(self, *arguments, **options):
         count = keras.ops.cast(self.optimizer.iterations, "float32")
         return keras.ops.where(count >= steps - 1, np.nan, compute(self, *arguments, **options))
 
-    monkeypatch.setattr(classify.Classify, "compute_loss", poisoned)
+    monkeypatch.setattr(ClassifyView, "compute_loss", poisoned)
     with pytest.raises(UserError, match=f"nan at step {steps};.*optim.lr"):
         train(tmp_path / "run")
     assert read_checkpoint(tmp_path / "run")[1]["step"] == steps - 1
@@ -343,6 +344,17 @@ def test_other_settings_are_refused_with_their_keys(untouched, tmp_path):
         train(run, optim__lr=0.5, seed=3)
     again = train(run, checkpoint__every_minutes=1)  # which changes no result
     assert again.metrics == untouched.metrics
+
+
+def test_a_run_recorded_before_tasks_had_settings_goes_on(untouched, tmp_path):
+    run = copy_of(untouched, tmp_path / "run")
+    text = (run / "recipe.txt").read_text()
+    former = text.replace("task.kind = ", "task = ").replace("task.", "")
+    assert former != text and all(line in former for line in ('task = "classify"\n', "label_smoothing = 0.1\n"))
+    (run / "recipe.txt").write_text(former)
+    assert train(run).metrics == kzoo.evaluate(run) == untouched.metrics
+    with pytest.raises(UserError, match=r"task.label_smoothing \(0.1 there, 0.2 now\)"):
+        train(run, task__label_smoothing=0.2)
 
 
 def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):

@@ -1,9 +1,25 @@
 """Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation, two engines."""
 
+from kzoo.data.batching import Array, Batching, Labels, Take
 from kzoo.data.decode import decode, read_picture
-from kzoo.data.loader import Loader
+from kzoo.data.loader import Loader, engine_for
 from kzoo.data.pack import pack
 from kzoo.data.pixels import fit, normalise, prepare
 from kzoo.data.sources import Source, open_source
 
-__all__ = ["Loader", "Source", "decode", "fit", "normalise", "open_source", "pack", "prepare", "read_picture"]
+__all__ = [
+    "Array",
+    "Batching",
+    "Labels",
+    "Loader",
+    "Source",
+    "Take",
+    "decode",
+    "engine_for",
+    "fit",
+    "normalise",
+    "open_source",
+    "pack",
+    "prepare",
+    "read_picture",
+]

@@ -42,14 +42,14 @@ def numpy_batches(batch, steps, signature):
 
 
 def tf_batches(batch, steps, signature):
-    """The batches of a range of steps as a tf.data.Dataset of known length; signature: the (shape, dtype) of each array."""
+    """The batches of a range of steps as a tf.data.Dataset of known length; signature: the structure of a batch, of Arrays."""
     import tensorflow as tf
 
     return _mapped(tf.data.Dataset.range(steps.start, steps.stop), batch, signature)
 
 
 def stream_batches(records, batch, steps, batch_size, signature, shuffle_seed=None, repeats=1):
-    """The batches of a range of steps from a stream of records: batch(step, keys (B,), *records (B,)) -> arrays.
+    """The batches of a range of steps from a stream of records: batch(step, keys (B,), *records (B,)) -> a structure of arrays.
 
     The order is the records' own or, with a seed, a shuffled one; each comes `repeats` times in a row, its key the sample's number plus
     REPETITION for every time before. Steps are skipped before anything is decoded.
@@ -68,11 +68,14 @@ def stream_batches(records, batch, steps, batch_size, signature, shuffle_seed=No
 
 
 def _mapped(dataset, batch, signature):
-    """batch() over the elements, in parallel and in order, with static shapes."""
+    """batch() over the elements, in parallel and in order, with the shapes and the structure of the signature."""
     import tensorflow as tf
 
+    sorts = keras.tree.flatten(signature)
+
     def load(*elements):
-        arrays = tf.numpy_function(batch, elements, [dtype for _, dtype in signature])
-        return tuple(tf.ensure_shape(array, shape) for array, (shape, _) in zip(arrays, signature, strict=True))
+        arrays = tf.numpy_function(lambda *values: keras.tree.flatten(batch(*values)), elements, [sort.dtype for sort in sorts])
+        shaped = [tf.ensure_shape(array, sort.shape) for array, sort in zip(keras.tree.flatten(arrays), sorts, strict=True)]
+        return keras.tree.pack_sequence_as(signature, shaped)
 
     return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

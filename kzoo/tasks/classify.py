@@ -1,191 +1,98 @@
-"""Classification: softmax or sigmoid cross-entropy over logits; targets are labels (B,) or probabilities (B, C)."""
+"""Classification: one class for each picture. Its loss and view, which need Keras, are in views/classify.py."""
 
-import functools
-import inspect
-
-import keras
 import numpy as np
-from keras import ops
 
-from kzoo.errors import UsageError, UserError, unknown
-
-CLOSE = 0.01  # how far probabilities may be from 0..1, and their sum from 1: targets of 16 bits are that exact
-_CHUNK = 1 << 16  # targets that are checked at once
-
-
-def valid(targets, classes, exclusive=True):
-    """Which of the targets are some for logits (B, classes): (B,) bool.
-
-    Labels (B,) are whole numbers below `classes`, of one logit 0 and 1; probabilities (B, classes) lie in 0..1 and, where classes
-    exclude each other, sum to 1. Raises UserError for another shape.
-    """
-    _require_shape(targets, classes)
-    if len(targets.shape) == 1:
-        labels = ops.cast(targets, "int32")
-        whole = ops.equal(ops.cast(labels, keras.backend.standardize_dtype(targets.dtype)), targets)
-        return ops.logical_and(whole, ops.logical_and(labels >= 0, labels < max(classes, 2)))
-    shares = ops.cast(targets, "float32")
-    within = ops.all(ops.abs(shares - 0.5) <= 0.5 + CLOSE, axis=-1)
-    whole = ops.abs(ops.sum(shares, axis=-1) - 1) <= CLOSE
-    return ops.logical_and(within, whole) if exclusive and classes > 1 else within
+from kzoo import schema
+from kzoo.data import Labels
+from kzoo.errors import UserError
+from kzoo.tasks.base import Meter, Task
 
 
-def _require_shape(targets, classes):
-    """Raises UserError for targets that broadcasting would otherwise accept."""
-    if len(targets.shape) != 1 and tuple(targets.shape[1:]) != (classes,):
-        raise UserError(f"targets must be labels (B,) or probabilities (B, {classes}), not {tuple(targets.shape)}; reshape them first.")
+class Classify(Task):
+    """Logits (B, C) against labels (B,) or, mixed, probabilities (B, C)."""
+
+    settings_class = schema.Classify
+    curves = ("loss", "accuracy")
+
+    def headline(self, source):
+        return "accuracy", 1
+
+    def options(self, source):
+        return super().options(source) | {"num_classes": source.num_classes}
+
+    def accept(self, network, source):
+        """The source's class names, where the network has a logit for each of its classes and no others."""
+        from kzoo.models.base import gives_logits
+
+        name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
+        if not gives_logits(network):
+            raise UserError(f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class.")
+        classes = network.output_shape[-1]
+        if source.num_classes > classes:
+            raise UserError(
+                f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to train it, and "
+                "evaluate on the data that it was trained for."
+            )
+        if known and found and found != tuple(known):  # the numbers would mean other classes
+            raise UserError(f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same classes.")
+        return found if len(found) == classes else ()
+
+    def batching(self, take, source, data, seed, engine):
+        return Labels(take, source, augment=data.augment, crops=data.eval_crops, seed=seed, engine=engine)
+
+    def view(self, network):
+        from kzoo.tasks.views.classify import ClassifyView
+
+        return ClassifyView(network, self.settings)
+
+    def meter(self, network, source):
+        return ClassMeter()
+
+    def captions(self, batch, names):
+        """The label's name; of probabilities, the two largest classes that are not 0."""
+        targets = batch[1]
+        words = names or [str(i) for i in range(targets.shape[-1] if targets.ndim > 1 else targets.max() + 1)]
+        if targets.ndim == 1:
+            return [words[label] for label in targets]
+        best = np.argsort(-targets, axis=1, kind="stable")[:, :2]
+        return ["\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0) for pair, row in zip(best, targets, strict=True)]
 
 
-def smoothed(logits, targets, label_smoothing=0.0):
-    """(logits, their target probabilities), both float32 (B, C): of labels (B,) or probabilities (B, C), each mixed with the same share
-    of all classes. One logit answers whether the class is 1; it becomes two, that of the other answer being 0.
-    """
-    classes = logits.shape[-1]
-    _require_shape(targets, classes)
-    logits = ops.cast(logits, "float32")
-    if len(targets.shape) == 1:
-        labels = ops.clip(ops.cast(targets, "int32"), 0, max(classes, 2) - 1)  # torch raises for others, which `valid` sorts out
-        targets = ops.one_hot(labels, max(classes, 2), dtype="float32")
-    elif classes == 1:
-        share = ops.cast(targets, "float32")
-        targets = ops.concatenate([1.0 - share, share], axis=-1)
-    if classes == 1:
-        logits = ops.pad(logits, ((0, 0), (1, 0)))
-    return logits, ops.cast(targets, "float32") * (1.0 - label_smoothing) + label_smoothing / max(classes, 2)
+class ClassMeter(Meter):
+    """accuracy, loss in nats and, above five classes, top5_accuracy of logits (B * crops, C), one or several crops a label.
 
-
-def cross_entropy(logits, targets, label_smoothing=0.0):
-    """Per-sample softmax cross-entropy (B,) in nats, float32, of logits (B, C) and targets as in `smoothed`; of one logit, binary."""
-    logits, targets = smoothed(logits, targets, label_smoothing)
-    return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
-
-
-def binary_cross_entropy(logits, targets, label_smoothing=0.0):
-    """Per-sample sigmoid cross-entropy (B,) in nats, float32, the mean over the classes, each a question of its own."""
-    if logits.shape[-1] == 1:
-        return cross_entropy(logits, targets, label_smoothing)
-    logits, targets = smoothed(logits, targets, label_smoothing)
-    return ops.mean(ops.softplus(logits) - targets * logits, axis=-1)
-
-
-def binary_cross_entropy_sum(logits, targets, label_smoothing=0.0):
-    """binary_cross_entropy, summed over the classes: what the ViTs of ImageNet-21k were pre-trained with."""
-    return binary_cross_entropy(logits, targets, label_smoothing) * logits.shape[-1]
-
-
-LOSSES = {f.__name__: f for f in (cross_entropy, binary_cross_entropy, binary_cross_entropy_sum)}
-
-
-def hits(logits, targets):
-    """1.0 where the best class is the target's (its largest probability), else 0.0: (B,) float32. One logit above 0 means class 1."""
-    best, labels = (
-        answers if len(answers.shape) == 1 else answers[:, 0] > bound if answers.shape[-1] == 1 else ops.argmax(answers, axis=-1)
-        for answers, bound in ((logits, 0), (targets, 0.5))
-    )
-    return ops.cast(ops.equal(ops.cast(best, "int32"), ops.cast(labels, "int32")), "float32")
-
-
-def _checking(name):
-    """Keras' method of that name, which looks at the targets first, where it is given arrays of them."""
-    method = getattr(keras.Model, name)
-
-    @functools.wraps(method)
-    def checked(self, *args, **kwargs):
-        given = inspect.signature(method).bind(self, *args, **kwargs).arguments
-        self._require_targets(given.get("y"), given.get("sample_weight"))
-        if isinstance(given.get("validation_data"), (tuple, list)):
-            self._require_targets(*given["validation_data"][1:])
-        return method(self, *args, **kwargs)
-
-    return checked
-
-
-class Classify(keras.Model):
-    """Trains a classifier. Sample and class weights weigh as Keras' own: the loss is the sum of weighted losses over the batch's size,
-    accuracy the weights' share that was hit.
-
-    loss is one of LOSSES, label_smoothing a share in [0, 1); with a target_threshold the classes whose probability is above it count
-    whole, the others not at all (mixed pictures under a binary loss). Raises UsageError for others. Targets that are none (a label
-    that is no class, shares that are no probabilities) raise UserError where they are given as arrays; in data that only the compiled
-    step sees they make its loss NaN. Those of weight 0 may be anything.
+    Of several crops the probabilities are averaged, and their logarithms stand for logits.
     """
 
-    def __init__(self, model, loss="cross_entropy", label_smoothing=0.0, target_threshold=None):
-        super().__init__()
-        if loss not in LOSSES:
-            raise unknown("loss", loss, LOSSES)
-        if not 0 <= label_smoothing < 1:
-            raise UsageError(f"label_smoothing must lie in [0, 1), not {label_smoothing}.")
-        self.network, self.loss_name = model, loss
-        self.label_smoothing, self.target_threshold = label_smoothing, target_threshold
-        self.accuracy = keras.metrics.Mean(name="accuracy")
-        # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another order.
-        self.built = model.built
+    def __init__(self):
+        self.losses, self.ranks, self.classes = [], [], 0
 
-    def build(self, input_shape):
-        self.built = True  # the model builds itself when it is first called
+    def update(self, outputs, y, real):
+        logits, labels = _merged(outputs, len(outputs) // len(y))[real].astype("float64"), y[real]
+        if logits.shape[1] == 1:  # one logit answers whether the class is 1; that of the other answer is 0
+            logits = np.pad(logits, ((0, 0), (1, 0)))
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        own = np.take_along_axis(logits, labels[:, None], axis=1)
+        ties = (logits == own).sum(axis=1) - 1  # share their ranks: a constant model is no expert
+        self.ranks.append((~(logits < own)).sum(axis=1) - 1 - ties / 2)  # counted this way, a NaN is the last
+        self.losses.append(-np.take_along_axis(log_p, labels[:, None], axis=1)[:, 0])
+        self.classes = logits.shape[1]
 
-    def call(self, images, training=None):
-        return self.network(images, training=training)
-
-    fit, evaluate, train_on_batch, test_on_batch = map(_checking, ("fit", "evaluate", "train_on_batch", "test_on_batch"))
-
-    def _require_targets(self, targets=None, weights=None):
-        """Raises UserError for targets (N,) or (N, C), arrays or nothing, of which one is none for the network's logits."""
-        shape = getattr(self.network, "output_shape", None)
-        given = ops.is_tensor(targets) or isinstance(targets, list | tuple) or hasattr(targets, "__array__")
-        if not given or not isinstance(shape, tuple):
-            return
-        targets = ops.convert_to_numpy(targets) if ops.is_tensor(targets) else np.asarray(targets)
-        if targets.dtype.kind in "OSU":
-            raise UserError(f"targets must be numbers, not {targets.dtype}: labels from 0 to {shape[-1] - 1}, or probabilities.")
-        for start in range(0, len(targets), _CHUNK):
-            some = targets[start : start + _CHUNK]
-            wrong = ~ops.convert_to_numpy(valid(some, shape[-1], self._exclusive))
-            if weights is not None:
-                wrong &= np.asarray(weights)[start : start + _CHUNK] != 0
-            if wrong.any():
-                raise UserError(self._refusal(start + int(wrong.argmax()), some[wrong.argmax()], shape[-1]))
-
-    @property
-    def _exclusive(self):
-        """Whether the classes exclude each other, as softmax has it."""
-        return self.loss_name == "cross_entropy"
-
-    def _refusal(self, index, target, classes):
-        if target.ndim == 0:
-            last = max(classes, 2) - 1
-            return f"target {index} is {target!s}; the model has {classes} logits, so a label is a whole number from 0 to {last}."
-        together = ", which sum to 1" if self._exclusive else ""
-        return f"target {index} is {np.array2string(target, threshold=6)}; it must be {classes} probabilities in 0..1{together}."
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        targets = y if self.target_threshold is None or len(y.shape) == 1 else y > self.target_threshold
-        losses = LOSSES[self.loss_name](y_pred, targets, self.label_smoothing)
-        losses = ops.where(valid(y, y_pred.shape[-1], self._exclusive), losses, np.nan)
-        if sample_weight is not None:
-            weights = ops.cast(sample_weight, "float32")
-            losses = ops.where(ops.equal(weights, 0), 0.0, losses * weights)
-        strategy = getattr(self, "distribute_strategy", None)  # TensorFlow's; Keras adds up what its replicas return
-        replicas = strategy.num_replicas_in_sync if strategy else 1
-        return sum(self.losses, start=ops.mean(losses)) / replicas
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        self.accuracy.update_state(hits(y_pred, y), sample_weight=sample_weight)
-        return self.get_metrics_result()
+    def result(self):
+        ranks = np.concatenate(self.ranks)
+        figures = {"accuracy": float(np.mean(ranks == 0)), "loss": float(np.concatenate(self.losses).mean())}
+        return figures | ({"top5_accuracy": float(np.mean(ranks < 5))} if self.classes > 5 else {})
 
 
-def measure(logits, labels):
-    """Metrics of a whole set in float64: logits (N, C), labels (N,) -> accuracy, top5_accuracy (above 5 classes), loss, images."""
-    logits = np.asarray(logits, "float64")
-    if logits.shape[1] == 1:  # as `smoothed` has it
-        logits = np.pad(logits, ((0, 0), (1, 0)))
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    ties = (logits == own).sum(axis=1) - 1  # share their ranks: a constant model is no expert
-    rank = (~(logits < own)).sum(axis=1) - 1 - ties / 2  # counted this way, a NaN is the last
-    metrics = {"accuracy": float(np.mean(rank == 0)), "loss": float(-np.take_along_axis(log_p, labels[:, None], axis=1).mean())}
-    if logits.shape[1] > 5:
-        metrics["top5_accuracy"] = float(np.mean(rank < 5))
-    return metrics | {"images": len(labels)}
+def _merged(logits, crops):
+    """Logits (B * crops, C) -> (B, C)."""
+    if crops == 1:
+        return logits
+    views = logits.reshape(-1, crops, logits.shape[-1]).astype("float64")
+    log_p = views - np.logaddexp.reduce(views, axis=-1, keepdims=True)
+    return np.logaddexp.reduce(log_p, axis=1) - np.log(crops)
+
+
+def _few(names):
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

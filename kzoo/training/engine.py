@@ -21,10 +21,10 @@ from kzoo.models.base import computing_in
 from kzoo.schema import Recipe, dump, flatten, override
 from kzoo.schema import smoke as shrink
 from kzoo.system import Terminated, say, terminable
-from kzoo.tasks.classify import measure
+from kzoo.tasks import make
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
-from kzoo.training.evaluation import averaged, loader_for, predictions
+from kzoo.training.evaluation import averaged, loader_for
 from kzoo.training.optimizer import Rate, compiled_as, require_xla, updates
 from kzoo.training.stage import Stage, adopt, build_network, side_at
 from kzoo.training.workdir import RECEIPT, RECORD, claimed, read_record
@@ -107,9 +107,10 @@ class _Session:
 
     def __init__(self, recipe, workdir, data, ending):
         keras.utils.set_random_seed(recipe.seed)
-        self.recipe, self.workdir, self.ending = recipe, workdir, ending
+        self.recipe, self.workdir, self.ending, self.task = recipe, workdir, ending, make(recipe.task)
         sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
         self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
+        self.headline = self.task.headline(self.source)[0]
         self.stage = Stage(recipe, self.source, self._first_side())
         self.steps_per_epoch, every = self.stage.training.steps_per_epoch, recipe.optim.accumulate
         self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.steps or math.inf)
@@ -119,7 +120,7 @@ class _Session:
             self._initialise()
         self.stage.compile(self.schedule)
         self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
-        self.evaluation = loader_for(self.finest, sources[1], recipe.data)
+        self.evaluation = loader_for(self.task, self.finest, sources[1], recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation
         self.began, self.seconds_before = time.monotonic(), 0.0
@@ -127,8 +128,8 @@ class _Session:
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
     @property
-    def task(self):
-        return self.stage.task
+    def view(self):
+        return self.stage.view
 
     @property
     def seconds(self):
@@ -156,7 +157,7 @@ class _Session:
     def run(self):
         """Trains from the last checkpoint, or from the start, to the end of the recipe."""
         metric_values = self._resume() if self.resumes else self._record()
-        self.board = logs.TensorBoard(self.workdir, self.history)
+        self.board = logs.TensorBoard(self.workdir, self.task.curves, self.history)
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
         while self.step < self.total_steps or self.unevaluated:
             self._close_epoch(self.unevaluated or self._train_epoch(metric_values))
@@ -166,11 +167,11 @@ class _Session:
 
     def _resume(self):
         """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two epochs."""
-        meta, metric_values = state.restore(self.task, self.workdir)
+        meta, metric_values = state.restore(self.view, self.workdir)
         self.step, self.history, self.metrics = meta["step"], meta["history"], meta["metrics"]
         self.seconds_before = meta["seconds"]
         self.started, self.unevaluated = meta["started"], meta.get("unevaluated")
-        logs.write_csv(self.workdir, self.history)  # a kill may have come between the checkpoint and its row
+        logs.write_csv(self.workdir, self.task.curves, self.history)  # a kill may have come between the checkpoint and its row
         say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
         return metric_values if self.step % self.steps_per_epoch else None
 
@@ -183,7 +184,7 @@ class _Session:
         batches = self.stage.training.epoch(epoch, start_step=done)
         watch = _Watch(self, epoch, self.step + steps, metric_values)
         with self.stage.training.plain_errors():
-            self.task.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+            self.view.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
         return watch.logs
 
@@ -199,13 +200,14 @@ class _Session:
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             self._evaluate(means)
-            row |= {f"eval_{k}": self.metrics[k] for k in ("loss", "accuracy")}
-            say(f"epoch {epoch + 1}/{self.epochs}: evaluation accuracy {row['eval_accuracy']:.4f}, loss {row['eval_loss']:.4f}")
+            row |= {f"eval_{name}": self.metrics[name] for name in self.task.curves}
+            told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves)))
+            say(f"epoch {epoch + 1}/{self.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
         self.unevaluated = None
         self.save()
-        logs.write_csv(self.workdir, self.history)
+        logs.write_csv(self.workdir, self.task.curves, self.history)
         self.board.add(row)
         if time.monotonic() - self.drawn > CURVE_SECONDS:
             self.draw()
@@ -213,12 +215,17 @@ class _Session:
     def _evaluate(self, means):
         """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when it continues."""
         try:
-            with averaged(self.task):
-                self.metrics = measure(*predictions(self._at_full_size(), self.evaluation, self.ending.check))
+            with averaged(self.view):
+                network = self._at_full_size()
+                self.metrics = self.task.evaluate(self.view, network, self.evaluation, self._reference, self.ending.check)
         except Terminated:
             self.unevaluated = means
             self.save()
             raise
+
+    def _reference(self):
+        """The training split as evaluation sees pictures."""
+        return loader_for(self.task, self.finest, self.source, self.recipe.data)
 
     def _enter(self, side):
         """Goes on at another image size, where the recipe says so for this epoch."""
@@ -238,7 +245,7 @@ class _Session:
         return self.finest
 
     def draw(self):
-        logs.draw_curve(self.workdir, self.history)
+        logs.draw_curve(self.workdir, self.task.curves, self.history)
         self.drawn = time.monotonic()
 
     def save(self):
@@ -254,12 +261,12 @@ class _Session:
             "unevaluated": self.unevaluated,
             "kzoo": __version__,
         }
-        state.save(self.task, self.workdir, meta)
+        state.save(self.view, self.workdir, meta)
 
     def first_step_done(self):
         """Asks the compiled step what it is, once; a run that requires XLA stops here if the answer is another."""
-        self.compiled = compiled_as(self.task)
-        require_xla(self.recipe, self.task, self.compiled)
+        self.compiled = compiled_as(self.view)
+        require_xla(self.recipe, self.view, self.compiled)
         self._record()
 
     def _record(self):
@@ -284,7 +291,7 @@ class _Session:
         with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
-        say(f"done: {self.workdir}, accuracy {self.metrics['accuracy']:.4f} on {self.metrics['images']} pictures")
+        say(f"done: {self.workdir}, {self.headline} {self.metrics[self.headline]:.4f} on {self.metrics['images']} pictures")
         return Run(self.workdir, self.metrics, tuple(self.history))
 
 
@@ -302,7 +309,7 @@ class _Watch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.metric_values:  # continue the epoch's running means where the checkpoint left them
-            state.set_metrics(self.session.task, self.metric_values)
+            state.set_metrics(self.session.view, self.metric_values)
 
     def on_train_batch_end(self, batch, logs=None):
         session, self.logs = self.session, {k: float(v) for k, v in logs.items()}

@@ -9,7 +9,10 @@ import time
 
 from kzoo.files import replacing, write_text
 
-COLUMNS = ("epoch", "step", "lr", "loss", "accuracy", "eval_loss", "eval_accuracy", "images_per_second", "minutes")
+
+def columns(curves):
+    """The columns of log.csv for a task's curves."""
+    return ("epoch", "step", "lr", *curves, *(f"eval_{name}" for name in curves), "images_per_second", "minutes")
 
 
 def clock(seconds):
@@ -50,10 +53,10 @@ class Progress:
             print(file=sys.stderr)
 
 
-def write_csv(run, history):
+def write_csv(run, curves, history):
     """log.csv, whole, so that a resumed run has no row twice."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns(curves), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(run / "log.csv", text.getvalue())
@@ -62,8 +65,10 @@ def write_csv(run, history):
 class TensorBoard:
     """Scalars for TensorBoard, where its package is installed; rows that were lost with a kill are written anew, not twice."""
 
-    def __init__(self, run, history):
+    def __init__(self, run, curves, history):
         self.writer = None
+        self.tags = {"lr": "train/lr"} | {name: f"train/{name}" for name in curves} | {f"eval_{name}": f"eval/{name}" for name in curves}
+        self.tags["images_per_second"] = "train/images_per_second"
         if importlib.util.find_spec("tensorboard"):
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -80,9 +85,7 @@ class TensorBoard:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        names = {"lr": "train/lr", "loss": "train/loss", "accuracy": "train/accuracy", "eval_loss": "eval/loss"}
-        names |= {"eval_accuracy": "eval/accuracy", "images_per_second": "train/images_per_second"}
-        values = [Summary.Value(tag=tag, simple_value=row[key]) for key, tag in names.items() if key in row]
+        values = [Summary.Value(tag=tag, simple_value=row[key]) for key, tag in self.tags.items() if key in row]
         self.writer.add_event(Event(wall_time=row["time"], step=row["step"], summary=Summary(value=values)))
         self.writer.flush()
 
@@ -91,14 +94,14 @@ class TensorBoard:
             self.writer.close()
 
 
-def draw_curve(run, history):
-    """learning_curve.png: loss and accuracy over epochs, where matplotlib is installed."""
+def draw_curve(run, curves, history):
+    """learning_curve.png: the task's curves over epochs, where matplotlib is installed."""
     if not history or not importlib.util.find_spec("matplotlib"):
         return
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    figure = Figure(figsize=(4.5 * len(curves), 3.5), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves, strict=True):
         for key, label in ((name, "training"), (f"eval_{name}", "evaluation")):
             rows = [row for row in history if key in row]
             axis.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="." if len(rows) < 40 else None, label=label)

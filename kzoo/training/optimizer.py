@@ -195,28 +195,28 @@ def wants_xla(recipe):
     return accelerated or keras.backend.backend() == "jax" or getattr(family, "CPU_XLA", True)
 
 
-def compiled_as(task):
+def compiled_as(view):
     """What the training step is, asked of the step itself after it has run: "xla", "graph", "eager" or "not applicable (torch)"."""
     backend = keras.backend.backend()
     if backend == "torch":
         return "not applicable (torch)"
     if backend == "jax":
-        return "xla" if task.jit_compile and not task.run_eagerly else "eager"
+        return "xla" if view.jit_compile and not view.run_eagerly else "eager"
     # Keras wraps its tf.functions in plain ones: `fit` traces a loop around the step, `train_on_batch` the step alone.
-    found = [cell.cell_contents for cell in task.train_function.__closure__ or ()]
+    found = [cell.cell_contents for cell in view.train_function.__closure__ or ()]
     found += [getattr(f, "__wrapped__", None) for f in found]
     traced = [c for f in found for c in getattr(f, "_list_all_concrete_functions", list)()]
     definitions = [d for c in traced for d in (c.function_def, *c.graph.as_graph_def().library.function)]
     return "xla" if any(d.attr["_XlaMustCompile"].b for d in definitions) else "graph" if traced else "eager"
 
 
-def require_xla(recipe, task, compiled=None):
+def require_xla(recipe, view, compiled=None):
     """Stops a run whose recipe requires XLA where Keras refused it (before the first step) or the step is something else (after it)."""
     if recipe.xla != "required" or keras.backend.backend() == "torch":
         return
     if mirrored():
         raise UserError("xla='required', but TensorFlow compiles no step over several devices; use xla='auto', or KERAS_BACKEND=jax.")
-    if compiled is None and not task.jit_compile:
+    if compiled is None and not view.jit_compile:
         raise UserError("xla='required', but Keras refuses to compile this step (op determinism or a layer forbids it); use xla='auto'.")
     if compiled not in (None, "xla"):
         raise UserError(f"xla='required', but the training step runs as {compiled}; use xla='auto'.")

@@ -2,14 +2,16 @@
 
 import math
 
+import keras
 import numpy as np
 
 from kzoo import data as kdata
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.system import output_folder, printable
+from kzoo.tasks import make
 from kzoo.training.engine import settle
 from kzoo.training.optimizer import Rate, updates
-from kzoo.training.stage import training_loader
+from kzoo.training.stage import take_of, training_loader
 
 LARGEST = 32  # pictures shown; a larger batch is cut to them, and mixing finds its partners among them
 COLUMNS = 8
@@ -28,28 +30,20 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     steps_per_epoch = training_loader(recipe, source).steps_per_epoch
     output_folder(folder)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
-    images, labels = first_batch(recipe, source)
-    draw_batch(paths[0], images, _captions(labels, source.class_names), printable(f"{name}: the first training pictures of {source.name}"))
+    images, batch = first_batch(recipe, source)
+    captions = make(recipe.task).captions(batch, source.class_names)
+    draw_batch(paths[0], images, captions, printable(f"{name}: the first training pictures of {source.name}"))
     draw_schedule(paths[1], recipe, steps_per_epoch, name)
     return paths
 
 
 def first_batch(recipe, source):
-    """(images (B, H, W, C) in 0..1, labels (B,) int32 or probabilities (B, classes) float32) of the first epoch, at most LARGEST."""
+    """(images (B, H, W, C) in 0..1, the whole batch, of arrays): the first of the first epoch, of at most LARGEST pictures."""
     loader = training_loader(recipe, source, batch_size=min(recipe.data.batch_size, LARGEST))
     with loader.plain_errors():
-        images, labels = (np.asarray(array) for array in next(iter(loader.epoch(0))))
-    mean, std = np.float32(loader.preprocessing.mean), np.float32(loader.preprocessing.std)
-    return np.clip(images * std + mean, 0, 1), labels
-
-
-def _captions(labels, names):
-    """A line for each label; of probabilities, the two largest classes that are not 0."""
-    words = names or [str(i) for i in range(labels.shape[-1] if labels.ndim > 1 else labels.max() + 1)]
-    if labels.ndim == 1:
-        return [words[label] for label in labels]
-    best = np.argsort(-labels, axis=1, kind="stable")[:, :2]
-    return ["\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0) for pair, row in zip(best, labels, strict=True)]
+        batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
+    images, preprocessing = batch[0]["image"] if isinstance(batch[0], dict) else batch[0], take_of(recipe, source).preprocessing
+    return np.clip(images * np.float32(preprocessing.std) + np.float32(preprocessing.mean), 0, 1), batch
 
 
 def draw_batch(path, images, captions, title):

@@ -5,15 +5,14 @@ import dataclasses
 from kzoo import data as kdata
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.models.base import gives_logits
-from kzoo.tasks import task as make_task
+from kzoo.tasks import make
 from kzoo.training import state
 from kzoo.training.optimizer import freeze, make_optimizer, require_xla, wants_xla
 from kzoo.weights.read import spec_of
 
 
 class Stage:
-    """network, training loader and, once compiled, task of a recipe; `side` is the image size in pixels, None for the model's own."""
+    """network, training loader and, once compiled, view of a recipe; `side` is the image size in pixels, None for the model's own."""
 
     def __init__(self, recipe, source, side=None):
         self.recipe, self.side = recipe, side
@@ -26,40 +25,36 @@ class Stage:
         return self.side == side_at(self.recipe, self.recipe.epochs)
 
     def compile(self, schedule):
-        """Makes the task, its optimizer built. Raises UserError where a required XLA step is not to be had."""
+        """Makes the view, its optimizer built. Raises UserError where a required XLA step is not to be had."""
         recipe = self.recipe
         freeze(self.network, recipe.optim.freeze)
-        options = {key: getattr(recipe, key) for key in ("loss", "label_smoothing", "target_threshold")}
-        self.task = make_task(self.network, **options)
-        self.task.compile(optimizer=make_optimizer(recipe, schedule, self.network), jit_compile=wants_xla(recipe))
-        require_xla(recipe, self.task)
-        self.task.optimizer.build(self.task.trainable_variables)
+        self.view = make(recipe.task).view(self.network)
+        self.view.compile(optimizer=make_optimizer(recipe, schedule, self.network), jit_compile=wants_xla(recipe))
+        require_xla(recipe, self.view)
+        self.view.optimizer.build(self.view.trainable_variables)
 
     def follow(self, before):
         """Takes over everything an earlier stage has learnt and counted; position tables, and what belongs to them, are resampled."""
-        state.carry(before.task, self.task)
+        state.carry(before.view, self.view)
 
 
 def model_options(recipe, source, side=None):
-    """What kzoo.get is given: classes and channels are the data's where the recipe does not say otherwise."""
-    options = {"num_classes": source.num_classes, "in_channels": source.channels} | recipe.overrides
+    """What kzoo.get is given: the task's options for this data where the recipe does not say otherwise, and what only training needs."""
+    task = make(recipe.task)
+    options = task.options(source) | recipe.overrides | task.building
     options |= {"image_size": side} if side is not None else {}
     options |= {"remat": True} if recipe.remat else {}
     return options if recipe.preprocessing is None else options | {"preprocessing": recipe.preprocessing}
 
 
 def build_network(recipe, source, side=None):
-    """The model for this data. Raises UserError for one without a classifier's head and for data of more classes than it has."""
+    """The model for this data. Raises UserError where the two do not fit each other, as the task says."""
     options = model_options(recipe, source, side)
     model = registry.build(recipe.model, options) if recipe.init_from else registry.get(recipe.model, **options)
-    if not gives_logits(model):
-        raise UserError(f"the overrides of {recipe.model} leave it without a classifier's head; train it with one logit for each class.")
-    classes = model.output_shape[-1]
-    if source.num_classes > classes:
-        raise UserError(f"{source.name} has {source.num_classes} classes, overrides.num_classes says {classes}.")
-    names = source.class_names if len(source.class_names) == classes else ()
-    architecture = {key: value for key, value in model.spec.overrides.items() if key != "remat"}
-    model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=tuple(names))
+    task = make(recipe.task)
+    names = task.accept(model, source)
+    architecture = {key: value for key, value in model.spec.overrides.items() if key != "remat" and key not in task.building}
+    model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=names)
     return model
 
 
@@ -76,19 +71,17 @@ def adopt(recipe):
     return dataclasses.replace(recipe, keep_architecture=False, **whole)
 
 
+def take_of(recipe, source, side=None):
+    """The Take of a recipe's model, which need not be built."""
+    config = registry.config_of(recipe.model, model_options(recipe, source, side))[1]
+    channels = config.in_channels
+    return kdata.Take(config.size, channels, config.preprocessing.for_channels(channels), config.num_classes)
+
+
 def training_loader(recipe, source, side=None, batch_size=None):
     """The augmented batches of a recipe for its model, which need not be built; batch_size None is the recipe's own."""
-    config = registry.config_of(recipe.model, model_options(recipe, source, side))[1]
-    return kdata.Loader(
-        source,
-        image_size=config.size,
-        channels=config.in_channels,
-        preprocessing=config.preprocessing,
-        batch_size=batch_size or recipe.data.batch_size,
-        augment=recipe.data.augment,
-        num_classes=config.num_classes,
-        seed=recipe.seed,
-    )
+    take, data = take_of(recipe, source, side), recipe.data
+    return make(recipe.task).loader(take, source, data, batch_size or data.batch_size, recipe.seed)
 
 
 def side_at(recipe, epoch):

@@ -13,13 +13,13 @@ from kzoo.weights.read import CHECKPOINT, PREVIOUS, read_checkpoint
 from kzoo.weights.surgery import position_layers, resize_table
 
 
-def _groups(task):
-    """{key: variable} of the task's whole state. Network weights go by path; the rest, unnamed, by its fixed order."""
-    groups = {f"weights/{v.path}": v for v in task.network.weights}
-    if averages(task.optimizer):
-        groups |= {f"average/{v.path}": a for v, a in zip(task.trainable_variables, averages(task.optimizer), strict=True)}
+def _groups(view):
+    """{key: variable} of the view's whole state. Network weights go by path; the rest, unnamed, by its fixed order."""
+    groups = {f"weights/{v.path}": v for v in view.network.weights}
+    if averages(view.optimizer):
+        groups |= {f"average/{v.path}": a for v, a in zip(view.trainable_variables, averages(view.optimizer), strict=True)}
     known = {id(v) for v in groups.values()}
-    rest = {"optimizer": task.optimizer.variables, "metrics": task.metrics_variables, "state": task.non_trainable_variables}
+    rest = {"optimizer": view.optimizer.variables, "metrics": view.metrics_variables, "state": view.non_trainable_variables}
     for name, variables in rest.items():
         fresh = [v for v in variables if id(v) not in known]
         groups |= {f"{name}/{i:05d}": v for i, v in enumerate(fresh)}
@@ -27,11 +27,11 @@ def _groups(task):
     return groups
 
 
-def save(task, run, meta):
+def save(view, run, meta):
     """Replaces the run's checkpoint atomically and keeps the one before it. Refuses to replace a good one by a state that is not finite."""
-    if hasattr(task, "jax_state_sync"):
-        task.jax_state_sync()
-    arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in _groups(task).items()}
+    if hasattr(view, "jax_state_sync"):
+        view.jax_state_sync()
+    arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in _groups(view).items()}
     bad = next((key for key, value in arrays.items() if not np.isfinite(value).all()), None)
     if bad:
         raise UserError(f"{bad} is not finite after step {meta['step']}; the last good checkpoint is kept. Lower optim.lr or clip harder.")
@@ -40,24 +40,24 @@ def save(task, run, meta):
         seal(temporary)
 
 
-def restore(task, run):
-    """Fills the task from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise reset)."""
-    groups = _groups(task)
+def restore(view, run):
+    """Fills the view from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise reset)."""
+    groups = _groups(view)
     arrays, meta = read_checkpoint(run, shapes={key: tuple(variable.shape) for key, variable in groups.items()})
     for key, variable in groups.items():
         variable.assign(arrays[key])
     return meta, {key: arrays[key] for key in groups if key.startswith("metrics/")}
 
 
-def set_metrics(task, values):
+def set_metrics(view, values):
     """Puts metric values from restore() back."""
-    groups = _groups(task)
+    groups = _groups(view)
     for key, value in values.items():
         groups[key].assign(value)
 
 
 def carry(before, after):
-    """Fills the task `after` from `before`, the same run at another image size.
+    """Fills the view `after` from `before`, the same run at another image size.
 
     Position tables and their averages are resampled as for any change of size; the optimizer's memory of them linearly, which
     keeps squares positive.

@@ -1,0 +1,96 @@
+"""What a batch of a task is: pictures and targets of a source into arrays. The Loader keeps order, resume and threads."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from kzoo.data import mixing
+from kzoo.data.decode import to_channels
+from kzoo.data.evaluation import Evaluation
+from kzoo.data.training import Training
+from kzoo.schema import Preprocessing
+
+
+class Take(NamedTuple):
+    """What a network takes: the size (H, W), channels and preprocessing of its pictures, and how many classes its targets have."""
+
+    image_size: tuple[int, int]
+    channels: int
+    preprocessing: Preprocessing
+    classes: int | None = None  # None: the source's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of a batch; None in its shape is an open side."""
+
+    shape: tuple
+    dtype: type
+
+
+class Batching:
+    """Pure functions of seed, epoch and keys, run by the threads of either engine. Structures are nested tuples and dicts of arrays.
+
+    pictures are a batch's decoded pictures, targets what the source gives beside them, keys (B,) the samples' numbers, which a picture
+    that comes several times in an epoch has with another multiple of REPETITION.
+    """
+
+    repeats = 1  # times each drawn picture comes in an epoch
+
+    def train(self, pictures, targets, keys, epoch, step):
+        """A training batch: (x,) or (x, y)."""
+        raise NotImplementedError
+
+    def evaluate(self, pictures, targets, keys, rows):
+        """A batch of evaluation: (x, y, weights (rows,) float32), padded to `rows` with weight 0; y is () where there are no targets."""
+        raise NotImplementedError
+
+    def signature(self, rows, *, training):
+        """The structure of a batch of so many rows, an Array for each of its arrays."""
+        raise NotImplementedError
+
+
+class Labels(Batching):
+    """Pictures float32 (B, H, W, C), normalised, with their labels int32 (B,).
+
+    Where augment, an Augment or None, mixes, targets float32 (B, classes), probabilities, take the labels' place in training. crops:
+    how many views evaluation takes of a picture (1, 5 or 10), one after another: outputs.reshape(B, crops, ...) puts them together.
+    Raises UserError for a number of channels that cannot be converted, and for changes that pictures of this kind or this engine
+    ("tf" or "numpy") do not allow.
+    """
+
+    def __init__(self, take, source, *, augment=None, crops=1, seed=0, engine="numpy"):
+        (height, width), channels = take.image_size, take.channels
+        to_channels(np.zeros((1, 1, source.channels), np.uint8), channels, source.name)  # raises for what cannot be converted
+        self.shape, self.classes = (height, width, channels), take.classes or source.num_classes
+        self.augment, self.crops, self.seed = augment, crops, seed
+        self.repeats = augment.repeats if augment else 1
+        common = (height, width), channels, take.preprocessing.for_channels(channels), source.name
+        self._evaluated = Evaluation(*common, crops)
+        self._trained = Training(augment, *common, seed, engine) if augment else lambda pictures, keys, epoch: self._evaluated(pictures)
+
+    @property
+    def _mixes(self):
+        return self.augment is not None and self.augment.mixes
+
+    def train(self, pictures, targets, keys, epoch, step):
+        images = self._trained(pictures, keys, epoch)
+        if not self._mixes:
+            return images, targets
+        return mixing.mix(images, targets, self.classes, mixing.draw(self.augment, self.seed, epoch, step, self.shape[:2]))
+
+    def evaluate(self, pictures, targets, keys, rows):
+        weights = np.ones(len(targets), np.float32)
+        return padded(self._evaluated(pictures), rows * self.crops), padded(targets, rows), padded(weights, rows)
+
+    def signature(self, rows, *, training):
+        labels = Array((rows,), np.int32)
+        if training:
+            return Array((rows, *self.shape), np.float32), Array((rows, self.classes), np.float32) if self._mixes else labels
+        return Array((rows * self.crops, *self.shape), np.float32), labels, Array((rows,), np.float32)
+
+
+def padded(array, rows):
+    """The array, filled up with zeros to so many rows."""
+    return np.pad(array, [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1))

@@ -1,0 +1,100 @@
+"""What a kind of work adds to a model, from sample to figures. Loads no Keras: an artifact's answers are read by its runtime alone."""
+
+# Where each step of a sample lives:
+# - Detection. source: boxes in pixels. batching: one plan moves pixels and boxes, a canvas pads both; x {"image", "mask"}, y {"boxes",
+#   "labels", "valid"}, open sides in the signature. view: matching and losses over the network's build with auxiliary outputs (`building`).
+#   meter: boxes back to the original's pixels by the sizes in y, then AP; `headline` is ("ap", 1).
+# - MAE. batching: x {"image", "noise"}, drawn by uniforms of the keys, no y. view: the error on masked patches. meter: that error;
+#   evaluate() adds k-NN of the encoder's features against reference(); `headline` asks the source whether there are labels.
+# - Rotation. batching: turns drawn from the keys, y their numbers. view: the head of four logits is its own layer, over the pooled
+#   vector (`options` say num_classes=0), and goes with it. evaluate() takes view(x), as only the view has the head.
+# - Colourisation. batching: x the grey picture, y the colours of its patches. view: a head over tokens (`building`
+#   says global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of view(x) too.
+# - Distillation. batching, meter, headline: classification's. view: holds the teacher, calls it on x (normalised again where the two
+#   differ) inside compute_loss; checkpoints leave out its variables.
+
+import numpy as np
+
+from kzoo.data import Loader, engine_for
+from kzoo.schema import TaskSettings
+
+TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
+
+
+class Task:
+    """A kind of work: one instance for its settings, no other state, no variables. Found by the kind of its settings."""
+
+    settings_class = TaskSettings
+    targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
+    curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
+    building = {}  # overrides of the network while it trains, never in its spec
+
+    def __init_subclass__(cls):
+        TASKS[cls.settings_class.kind] = cls
+
+    def __init__(self, settings=None):
+        self.settings = self.settings_class() if settings is None else settings
+
+    def headline(self, source):
+        """(the figure that a run is judged by, 1 where more is better, else -1)."""
+        return "loss", -1
+
+    def options(self, source):
+        """What kzoo.get is given for this data, where the recipe does not say otherwise."""
+        return {"in_channels": source.channels}
+
+    def accept(self, network, source):
+        """The class names of this data for the network's spec. Raises UserError where network and data do not fit each other."""
+        return ()
+
+    def batching(self, take, source, data, seed, engine):
+        """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs it."""
+        raise NotImplementedError
+
+    def loader(self, take, source, data, batch_size, seed=0):
+        """The Loader of those batches."""
+        engine = engine_for(source)
+        return Loader(source, self.batching(take, source, data, seed, engine), batch_size, seed, engine)
+
+    def view(self, network):
+        """The View that `fit` trains."""
+        raise NotImplementedError
+
+    def meter(self, network, source):
+        """A Meter of the figures of this data."""
+        raise NotImplementedError
+
+    def evaluate(self, view, network, loader, reference, between=lambda: None):
+        """{figure: number} over the loader's evaluation pass, with `images`, how many pictures there were; padding is left out.
+
+        reference() gives the training split's loader, without augmentation. between() is called before every batch.
+        """
+        import keras
+
+        meter, images = self.meter(network, loader.source), 0
+        with loader.plain_errors():
+            for batch in loader.evaluation():
+                between()
+                x, y, weights = keras.tree.map_structure(np.asarray, batch)
+                rows, real = len(keras.tree.flatten(x)[0]), weights > 0
+                outputs = network.predict_on_batch(x)
+                # Mirrored devices repeat the batch.
+                meter.update(keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real)
+                images += int(real.sum())
+        return meter.result() | {"images": images}
+
+    def captions(self, batch, names):
+        """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or none."""
+        raise NotImplementedError
+
+
+class Meter:
+    """Figures of a stream of batches, in float64."""
+
+    def update(self, outputs, y, real):
+        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool, False for padding."""
+        raise NotImplementedError
+
+    def result(self):
+        """{figure: number}."""
+        raise NotImplementedError
