@@ -198,13 +198,6 @@ def test_a_file_of_google_brings_its_numerics(tmp_path):
     assert set(asked.load_report.reinitialised) == {"head/kernel", "head/bias"}
 
 
-def test_the_backbone_counts_as_the_stem():
-    """As in timm, layer-wise rates treat everything before the blocks as one depth."""
-    depths = kzoo.get("hybrid_toy").layer_depths()
-    assert {depth for path, depth in depths.items() if path.startswith("patch_embed/")} == {0}
-    assert sorted(set(depths.values())) == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
