@@ -22,7 +22,7 @@ STAGES = {  # on maps of 16, 8, 8 and 4 cells a side
     **{"embed_dim": (24, 48, 72, 96), "stem_width": 24, "strides": (1, 2, 1, 2)},
     **{"head_dim": 24, "representation_size": None, "stride_mode": "1x1", "pool_type": "max2"},  # as the paper has them
 }
-MAP = ("norm=group", "weight_std=timm", "padding=same", "width=32", "depths=(3,)")  # of stride 4 and 128 channels
+MAP = {"norm": "group", "weight_std": "timm", "padding": "same", "width": 32, "depths": (3,)}  # of stride 4 and 128 channels
 
 
 def _layout(letters, depths):

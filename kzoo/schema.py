@@ -1,6 +1,7 @@
 """What a model, a picture and a run are, as data: frozen dataclasses that load, override and dump. Standard library only."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -87,6 +88,9 @@ class Spec:
     tag: str = ""
     license: str = ""
     source: str = ""  # hf://org/repo@COMMIT/FILE
+
+    def __post_init__(self):
+        _spell_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +185,7 @@ class Optim:
     clip_norm: float | None = 1.0  # global norm of the gradients; None: no clipping
     ema: float | None = None  # momentum of the averaged weights, which evaluation and saved models then use
     layer_decay: float | None = None  # the rate of each layer is this share of the next one's; the head's is whole
-    lr_scales: dict = field(default_factory=dict)  # pattern: factor of the rate; the factors of all patterns that fit multiply
+    lr_scales: dict[str, float] = field(default_factory=dict)  # pattern: factor of the rate; the factors of all patterns that fit multiply
     freeze: tuple[str, ...] = ()  # patterns of weights that stay as they are; norms' running statistics among them
     accumulate: int = 1  # batches whose mean gradient makes one step; rates, warm-up and averages count those steps
 
@@ -291,6 +295,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        _spell_options(self)
         if "preprocessing" in self.overrides:
             raise UsageError("recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own fields.")
         if "." in self.model:
@@ -347,7 +352,7 @@ def flatten(value, prefix=""):
     for key, item in items:
         if dataclasses.is_dataclass(item) or (isinstance(item, dict) and item):
             flat.update(flatten(item, f"{prefix}{key}."))
-        elif not isinstance(item, dict):
+        elif not isinstance(item, dict) or isinstance(value, dict):  # an empty field is its default, an empty option is not
             flat[prefix + key] = item
     return flat
 
@@ -371,7 +376,8 @@ def override(owner, changes, prefix=""):
     for head, inner in nested.items():
         current = updates.get(head, getattr(owner, head))
         if isinstance(current, dict):
-            updates[head] = current | {key: plain(value) for key, value in inner.items()}
+            put = _put if hints[head] is dict else _put_whole
+            updates[head] = functools.reduce(lambda found, item: put(found, *item), inner.items(), current)
         else:
             current = _dataclass_in(hints[head])() if current is None else current
             if isinstance(current, TaskSettings) and "kind" in inner:
@@ -386,6 +392,20 @@ def _of_kind(current, changes, key):
     if kind not in SETTINGS:
         raise unknown("task", kind, SETTINGS)
     return current if kind == current.kind else SETTINGS[kind](), changes
+
+
+def _put_whole(mapping, key, value):
+    """The mapping with that value, typed or text, under the key as it is: a pattern may hold dots."""
+    return mapping | {key: plain(value)}
+
+
+def _put(mapping, key, value):
+    """The mapping with that value, typed or text, under a dotted key, which leads into the mappings inside it."""
+    head, _, rest = key.partition(".")
+    if not rest:
+        return _put_whole(mapping, key, value)
+    below = option_table(mapping.get(head, {}))
+    return mapping | {head: _put(below if isinstance(below, dict) else {}, rest, value)}
 
 
 def _unknown_key(owner, key, prefix):
@@ -417,9 +437,25 @@ def plain(value):
         return value
 
 
-def tupled(mapping):
-    """A mapping read from JSON, which has no tuples, with its lists as tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+def tupled(value):
+    """A value read from JSON, which has no tuples: its lists as tuples, in mappings and lists inside it too."""
+    if isinstance(value, dict):
+        return {key: tupled(item) for key, item in value.items()}
+    return tuple(map(tupled, value)) if isinstance(value, list | tuple) else value
+
+
+def option_table(given):
+    """Options of a model as {field: value}, from that or from texts ("field=value", ...), the older spelling; anything else as it is."""
+    if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
+        return {field: plain(value) for field, _, value in (text.partition("=") for text in given)}
+    return tupled(given)
+
+
+def _spell_options(owner):
+    """Options of the network under a model, in the overrides of a recipe or spec, in the one spelling by which they are compared."""
+    if "backbone_options" in owner.overrides:
+        options = option_table(owner.overrides["backbone_options"])
+        object.__setattr__(owner, "overrides", owner.overrides | {"backbone_options": options})
 
 
 def coerce(value, hint, key):

@@ -17,7 +17,7 @@ RECIPES = {
         overrides={
             "image_size": 32,
             "backbone": "resnet18",
-            "backbone_options": ("stem_stride=1", "width=16", "depths=(1, 1, 1)"),
+            "backbone_options": {"stem_stride": 1, "width": 16, "depths": (1, 1, 1)},
             "patch_size": 1,
             "embed_dim": 128,
             "depth": 3,

@@ -3,6 +3,7 @@ in a sentence, before they cost anything. Runs of earlier versions load, and a d
 
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
@@ -67,6 +68,11 @@ def resaved(run, folder, change):
     shutil.copy(run / "checkpoint.npz", folder)
     rezip(folder / "checkpoint.npz", lambda m: change(m).items())
     return folder
+
+
+def on_itself(times, key, **options):
+    """The options of a network on a network on a network."""
+    return functools.reduce(lambda below, _: options | {key: below}, range(times), {"norm": "layer"})
 
 
 def with_meta(text):
@@ -203,7 +209,9 @@ def test_a_pipe_or_device_is_not_waited_for(tmp_path, reader):
     [
         *({key: None} for key in ("step", "history", "metrics", "seconds", "spec", "started")),
         *({"spec": {"name": "vit_toy", "overrides": {}, "preprocessing": {}} | part} for part in (
-            {"overrides": []}, {"overrides": {"zz": 1}}, {"overrides": {"patch_size": 0}}, {"overrides": {"mlp_ratio": float("nan")}},
+            {"overrides": []}, {"overrides": {"zz": 1}}, {"name": "hybrid_toy", "overrides": on_itself(500, "backbone_options")},
+            {"name": "hybrid_toy", "overrides": on_itself(12, "backbone_options", backbone="hybrid_toy")},
+            {"overrides": {"patch_size": 0}}, {"overrides": {"mlp_ratio": float("nan")}},
             {"preprocessing": None}, {"preprocessing": {"mean": ["a"]}}, {"preprocessing": {"mean": [float("inf")] * 3}},
             {"preprocessing": {"std": [], "mean": []}}, {"preprocessing": {"crop": 1}}, {"class_names": [1, 2]}, {"class_names": "ab"},
             {"name": 5}, {"name": "vit_joy"}, {"name": ""}, {"zzz": 1}, {"license": None},

@@ -262,15 +262,6 @@ def test_decay_leaves_out_vectors_and_the_relative_bias():
         assert any("rel_pos" in path for path in left)
 
 
-def test_each_block_is_one_depth_of_layer_wise_rates():
-    found = {}
-    for overrides in ({}, {"representation_size": None}):
-        for path, depth in kzoo.get("coatnet_toy", **overrides).layer_depths().items():
-            found.setdefault(path.split("/")[0], set()).add(depth)
-    blocks = {"stages_0_blocks_0": {1}, "stages_1_blocks_0": {2}}
-    assert found == {"stem": {0}, **blocks, "norm": {2}, "fc_norm": {3}, "pre_logits": {3}, "head": {3}}
-
-
 def test_a_relative_bias_resizes_with_the_resolution(tmp_path):
     """A table gets as many offsets as the new map has, a constant one stays constant; an MLP's weights fit as they are."""
     for overrides in ({}, {"rel_pos_dim": 8}):

@@ -1,17 +1,22 @@
 """Hybrids: numbers equal to timm's, and any model of kzoo with feature maps under any ViT."""
 
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pytest
 
 import kzoo
 from benchmarks.references import GoogleHybridNpz
+from kzoo.archives.zips import SEAL
 from kzoo.checking import randomise
 from kzoo.errors import UsageError
+from kzoo.models.backbone import build_below
 from kzoo.models.base import computing_in
 from kzoo.models.count import count
 from kzoo.registry import config_of
-from kzoo.schema import Recipe, dump, parse
+from kzoo.schema import Recipe, dump, override, parse
 from tests.equality import assert_equal, pair
 from tests.test_resnet import assert_close, picture
 from tests.torch_reference import import_timm
@@ -28,7 +33,7 @@ def test_the_stem_alone_is_equal_to_timms(size, tmp_path):
 @pytest.mark.parametrize("key", ["timm_hybrid", "google_hybrid_npz"])
 def test_all_stages_are_equal_to_timms_and_googles(key, tmp_path):
     """As many convolutions as R50's, but for their repetitions."""
-    options = ("depths=(1, 2, 1, 1)", *(("norm_eps=1e-6", "weight_std=jax") if key == "google_hybrid_npz" else ()))
+    options = {"depths": (1, 2, 1, 1)} | ({"norm_eps": 1e-6, "weight_std": "jax"} if key == "google_hybrid_npz" else {})
     on = {"backbone": "resnet50_ws", "backbone_options": options, "patch_size": 1}
     assert_equal(*pair(key, "hybrid_toy", tmp_path / "theirs", image_size=(96, 64), **on, **SIZES))
 
@@ -36,7 +41,7 @@ def test_all_stages_are_equal_to_timms_and_googles(key, tmp_path):
 @pytest.mark.parametrize(("index", "patch_size"), [(-1, 1), (1, 2)])
 def test_a_vit_on_a_resnet_is_equal_to_timms(index, patch_size, tmp_path):
     """timm's own way to put one on a model of its own."""
-    on = {"backbone": "resnet18", "backbone_index": index, "backbone_options": (), "patch_size": patch_size}
+    on = {"backbone": "resnet18", "backbone_index": index, "backbone_options": {}, "patch_size": patch_size}
     assert_equal(*pair("timm_hybrid", "hybrid_toy", tmp_path / "theirs", image_size=(64, 96), global_pool="avg", **on, **SIZES))
 
 
@@ -69,7 +74,7 @@ def test_every_row_is_timms_in_size_and_preparation():
 )
 def test_any_model_with_feature_maps_can_stand_below(backbone, index, patch_size, stride, channels):
     """The patches are those of the map that the backbone alone gives."""
-    on = {"backbone": backbone, "backbone_index": index, "backbone_options": (), "patch_size": patch_size}
+    on = {"backbone": backbone, "backbone_index": index, "backbone_options": {}, "patch_size": patch_size}
     model = randomise(kzoo.get("hybrid_toy", image_size=(32, 64), **on))
     embed = model.get_layer("patch_embed")
     assert embed.proj.kernel.shape == (patch_size, patch_size, channels, 32)
@@ -87,16 +92,78 @@ def test_any_model_with_feature_maps_can_stand_below(backbone, index, patch_size
     assert maps.outputs[0].shape == (None, rows, columns, 32)
 
 
-def test_options_reach_the_backbone_from_python_and_from_a_recipe():
-    options = ("norm=group", "norm_eps=1e-6", "weight_std=jax", "depths=(1, 1)", "width=32", "output_stride=8")
+TEXTS = ("norm=group", "norm_eps=1e-6", "weight_std=jax", "depths=(1, 1)", "width=32", "output_stride=8")  # as earlier versions spelt them
+OPTIONS = {"norm": "group", "norm_eps": 1e-6, "weight_std": "jax", "depths": (1, 1), "width": 32, "output_stride": 8}
+
+
+@pytest.mark.parametrize("options", [OPTIONS, TEXTS, list(TEXTS)], ids=["table", "texts", "JSON"])
+def test_options_reach_the_backbone_from_python_and_from_a_recipe(options):
     overrides = {"backbone_options": options}
     config = config_of("hybrid_toy", overrides)[1]
     assert (config.network.norm_eps, config.network.weight_std, config.network.depths) == (1e-6, "jax", (1, 1))
-    assert config.grid == (2, 2)
+    assert config.grid == (2, 2) and config.backbone_options == OPTIONS
     recipe, _ = parse(dump(Recipe(model="hybrid_toy", overrides=overrides)))
-    assert config_of(recipe.model, recipe.overrides)[1] == config
+    assert recipe.overrides == {"backbone_options": OPTIONS}
+    assert config_of(recipe.model, recipe.overrides)[1] == config and hash(config) == hash(config_of("hybrid_toy", overrides)[1])
     layers = kzoo.get("hybrid_toy", **overrides).get_layer("patch_embed").backbone.layers
     assert {layer.norms[0].epsilon for layer in layers if hasattr(layer, "norms")} == {1e-6}
+
+
+def test_one_option_is_set_from_the_command_line():
+    """On top of the recipe's own, at any depth; an empty table stays one in the record."""
+    below = Recipe(model="hybrid_toy", overrides={"backbone_options": TEXTS})
+    key = "overrides.backbone_options"
+    assert override(below, {f"{key}.width": "64"}).overrides["backbone_options"] == OPTIONS | {"width": 64}
+    deep = override(Recipe(model="hybrid_toy"), {f"{key}.backbone_options.depths": "(1, 1)", f"{key}.depth": "1"})
+    assert deep.overrides == {"backbone_options": {"backbone_options": {"depths": (1, 1)}, "depth": 1}}
+    none = override(below, {key: "()"})
+    for recipe in (below, deep, none):
+        assert parse(dump(recipe))[0] == recipe
+    assert none.overrides == {"backbone_options": {}}
+    written = dump(below).replace(f"{key}.", "other.")
+    old = "".join(line for line in written.splitlines(True) if "other." not in line) + f"{key} = {json.dumps(TEXTS)}\n"
+    assert parse(old)[0] == below  # a record of an earlier version
+
+
+def test_what_earlier_versions_saved_loads(tmp_path):
+    """Their specs and layers spell the options as texts."""
+    model = randomise(kzoo.get("hybrid_toy", backbone_options=OPTIONS))
+    model.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        config = json.loads(new.read("config.json"))
+        del config["config"]["sealed"]
+        config["config"]["spec"]["overrides"]["backbone_options"] = TEXTS
+        (embed,) = (layer["config"] for layer in config["config"]["layers"] if layer["class_name"] == "HybridEmbed")
+        embed["options"] = TEXTS
+        for name in set(new.namelist()) - {SEAL}:
+            old.writestr(name, json.dumps(config) if name == "config.json" else new.read(name))
+    kzoo.save_weights(model, tmp_path / "m.safetensors", layout="timm")
+    images = picture(2, 32, 32, 3)
+    for again in (kzoo.load(tmp_path / "m.keras"), kzoo.load(tmp_path / "old.keras"), keras.models.load_model(tmp_path / "old.keras")):
+        assert again.spec == model.spec and again.spec.overrides == {"backbone_options": OPTIONS}
+        np.testing.assert_array_equal(again(images), model(images))
+    for file in ("m.keras", "old.keras", "m.safetensors"):
+        taker = kzoo.get("hybrid_toy", weights=tmp_path / file, backbone_options=TEXTS)
+        np.testing.assert_array_equal(taker(images), model(images))
+    assert kzoo.get("hybrid_toy", weights=tmp_path / "old.keras").spec.overrides == {"backbone_options": OPTIONS}
+
+
+def test_maps_are_found_by_index_and_by_stride():
+    config = config_of("hybrid_toy", {"backbone": "coatnet_toy", "backbone_options": {}, "patch_size": 1})[1]
+    facts = config.network.feature_info()
+    assert [config.feature_map(stride=fact["stride"]) for fact in facts] == facts == [config.feature_map(i) for i in range(len(facts))]
+    dilated = config_of("hybrid_toy", {"backbone": "resnet50", "backbone_options": {"output_stride": 16}, "backbone_index": 0})[1]
+    assert dilated.feature_map(stride=16)["name"] == "layer4"
+    with pytest.raises(UsageError, match="no feature map of stride 32; its maps have strides 4, 8, 16, 16"):
+        dilated.feature_map(stride=32)
+
+
+def test_several_maps_of_a_network_below_come_finest_first():
+    network = build_below("coatnet_toy", {}, (-1, 0), (None, 32, 64, 3), "float32")
+    facts = config_of("coatnet_toy")[1].feature_info()
+    wanted = [(None, 32 // fact["stride"], 64 // fact["stride"], fact["channels"]) for fact in (facts[0], facts[-1])]
+    assert [tuple(output.shape) for output in network.outputs] == wanted
+    assert {w.path.split("/")[0] for w in network.weights} == {"backbone"}
 
 
 def test_a_saved_hybrid_keeps_its_precision_and_its_names(tmp_path):
@@ -124,18 +191,11 @@ def test_a_file_of_google_brings_its_numerics(tmp_path):
     file = GoogleHybridNpz("hybrid_toy").write(tmp_path / "theirs")
     given = kzoo.get("hybrid_toy", weights=file).spec.overrides
     own = config_of("hybrid_toy")[1].backbone_options
-    assert given == {"act": "gelu_tanh", "backbone_options": (*own, "norm_eps=1e-06", "weight_std=jax")}
+    assert given == {"act": "gelu_tanh", "backbone_options": own | {"norm_eps": 1e-6, "weight_std": "jax"}}
     asked = kzoo.get("hybrid_toy", weights=file, act="gelu", backbone_options=own, in_channels=1, num_classes=3)
     assert asked.spec.overrides["backbone_options"] == own and asked.spec.overrides["act"] == "gelu"
     assert asked.load_report.adapted == ("patch_embed/backbone/stem/conv/kernel",)
     assert set(asked.load_report.reinitialised) == {"head/kernel", "head/bias"}
-
-
-def test_the_backbone_counts_as_the_stem():
-    """As in timm, layer-wise rates treat everything before the blocks as one depth."""
-    depths = kzoo.get("hybrid_toy").layer_depths()
-    assert {depth for path, depth in depths.items() if path.startswith("patch_embed/")} == {0}
-    assert sorted(set(depths.values())) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +203,12 @@ def test_the_backbone_counts_as_the_stem():
     [
         ({"backbone": "resnet5"}, "resnet50"),
         ({"backbone_index": 1}, "1 feature maps"),
-        ({"backbone_options": ("norm=layer",)}, "group"),
+        ({"backbone_options": {"norm": "layer"}}, "group"),
+        ({"backbone_options": {"nrm": "group"}}, "norm"),
+        ({"backbone_options": {"depths": 3}}, "option depths of resnet_toy takes tuple"),
         ({"backbone_options": ("nrm=group",)}, "norm"),
-        ({"backbone_options": ("norm=frozen",)}, "norm='frozen'.*weights=PATH"),
+        ({"backbone_options": "norm=group"}, "takes dict or tuple"),
+        ({"backbone_options": {"norm": "frozen"}}, "norm='frozen'.*weights=PATH"),
         ({"image_size": 36}, "divisible by 8"),
         ({"stem": "conv"}, "side by side"),
         ({"stride": 1}, "side by side"),

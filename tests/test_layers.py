@@ -180,7 +180,9 @@ CASES = {
     "DropPath": ({"rate": 0.2}, (2, 5, 4), None),
     "FrozenBatchNorm": ({}, (2, 4, 4, 8), None),
     "GroupNorm": ({"groups": 4}, (2, 4, 4, 8), "beta"),
-    "HybridEmbed": ({"network": "resnet_toy", "options": (), "index": 0, "patch_size": 2, "dim": 8}, (2, 32, 32, 3), "backbone/stem"),
+    "HybridEmbed": (
+        {"network": "resnet_toy", "options": {"depths": (1,)}, "index": 0, "patch_size": 2, "dim": 8}, (2, 32, 32, 3), "backbone/stem",
+    ),
     "LayerScale": ({"init_value": 0.1}, (2, 5, 4), "gamma"),
     "LearnedTokens": ({"count": 2}, (2, 5, 4), "token"),
     "MBConv": ({"in_dim": 8, "dim": 16, "stride": 2, "drop_path_rate": 0.1}, (2, 5, 5, 8), "norm2"),

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import kzoo
+from kzoo import registry
 from kzoo.errors import UsageError, UserError
+from kzoo.models.base import ModelConfig
 from kzoo.schema import Classify, Optim, Recipe, Schedule
 from kzoo.training.optimizer import Rate, averages, freeze, make_optimizer, rate_scales, undecayed
 from tests.test_training_parts import X, Y, tiny
@@ -129,6 +131,39 @@ def test_rates_by_weight_scale_steps_and_decay_alike():
     theirs, _ = train_torch(lambda groups: torch.optim.AdamW(groups, weight_decay=0.3), 0.02, clip=0.05, scales=scales)
     assert_equal(train_keras(optim)[0], theirs)
     np.testing.assert_array_equal(train_keras(optim)[0][2], tiny().get_weights()[2])
+
+
+DEPTHS = {  # of the toys' layers, by timm's rule: all of them have two blocks
+    **dict.fromkeys(("patch_embed", "stem", "cls_token", "reg_token", "pos_embed", "norm_pre"), 0),
+    **dict.fromkeys(("blocks_0", "stages_0_blocks_0", "layer1_blocks_0"), 1),
+    **dict.fromkeys(("blocks_1", "stages_1_blocks_0", "layer2_blocks_0", "norm"), 2),
+    **dict.fromkeys(("fc_norm", "attn_pool", "pre_logits", "head"), 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        *((toy, {}) for toy in registry.toys("kzoo")),
+        ("coatnet_toy", {"representation_size": None}),
+        ("hybrid_toy", {"backbone": "vit_toy", "backbone_options": {}, "patch_size": 1}),
+    ],
+    ids=str,
+)
+def test_the_family_tells_how_deep_a_layer_lies(name, overrides, tmp_path):
+    """A network under another lies before the blocks, whatever blocks of its own it has."""
+    model = kzoo.get(name, **overrides)
+    depths = model.layer_depths()
+    assert depths == {weight.path: DEPTHS[weight.path.split("/")[0]] for weight in model.weights}
+    model.save(tmp_path / "m.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").layer_depths() == depths
+
+
+def test_depths_that_no_family_tells_are_refused(monkeypatch):
+    model = kzoo.get("vit_toy")
+    monkeypatch.setattr(type(model.config), "block_names", ModelConfig.block_names)
+    with pytest.raises(UserError, match=r"vit_toy does not tell its blocks.*block_names\(\)"):
+        model.layer_depths()
 
 
 def test_layer_decay_equals_timm():

@@ -33,10 +33,18 @@ def _value(value, hint, key):
         if kind is tuple and isinstance(value, list | tuple):
             return tuple(_value(item, typing.get_args(option)[0], key) for item in value)
         if kind is dict and isinstance(value, dict):
-            return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+            return _tupled(value, key)
         if _is(value, kind):
             return value
     raise UserError(f"{key} is {_shown(value)}")
+
+
+def _tupled(value, key, levels=16):
+    if not levels:
+        raise UserError(f"{key} is nested too deeply")
+    if isinstance(value, dict):
+        return {name: _tupled(item, key, levels - 1) for name, item in value.items()}
+    return tuple(_tupled(item, key, levels - 1) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _is(value, kind):

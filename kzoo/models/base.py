@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-import re
 import warnings
 from dataclasses import dataclass
 
@@ -34,6 +33,9 @@ class ModelConfig:
     numerics = ()  # fields that weights are made for, which a file may tell
     head_layers = ("head",)  # what another number of classes replaces
     stem_kernels = ()  # paths of the kernels that other input channels change
+
+    # What layer-wise rates ask beside block_names().
+    last_norms = ("norm",)  # layers after the blocks that count with the last of them, as in timm
 
     def layouts(self):
         """{name: kzoo.models.layouts.Layout}: how other libraries name and arrange this family's weights."""
@@ -97,6 +99,10 @@ class ModelConfig:
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; "" for nothing."""
         return ""
 
+    def block_names(self):
+        """The names of the layers that are the model's blocks, in order; None where the family does not tell."""
+        return None
+
     def feature_info(self):
         """One dictionary a feature map that features_only can return: index, name, stride, channels; finest first."""
         return []
@@ -118,18 +124,28 @@ class ZooModel(keras.Model):
     load_report = None
     precision_report = None
 
+    @property
+    def config(self):
+        """The family's config of this model, a ModelConfig. Raises UserError for a model without a spec, such as a clone."""
+        spec = registry.spec_of_model(self)
+        return registry.config_of(spec.name, spec.overrides)[1]
+
     def layer_depths(self):
         """{path of a weight: its depth}, from 0 for what comes before the blocks to the greatest for the head; for layer-wise rates.
 
-        Blocks are the layers named `..blocks_I`, counted from 1 in the order of the graph. The `norm` after them counts with the last
-        one, as in timm, and what follows makes one more depth.
+        The blocks that the family's config names count from 1, its last norms with the last block; what follows makes one more depth.
+        Raises UserError for a family that names none, and for a model without a spec.
         """
-        depths, depth, blocks = {}, 0, 0
+        config = self.config
+        names = config.block_names()
+        if names is None:
+            raise UserError(f"{self.spec.name} does not tell its blocks, which layer-wise rates count: give its config block_names().")
+        order, depths, depth = {name: place for place, name in enumerate(names, 1)}, {}, 0
         for layer in self.layers:
-            if re.search(r"blocks_\d+$", layer.name):
-                depth = blocks = blocks + 1
-            elif blocks and layer.name != "norm":
-                depth = blocks + 1
+            if layer.name in order:
+                depth = order[layer.name]
+            elif depth == len(order) > 0 and layer.name not in config.last_norms:
+                depth += 1
             depths |= {weight.path: depth for weight in layer.weights}
         return depths
 

@@ -142,6 +142,9 @@ class CoatnetConfig(ModelConfig):
                 in_dim = self.embed_dim[i]
         return places
 
+    def block_names(self):
+        return tuple(block.name for block in self.blocks)
+
     def feature_info(self):
         """The stem's map and the last one of each stride."""
         last = {self.stem_stride: ("stem", self.stem_widths[1])}

@@ -5,46 +5,37 @@ https://arxiv.org/abs/2106.10270; numerics of timm's `vit_*_r*`. The transformer
 that has feature maps: `kzoo.get("vit_base_r50_s16_224", backbone="resnet50", backbone_index=-1, patch_size=1)`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import keras
 
-from kzoo import registry
 from kzoo.errors import UsageError
 from kzoo.layers.base import ZooLayer
-from kzoo.models.base import computing_in
-from kzoo.models.layouts import Foreign
+from kzoo.models.backbone import OnBackbone, build_below, joined
 from kzoo.models.vit import BASE, FULL, LARGE, LAYOUTS, SMALL, TINY, VitConfig, transformer
 from kzoo.registry import register
-from kzoo.schema import plain
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2010.11929"
 CPU_XLA = False  # on CPU the training step of vit_small_r26_s32_224 is three times as fast as a graph as under XLA
 
-BELOW = "patch_embed/backbone/"  # where the backbone's weights lie in a hybrid
-PREFIXES = {"timm": "patch_embed.backbone.", "google": ""}  # and in other libraries' files
+PREFIXES = {"timm": "patch_embed.backbone.", "google": ""}  # of the backbone's weights in other libraries' files
 
 
 @dataclass(frozen=True, kw_only=True)
-class HybridConfig(VitConfig):
+class HybridConfig(OnBackbone, VitConfig):
     """A ViT on a feature map. Its image_size and in_channels are the backbone's too; patch_size is in pixels of the map."""
 
-    backbone: str = "resnet50_s16_ws"  # the name of any model with feature maps
+    backbone: str = "resnet50_s16_ws"
     backbone_index: int = -1  # which of its maps (kzoo.info(backbone).feature_info); negative: from the coarsest
-    backbone_options: tuple[str, ...] = ()  # fields of the backbone's config, each as "field=value": ("norm=frozen",)
     patch_size: int = 1
 
     numerics = (*VitConfig.numerics, "backbone_options")
-
-    @property
-    def stem_kernels(self):
-        return tuple(BELOW + path for path in self.network.stem_kernels)
+    below = "patch_embed/backbone/"
 
     def layouts(self):
         """Those that both the transformer and the backbone have."""
-        below = self.network.layouts()
-        return {key: _joined(LAYOUTS[key], below[key], prefix, self.backbone_options) for key, prefix in PREFIXES.items() if key in below}
+        return {key: joined(LAYOUTS[key], self, key, prefix) for key, prefix in PREFIXES.items() if key in self.network.layouts()}
 
     def __post_init__(self):
         if self.stem != "patch" or self.stride is not None:
@@ -66,38 +57,7 @@ class HybridConfig(VitConfig):
     @property
     def tapped(self):
         """The entry of the backbone's feature_info for the chosen map."""
-        facts = self.network.feature_info()
-        if not -len(facts) <= self.backbone_index < len(facts):
-            raise UsageError(f"{self.backbone} has {len(facts)} feature maps, so backbone_index {self.backbone_index} names none.")
-        return facts[self.backbone_index]
-
-    @property
-    def network(self):
-        """The backbone's own config."""
-        return find_network(self.backbone, self.backbone_options)[1]
-
-    def needs_weights(self):
-        return self.network.needs_weights()
-
-
-def find_network(name, options, **overrides):
-    """(builder, config) of the model `name` by options ("field=value", ...) and typed overrides. Raises UsageError for wrong ones."""
-    fields = (text.partition("=") for text in options)
-    return registry.config_of(name, {key: plain(value) for key, _, value in fields} | overrides)
-
-
-def _joined(top, below, prefix, own):
-    """The layout of a transformer on a backbone, whose names there begin with `prefix`; its files' numerics join the `own` options."""
-
-    def prefixed(right):
-        return replace(right, name=prefix + right.name) if isinstance(right, Foreign) else prefix + right
-
-    def numerics(given, asked):
-        options = tuple(f"{field}={value}" for field, value in below.numerics(given, asked).items())
-        return top.numerics(given, asked) | ({"backbone_options": own + options} if options else {})
-
-    layers = {BELOW + left: prefixed(right) for left, right in below.layers.items()}
-    return replace(top, layers=top.layers | layers, ignored=f"{top.ignored}|{below.ignored}", numerics=numerics)
+        return self.feature_map(self.backbone_index)
 
 
 @register
@@ -120,8 +80,7 @@ def hybrid(config):
 class HybridEmbed(ZooLayer):
     """Patches of another model's feature map through one linear map: (B, H, W, C) -> (B, rows * columns, D), row by row.
 
-    The model, `network` with `options` as HybridConfig.backbone_options, is built for the pictures' size; `index` is that of the map in
-    its feature_info.
+    The model, `network` with `options` as in OnBackbone, is built for the pictures' size; `index` is that of the map in its feature_info.
     """
 
     def __init__(self, network, options, index, patch_size, dim, use_bias=True, **kwargs):
@@ -133,12 +92,7 @@ class HybridEmbed(ZooLayer):
         )
 
     def build(self, input_shape):
-        overrides = {"image_size": tuple(input_shape[1:3]), "in_channels": input_shape[3]}
-        overrides |= {"features_only": True, "out_indices": (self.index,)}
-        builder, config = find_network(self.network, self.options, **overrides)
-        with keras.name_scope("backbone"), computing_in(self.dtype_policy):  # that of the file when a model is loaded
-            self.backbone = builder(config)
-        self.backbone.name = "backbone"
+        self.backbone = build_below(self.network, self.options, (self.index,), input_shape, self.dtype_policy)
         self.proj.build(self.backbone.outputs[0].shape)
 
     def call(self, images, training=None):
@@ -157,7 +111,7 @@ R, R26, R50_S16, R50 = ({"backbone": f"resnet{name}_ws"} for name in ("_stem", "
 VARIANTS = {
     "hybrid_toy": HybridConfig(
         image_size=32, backbone="resnet_toy",
-        backbone_options=("norm=group", "weight_std=timm", "padding=same", "width=32", "depths=(1,)"),
+        backbone_options={"norm": "group", "weight_std": "timm", "padding": "same", "width": 32, "depths": (1,)},
         patch_size=2, embed_dim=32, depth=2, num_heads=2, num_classes=10, preprocessing=FULL,
     ),
     "vit_tiny_r_s16_p8_224":  HybridConfig(image_size=224, **R,       patch_size=8, **TINY),  # of stride 32, whatever the name says

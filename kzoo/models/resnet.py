@@ -74,6 +74,9 @@ class ResNetConfig(ModelConfig):
             found.append((depth, self.width * 2**i, stride, dilation, first))
         return found
 
+    def block_names(self):
+        return tuple(f"layer{i}_blocks_{j}" for i, depth in enumerate(self.depths, 1) for j in range(depth))
+
     def needs_weights(self):
         return "norm='frozen'" if self.norm == "frozen" else ""
 
@@ -104,8 +107,8 @@ def stages(config, images):
     """images (B, H, W, C) -> the map of every stage, or that of the stem where there are none: (B, H / stride, W / stride, channels)."""
     common = {"norm": config.norm, "norm_eps": config.norm_eps, "padding": config.padding, "weight_std": config.weight_std}
     x = ResNetStem(config.width, config.stem_stride, **common, name="stem" if config.depths else "root")(images)
-    maps, before, blocks = [], 0, sum(config.depths)
-    for i, (depth, width, stride, dilation, first_dilation) in enumerate(config.stages()):
+    maps, before, names = [], 0, config.block_names()
+    for depth, width, stride, dilation, first_dilation in config.stages():
         for j in range(depth):
             x = ResidualBlock(
                 width,
@@ -114,10 +117,10 @@ def stages(config, images):
                 dilation,
                 dilation if j else first_dilation,
                 project=j == 0 and (stride > 1 or x.shape[-1] != width * EXPANSION[config.block]),
-                drop_path_rate=config.drop_path_rate * (before + j) / max(blocks - 1, 1),
+                drop_path_rate=config.drop_path_rate * (before + j) / max(len(names) - 1, 1),
                 remat=config.remat,
                 **common,
-                name=f"layer{i + 1}_blocks_{j}",
+                name=names[before + j],
             )(x)
         maps.append(x)
         before += depth

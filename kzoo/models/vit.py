@@ -123,8 +123,12 @@ class VitConfig(ModelConfig):
         """fc_norm, its default resolved by timm's rule."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
+    def block_names(self):
+        return tuple(f"blocks_{i}" for i in range(self.depth))
+
     def feature_info(self):
-        return [{"index": i, "name": f"blocks_{i}", "stride": self.step, "channels": self.embed_dim} for i in range(self.depth)]
+        common = {"stride": self.step, "channels": self.embed_dim}
+        return [{"index": i, "name": name} | common for i, name in enumerate(self.block_names())]
 
 
 @register
@@ -141,7 +145,7 @@ def transformer(config, images, x):
     """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row by row."""
     x = tokens(config, x)
     tapped = []
-    for i in range(config.depth):
+    for i, name in enumerate(config.block_names()):
         x = TransformerBlock(
             config.embed_dim,
             config.num_heads,
@@ -156,7 +160,7 @@ def transformer(config, images, x):
             drop_path_rate=config.drop_path_rate * i / max(config.depth - 1, 1),
             norm_eps=config.norm_eps,
             remat=config.remat,
-            name=f"blocks_{i}",
+            name=name,
         )(x)
         tapped.append(x)
     outputs = feature_maps(config, tapped) if config.features_only else head(config, pool(config, x))

@@ -1,0 +1,91 @@
+"""A network under another: any model of kzoo that has feature maps, below one that works on them.
+
+What stands on top names it in its config (`OnBackbone`) and builds it inside a layer of its own (`build_below`). Its weights are found in
+files by the names that its own family knows (`joined`).
+"""
+
+import functools
+from dataclasses import dataclass, field, replace
+
+import keras
+
+from kzoo import registry
+from kzoo.errors import UsageError
+from kzoo.models.base import computing_in
+from kzoo.models.layouts import Foreign
+from kzoo.schema import option_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnBackbone:
+    """What a family's config has beside ModelConfig's where its models stand on another network; named before that base."""
+
+    backbone: str = "resnet50"  # the name of any model with feature maps
+    # Fields of the backbone's config, {"norm": "frozen"}. Texts ("norm=frozen",) are the older spelling, and made such a table.
+    backbone_options: dict | tuple[str, ...] = field(default_factory=dict, hash=False)
+
+    below = "backbone/"  # where the backbone's weights lie in the model
+
+    def __post_init__(self):
+        object.__setattr__(self, "backbone_options", option_table(self.backbone_options))
+        super().__post_init__()
+
+    @functools.cached_property
+    def network(self):
+        """The backbone's own config. Made once: it may stand on another one in turn, and so on."""
+        return registry.config_of(self.backbone, self.backbone_options)[1]
+
+    @property
+    def stem_kernels(self):
+        return tuple(self.below + path for path in self.network.stem_kernels)
+
+    def needs_weights(self):
+        return self.network.needs_weights()
+
+    def feature_map(self, index=None, stride=None):
+        """The entry of the backbone's feature_info for one map: by index (negative: from the coarsest), or the deepest of a stride.
+
+        Raises UsageError where the backbone has no such map.
+        """
+        facts = self.network.feature_info()
+        if stride is not None:
+            found = [fact for fact in facts if fact["stride"] == stride]
+            if not found:
+                has = ", ".join(str(fact["stride"]) for fact in facts)
+                raise UsageError(f"{self.backbone} has no feature map of stride {stride}; its maps have strides {has}.")
+            return found[-1]
+        if not -len(facts) <= index < len(facts):
+            raise UsageError(f"{self.backbone} has {len(facts)} feature maps, so backbone_index {index} names none.")
+        return facts[index]
+
+
+def build_below(name, options, indices, input_shape, policy):
+    """The network `name` with options as in OnBackbone, called "backbone" and computing in `policy`, for pictures (B, H, W, C).
+
+    It gives its feature maps of those indices, finest first: [(B, h, w, D), ...]. For the `build` of the layer that holds it.
+    """
+    sizes = {"image_size": tuple(input_shape[1:3]), "in_channels": input_shape[3]}
+    maps = {"features_only": True, "out_indices": tuple(indices)}
+    builder, config = registry.config_of(name, option_table(options) | sizes | maps)
+    with keras.name_scope("backbone"), computing_in(policy):  # that of the file when a model is loaded
+        network = builder(config)
+    network.name = "backbone"
+    return network
+
+
+def joined(top, config, key, prefix):
+    """The layout `top` of what stands on a backbone, with the backbone's own of that key, whose names there begin with `prefix`.
+
+    The numerics that a file of it tells of the backbone join the options of `config`, an OnBackbone.
+    """
+    network = config.network.layouts()[key]
+
+    def prefixed(right):
+        return replace(right, name=prefix + right.name) if isinstance(right, Foreign) else prefix + right
+
+    def numerics(given, asked):
+        options = network.numerics(given, asked)
+        return top.numerics(given, asked) | ({"backbone_options": config.backbone_options | options} if options else {})
+
+    layers = {config.below + left: prefixed(right) for left, right in network.layers.items()}
+    return replace(top, layers=top.layers | layers, ignored=f"{top.ignored}|{network.ignored}", numerics=numerics)
