@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UsageError, UserError, require_backend, unknown
-from kzoo.schema import Preprocessing, Recipe, Spec, tupled
+from kzoo.schema import FORMER, Preprocessing, Recipe, Spec, tupled
 
 PACKAGE = pathlib.Path(__file__).parent
 PLUGINS = "kzoo.models"  # the entry-point group
@@ -201,6 +201,8 @@ def load_module(path):
         raise type(error)(f"{path}, line {_line_in(path, error)}: {error}") from error
     except (Exception, SystemExit) as error:
         said = error.msg if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}".strip(": ")
+        if former := [key for key in FORMER if f"unexpected keyword argument '{key}'" in said]:
+            said = f"{former[0]} is a field of the task now, task=Classify({former[0]}=...)"
         raise UserError(f"{path}, line {_line_in(path, error)}: {said.splitlines()[0]}; correct the recipe file.") from error
     return module
 

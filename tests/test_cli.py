@@ -166,6 +166,7 @@ RECIPE_FILES = {
     "RECIPES = {'a': 5}": "needs a table of recipes",
     "x = 1\nimport nowhere_to_be_found": "line 2: ModuleNotFoundError",
     "def f():\n    1 / 0\nf()": "line 2: ZeroDivisionError",
+    "from kzoo.schema import Recipe\nRecipe(model='vit_toy', loss='cross_entropy')": "line 2: loss is a field of the task now",
     "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
     "from kzoo.schema import Optim\n\nOptim(lr=-1)": "line 3: optim.lr must be at least 0",
     "x = 'caf\udce9'": "'utf-8' codec can't decode",
