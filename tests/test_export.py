@@ -19,6 +19,7 @@ import kzoo
 from kzoo.errors import UsageError, UserError
 from kzoo.exporting.artifact import open_artifact
 from kzoo.predicting import ArtifactPredictor, ModelPredictor, predict
+from kzoo.system import unseen
 
 HEIGHT, WIDTH, NAMES = 32, 48, ("ant", "bee", "cat", "dog", "eel")
 FORMATS = ("saved_model", "onnx", "litert")
@@ -457,6 +458,18 @@ def test_the_command_predicts_by_the_runtime_alone(artifacts, tmp_path, format, 
     answer, modules = map(json.loads, done.stdout.splitlines())
     assert modules == [runtime]
     assert answer == predict(ArtifactPredictor(open_artifact(folder)), [picture])
+
+
+def test_what_is_unseen_is_there_afterwards(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with unseen("colorsys", "keras"):
+        import keras as still  # it was imported before
+
+        with pytest.raises(ImportError):
+            import colorsys
+    import colorsys  # noqa: F811
+
+    assert colorsys.__name__ == "colorsys" and still is keras
 
 
 def test_a_picture_of_another_size_is_refused_where_nothing_resizes(artifacts):
