@@ -69,7 +69,7 @@ def samples(root):
     import kzoo
     from kzoo import registry
     from kzoo.archives.zips import seal
-    from kzoo.weights.fit import config_of_model
+    from kzoo.registry import config_of_model
     from kzoo.weights.names import encode
 
     found = []

@@ -27,7 +27,7 @@ def _expect(condition, text):
 
 
 def _images(model, batch=2, seed=0):
-    return np.random.default_rng(seed).normal(size=(batch, *model.input_shape[1:])).astype("float32")
+    return np.random.default_rng(seed).normal(size=(batch, *model.take.image_size, model.take.channels)).astype("float32")
 
 
 def outputs_of(model, images):
@@ -89,7 +89,7 @@ def _fit_batch(model, steps=1, rate=1.0, xla=False):
     trained = view_of(model)
     trained.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=xla or keras.backend.backend() == "jax")
     images = _images(model, 4)
-    labels = (np.arange(4) % model.output_shape[-1]).astype("int32")
+    labels = (np.arange(4) % model.classes).astype("int32")
     for _ in range(steps):
         logs = trained.train_on_batch(images, labels, return_dict=True)
         _expect(np.isfinite(logs["loss"]), "the loss is not finite")
@@ -130,7 +130,7 @@ def bfloat16(name):
 
 def sizes(name):
     """Another, non-square size builds and runs."""
-    height, width = registry.get(name).input_shape[1:3]
+    height, width = registry.config_of(name)[1].size
     model = registry.get(name, image_size=(height, width * 3 // 2))
     _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
 
@@ -155,7 +155,7 @@ def features(name):
     """features_only gives the maps that feature_info announces, finest first, with gradients for all that they use."""
     facts = {stage["index"]: stage for stage in registry.info(name).feature_info}
     model = registry.get(name, features_only=True, out_indices=tuple(facts))
-    height, width = model.input_shape[1:3]
+    height, width = model.take.image_size
     outputs = outputs_of(model, _images(model))
     _expect(len(outputs) == len(facts), f"{len(outputs)} maps, announced {len(facts)}")
     for output, stage in zip(outputs, facts.values(), strict=True):

@@ -6,7 +6,6 @@ import math
 import keras
 import numpy as np
 
-from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.layers.embed import PatchEmbed, PositionEmbedding
@@ -14,6 +13,7 @@ from kzoo.layers.pool import AttentionPool
 from kzoo.layers.relative import RelativeBlock
 from kzoo.layers.transformer import TransformerBlock
 from kzoo.ops.resize import resample, resize_weights
+from kzoo.registry import config_of_model
 
 LARGEST_MOSAIC = 16  # position tables of more rows or columns are thinned out, to stay legible
 
@@ -60,7 +60,7 @@ def _weights(model, images, stage):
         raise UserError(f"{_name(model)} has {len(stages)} stages of attention; stage must lie in 0..{len(stages) - 1}, not be {stage}.")
     blocks = stages[stage]
     pools = _layers(model, AttentionPool) if blocks is stages[-1] else []
-    grid = blocks[0].map_size if isinstance(blocks[0], RelativeBlock) else getattr(_config(model), "grid", None)
+    grid = blocks[0].map_size if isinstance(blocks[0], RelativeBlock) else getattr(config_of_model(model), "grid", None)
     if grid is None:
         raise UserError(f"{_name(model)} has attention, but not between the cells of a grid; there is no map to show.")
     tapped = keras.Model(model.input, [layer.input for layer in blocks + pools])(images, training=False)
@@ -82,18 +82,13 @@ def _layers(model, kind):
     return [layer for layer in model.layers if isinstance(layer, kind)]
 
 
-def _config(model):
-    spec = registry.spec_of_model(model)
-    return registry.config_of(spec.name, spec.overrides)[1]
-
-
 def _numpy(tensor):
     return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
 
 
 def _pooled_queries(model, count, prefix):
     """The share (N,) of each token's query in the pooled vector: the class token's alone, or the patches' in equal parts."""
-    config = _config(model) if prefix else None
+    config = config_of_model(model) if prefix else None
     by_token = prefix and getattr(config, "class_token", False) and getattr(config, "global_pool", "token") in ("token", "none")
     queries = np.zeros(count, "float32")
     queries[0 if by_token else slice(prefix, None)] = 1 if by_token else 1 / (count - prefix)

@@ -12,7 +12,7 @@ import numpy as np
 from kzoo.data import prepare
 from kzoo.data.samples import samples, with_channels
 from kzoo.errors import unknown
-from kzoo.models.base import computing_in, gives_logits
+from kzoo.models.base import computing_in
 from kzoo.registry import get, spec_of_model
 
 REDUCED = ("bfloat16",)
@@ -49,10 +49,10 @@ def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the 
     pictures, pictures_from = samples(pictures, pictures_from)
     exact = model if precision_of(model) == "float32" else twin(model, "float32")
     reduced = twin(model, dtype)
-    (height, width, channels), preprocessing = model.input_shape[1:], model.spec.preprocessing
-    inputs = np.stack([prepare(with_channels(picture, channels), (height, width), preprocessing) for picture in pictures])
+    size, channels, preprocessing = model.take
+    inputs = np.stack([prepare(with_channels(picture, channels), size, preprocessing) for picture in pictures])
     outputs = (m.predict(inputs, batch_size=BATCH, verbose=0) for m in (exact, reduced))
-    found = agreement(*outputs, logits=gives_logits(model))
+    found = agreement(*outputs, logits=model.classes > 0)
     reduced.precision_report = PrecisionReport(dtype, pictures_from, len(inputs), **found)
     return reduced
 

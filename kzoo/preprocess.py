@@ -75,11 +75,11 @@ def _of_several_sizes(images):
 def preprocessor(model):
     """The Preprocessor of a model, a model's name with or without a tag, or a run."""
     if isinstance(model, str) and not pathlib.Path(model).exists() and registry.is_name(model):
-        _, config = registry.config_of(model)
-        return Preprocessor(config.size, config.preprocessing.for_channels(config.in_channels))
+        take = registry.config_of(model)[1].take
+        return Preprocessor(take.image_size, take.preprocessing)
     if isinstance(model, str | pathlib.Path):
         from kzoo.weights import load
 
         model = load(model)
-    preprocessing = registry.spec_of_model(model).preprocessing
-    return Preprocessor(model.input_shape[1:3], preprocessing)
+    registry.spec_of_model(model)
+    return Preprocessor(model.take.image_size, model.take.preprocessing)

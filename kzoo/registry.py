@@ -384,8 +384,10 @@ def build(name, overrides):
     """A model with its spec, as `get` builds it, for callers that fill in the weights themselves: frozen parts may be random."""
     builder, config = config_of(name, overrides)
     _require_memory(name, overrides, lambda: builder(config))
-    model = builder(config)
-    model.spec = _spec(name, overrides, config, model)
+    model, tag = builder(config), split(name)[1]
+    model.spec = _spec(name, overrides, config)
+    if tag and model.classes == tag.num_classes:
+        model.spec = dataclasses.replace(model.spec, class_names=tag.class_names)
     return model
 
 
@@ -400,6 +402,12 @@ def spec_of_model(model):
     return spec
 
 
+def config_of_model(model):
+    """The family's config of a model that kzoo built. Raises UserError for any other."""
+    spec = spec_of_model(model)
+    return config_of(spec.name, spec.overrides)[1]
+
+
 def _address(tag):
     """Where the hub has the weights of a tag. Raises UserError for those that only a browser fetches."""
     if not tag.address.startswith("hf://"):
@@ -407,15 +415,12 @@ def _address(tag):
     return tag.address
 
 
-def _spec(name, overrides, config, model):
-    """The Spec of a model just built: it rebuilds without the tag, whose class names it keeps where the model has that head."""
+def _spec(name, overrides, config):
+    """The Spec of a model to be built: it rebuilds without the tag."""
     row, tag = split(name)
     settings = {k: v for k, v in ((tag.options if tag else {}) | overrides).items() if k != "preprocessing"}
-    spec = Spec(name=row.name, overrides=settings, preprocessing=config.preprocessing.for_channels(config.in_channels))
-    if tag is None:
-        return spec
-    names = tag.class_names if model.output_shape == (None, tag.num_classes) else ()
-    return dataclasses.replace(spec, class_names=names, tag=tag.tag, license=tag.license)
+    published = {"tag": tag.tag, "license": tag.license} if tag else {}
+    return Spec(name=row.name, overrides=settings, preprocessing=config.take.preprocessing, **published)
 
 
 def info(name):
@@ -441,7 +446,7 @@ def info(name):
         recipes=tuple(r for r, (_, model) in recipe_rows().items() if model == row.name),
         tags=tuple(tags(row.name)),
         num_classes=config.num_classes,
-        preprocessing=config.preprocessing.for_channels(config.in_channels),
+        preprocessing=config.take.preprocessing,
         **published,
     )
 

@@ -14,6 +14,7 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
+from kzoo.schema import Preprocessing
 
 
 def test_listing_filters():
@@ -167,3 +168,23 @@ def test_pictures_of_several_sizes_are_prepared_each_by_itself():
     np.testing.assert_array_equal(prepare(pictures[:1] * 2), np.stack([expected[0]] * 2))
     with pytest.raises(UserError, match=r"expected pictures of shape \(h, w, 3\)"):
         prepare([pictures[0], pictures[1][..., :1]])
+
+
+def test_a_model_tells_what_it_is(tmp_path):
+    """Its config, what it takes and how many logits it gives: from its spec, after a reload too, and a clone's only with that spec."""
+    preprocessing = Preprocessing(mean=(0.1,), std=(0.2,), crop_pct=0.9)
+    model = kzoo.get("vit_toy", image_size=(32, 48), in_channels=1, num_classes=3)
+    model.spec = dataclasses.replace(model.spec, preprocessing=preprocessing)
+    model.save(tmp_path / "m.keras")
+    for each in (model, keras.models.load_model(tmp_path / "m.keras")):
+        assert each.take == ((32, 48), 1, preprocessing) and each.classes == 3
+        assert each.config == registry.config_of("vit_toy", {"image_size": (32, 48), "in_channels": 1, "num_classes": 3})[1]
+    for options in ({"num_classes": 0}, {"global_pool": "none"}, {"features_only": True}):
+        assert kzoo.get("vit_toy", **options).classes == 0
+    clone = keras.models.clone_model(model)
+    for name in ("config", "take", "classes"):
+        with pytest.raises(UserError, match=r"no spec.*clone\.spec = model\.spec"):
+            getattr(clone, name)
+    clone.save(tmp_path / "clone.keras")
+    clone.spec = model.spec
+    assert clone.take == model.take

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import kzoo
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.weights.fit import config_of_model
+from kzoo.registry import config_of_model
 from kzoo.weights.names import encode
 
 

@@ -72,7 +72,7 @@ def describe(serving, format, quantize):
         },
         "encoded_input": encoded_text(serving) if any_size else None,
         "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in outputs.items()},
-        "classes": serving.model.output_shape[-1] if serving.output == "logits" else None,
+        "classes": serving.model.classes or None,
         "class_names": list(spec.class_names),
         "preprocessing": dataclasses.asdict(spec.preprocessing),
         "precision": PRECISIONS[quantize],

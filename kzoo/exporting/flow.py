@@ -88,11 +88,11 @@ def _loaded(model_or_run):
 
         model = load(model)
     spec = spec_of_model(model)
-    if isinstance(model.output_shape, (list, dict)):
+    if model.config.features_only:
         raise UserError(f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
     names = spec.class_names
-    if names and len(names) != model.output_shape[-1]:
-        raise UserError(f"the spec names {len(names)} classes and {spec.name} returns {model.output_shape[-1]} numbers; mend the names.")
+    if names and len(names) != model.classes:
+        raise UserError(f"the spec names {len(names)} classes and {spec.name} returns {model.classes or 'no'} logits; mend the names.")
     return model
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import tensorflow as tf
 
 from kzoo.exporting.encoded import decode
-from kzoo.models.base import gives_logits
 from kzoo.preprocess import preprocess
 
 
@@ -17,8 +16,8 @@ class Serving:
 
     def __init__(self, model):
         self.model, self.spec = model, model.spec
-        self.image_size, self.channels = tuple(model.input_shape[1:3]), model.input_shape[3]
-        self.output = "logits" if gives_logits(model) else "features"
+        self.image_size, self.channels, _ = model.take
+        self.output = "logits" if model.classes else "features"
 
     @property
     def normalisation(self):

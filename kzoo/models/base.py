@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 
@@ -15,6 +16,14 @@ from kzoo.schema import Preprocessing, Spec
 
 LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
 MOST_BLOCKS = 500  # Keras follows a graph by recursion
+
+
+class Take(NamedTuple):
+    """What a model takes: pictures (B, *image_size, channels), prepared as `preprocessing` says."""
+
+    image_size: tuple[int, int]  # (height, width)
+    channels: int
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +104,11 @@ class ModelConfig:
         """(height, width) of the input in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
 
+    @property
+    def take(self):
+        """The Take of the models that are built by this config."""
+        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels))
+
     def needs_weights(self):
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; "" for nothing."""
         return ""
@@ -127,8 +141,18 @@ class ZooModel(keras.Model):
     @property
     def config(self):
         """The family's config of this model, a ModelConfig. Raises UserError for a model without a spec, such as a clone."""
-        spec = registry.spec_of_model(self)
-        return registry.config_of(spec.name, spec.overrides)[1]
+        return registry.config_of_model(self)
+
+    @property
+    def take(self):
+        """The Take of this model, with the preprocessing of its spec, which a recipe may have chosen. Raises as `config`."""
+        return self.config.take._replace(preprocessing=self.spec.preprocessing)
+
+    @property
+    def classes(self):
+        """How many logits a classifier's head gives, (B, classes); 0 for a model that gives anything else. Raises as `config`."""
+        count = self.config.num_classes
+        return count if count and self.output_shape == (None, count) else 0
 
     def layer_depths(self):
         """{path of a weight: its depth}, from 0 for what comes before the blocks to the greatest for the head; for layer-wise rates.
@@ -213,8 +237,7 @@ def classifier(x, num_classes, drop_rate=0.0, bias=0.0):
 
 def gives_logits(model):
     """Whether a model of kzoo ends in a classifier's head: logits (B, num_classes), not features."""
-    _, config = registry.config_of(model.spec.name, model.spec.overrides)
-    return config.num_classes > 0 and model.output_shape == (None, config.num_classes)
+    return model.classes > 0
 
 
 @contextlib.contextmanager

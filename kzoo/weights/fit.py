@@ -62,7 +62,7 @@ def load_weights(model, source):
 def fit(model, source, asked=()):
     """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size resizes, ..."""
     with open_source(source) as (checkpoint, where):
-        config = config_of_model(model)
+        config = registry.config_of_model(model)
         for field, value in implied_numerics(checkpoint, model.spec.name, asked).items():
             if field not in asked and getattr(config, field) != value:
                 raise UserError(
@@ -106,12 +106,6 @@ def implied_numerics(checkpoint, name, asked=()):
     return layout.numerics(given, asked)
 
 
-def config_of_model(model):
-    """The family's config of a model that kzoo built. Raises UserError for any other."""
-    spec = registry.spec_of_model(model)
-    return registry.config_of(spec.name, spec.overrides)[1]
-
-
 def fill(model, checkpoint, where, asked=()):
     """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of `kzoo.get`."""
     fitting = _Fitting(model, checkpoint, where, asked)
@@ -138,7 +132,7 @@ class _Fitting:
 
     def __init__(self, model, checkpoint, where, asked):
         self.where, self.asked, self.checkpoint = where, set(asked), checkpoint
-        self.config = config_of_model(model)
+        self.config = registry.config_of_model(model)
         self.dtypes = {weight.path: weight.dtype for weight in model.weights}
         self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
         self.layout, self.given, found, misfits = self._names(model)

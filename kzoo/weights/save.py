@@ -6,9 +6,8 @@ import pathlib
 
 from kzoo.errors import UserError, require, unknown
 from kzoo.files import replacing, write_text
-from kzoo.models.base import gives_logits
+from kzoo.registry import config_of_model
 from kzoo.weights.checkpoint import SEAL, SPEC, fingerprint, open_checkpoint
-from kzoo.weights.fit import config_of_model
 from kzoo.weights.names import encode
 
 
@@ -69,9 +68,9 @@ def _save_transformers(model, path, config):
 
 def _labels(model):
     """The classes as a config.json of transformers names them; without a head it counts none."""
-    if not gives_logits(model):
+    if not model.classes:
         return {}
-    names = model.spec.class_names or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
+    names = model.spec.class_names or [f"LABEL_{i}" for i in range(model.classes)]
     return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
 
 
