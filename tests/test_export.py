@@ -394,7 +394,7 @@ def test_an_operation_the_format_lacks_is_named(model, tmp_path, monkeypatch, fo
 
     function = {"erfc": tf.math.erfc, "betainc": lambda x: tf.math.betainc(tf.abs(x) + 1, tf.abs(x) + 2, tf.sigmoid(x))}[operation]
     outputs = Serving.outputs
-    monkeypatch.setattr(Serving, "outputs", lambda self, x: {name: function(value) for name, value in outputs(self, x).items()})
+    monkeypatch.setattr(Serving, "outputs", lambda self, *x: {name: function(value) for name, value in outputs(self, *x).items()})
     with pytest.raises(UserError, match=words):
         kzoo.export(model, tmp_path / "a", format=format, pictures=photos())
     assert list(tmp_path.iterdir()) == []

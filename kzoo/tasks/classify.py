@@ -22,10 +22,8 @@ class Classify(Task):
 
     def accept(self, network, source):
         """The source's class names, where the network has a logit for each of its classes and no others."""
-        from kzoo.models.base import gives_logits
-
         name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
-        if not gives_logits(network):
+        if not _gives_logits(network):
             raise UserError(f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class.")
         classes = network.output_shape[-1]
         if source.num_classes > classes:
@@ -47,6 +45,32 @@ class Classify(Task):
 
     def meter(self, network, source):
         return ClassMeter()
+
+    def outputs(self, network, raw, sizes):
+        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a head."""
+        if not _gives_logits(network):
+            return super().outputs(network, raw, sizes)
+        from keras import ops
+
+        logits = ops.cast(raw, "float32")
+        return {"logits": logits, "probabilities": (ops.sigmoid if logits.shape[-1] == 1 else ops.softmax)(logits)}
+
+    def agreement(self, expected, found):
+        """top1_agreement too, the share of pictures whose best class is the same, where there are logits."""
+        record = super().agreement(expected, found)
+        if "logits" in expected:
+            record["top1_agreement"] = float(np.mean(_best(expected["logits"]) == _best(found["logits"])))
+        return record
+
+    def facts(self, network):
+        return {"classes": network.output_shape[-1] if _gives_logits(network) else None}
+
+    def example(self, network, batch, seed=0):
+        """Labels that go through all classes; none for a network without a head."""
+        (images,) = super().example(network, batch, seed)
+        if not _gives_logits(network):
+            return (images,)
+        return images, (np.arange(batch) % network.output_shape[-1]).astype("int32")
 
     def captions(self, batch, names):
         """The label's name; of probabilities, the two largest classes that are not 0."""
@@ -83,6 +107,17 @@ class ClassMeter(Meter):
         ranks = np.concatenate(self.ranks)
         figures = {"accuracy": float(np.mean(ranks == 0)), "loss": float(np.concatenate(self.losses).mean())}
         return figures | ({"top5_accuracy": float(np.mean(ranks < 5))} if self.classes > 5 else {})
+
+
+def _gives_logits(network):
+    from kzoo.models.base import gives_logits  # with Keras
+
+    return gives_logits(network)
+
+
+def _best(logits):
+    """The best class of each row; one logit decides at 0."""
+    return logits[..., 0] > 0 if logits.shape[-1] == 1 else np.argmax(logits, -1)
 
 
 def _merged(logits, crops):
