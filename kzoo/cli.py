@@ -9,7 +9,7 @@ import os
 import sys
 
 from kzoo.errors import UsageError, UserError
-from kzoo.system import Terminated, out_of_memory, output_folder, reason, terminable
+from kzoo.system import Terminated, out_of_memory, output_folder, reason, terminable, unseen
 
 
 def main(arguments=None):
@@ -251,13 +251,16 @@ def evaluate(options):
 
 
 def predict(options):
+    from kzoo.exporting.papers import own_format
     from kzoo.predicting import check_drawing, check_top, draw, draw_attention, open_target, predict
 
     check_top(options.top)
     folder = options.out or ("kzoo-attention" if options.attention else None)
     if folder:
         output_folder(folder, make=False)  # told before the work, which may be long
-    with _hushed(options.debug):  # the target decides which runtime is imported
+    # The target decides which runtime is imported. TensorFlow would import Keras and JAX, of which an artifact has no use.
+    others = ("keras", "jax") if own_format(options.target) else ()
+    with _hushed(options.debug), unseen(*others):
         predictor = open_target(options.target, options.weights, options.random_weights, options.dtype)
     if folder:
         check_drawing(predictor, options.attention)

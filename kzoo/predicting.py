@@ -1,4 +1,7 @@
-"""Pictures to classes, by whatever holds the model: a run, a .keras file, an artifact, or a name with weights."""
+"""Pictures to classes, by whatever holds the model: a run, a .keras file, an artifact, or a name with weights.
+
+Keras is imported where a model is opened: an artifact needs its own runtime alone.
+"""
 
 import pathlib
 
@@ -12,7 +15,6 @@ from kzoo.exporting.papers import read_card
 from kzoo.figures import new_figure, save
 from kzoo.schema import Preprocessing, override, tupled
 from kzoo.system import output_folder, printable, say
-from kzoo.weights import load
 
 
 class ModelPredictor:
@@ -55,6 +57,9 @@ def open_model(target, weights=None, random_weights=False):
     path = pathlib.Path(target)
     if path.exists():
         _refuse_weights("a run or a file", weights, random_weights)
+        require_backend()
+        from kzoo.weights import load
+
         return load(path)
     if not registry.is_name(target) and (path.suffix or len(path.parts) > 1):
         raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")

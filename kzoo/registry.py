@@ -1,7 +1,7 @@
 """Names: finding, describing and building models, ours and those of plugins, and finding recipes.
 
 Listing runs no module. A plugin is an installed package whose entry points of the group `kzoo.models` name the modules of its
-families, each built like one of kzoo/models. Standard library only.
+families, each built like one of kzoo/models; other parts have groups of their own. Standard library only.
 """
 
 import ast
@@ -107,9 +107,7 @@ def _our_rows():
 
 def _plugin_rows():
     """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to no table of names."""
-    from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
-
-    for entry in sorted(entry_points(group=PLUGINS), key=lambda e: (e.dist.name, e.module)):
+    for entry in entries(PLUGINS):
         path, found, reason = _source_of(entry.module), [], "it holds no literal VARIANTS table"
         try:
             found = _rows_in(path, entry.name, entry.module, entry.dist.name) if path else []
@@ -119,6 +117,13 @@ def _plugin_rows():
         if not found:
             reason = reason if path else "it is not there"
             warnings.warn(f"no model of the plugin {entry.dist.name} is listed from its module {entry.module}: {reason}", stacklevel=2)
+
+
+def entries(group):
+    """The entry points of the installed packages in a group, in the order of packages and modules. Nothing of a package runs."""
+    from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
+
+    return sorted(entry_points(group=group), key=lambda e: (e.dist.name, e.module))
 
 
 def _source_of(module):
@@ -133,10 +138,15 @@ def _source_of(module):
 
 def _claimed_once(row):
     """The row itself. Raises UserError where another module claims its name too; all other names stay usable."""
-    if row.rivals:
-        claims = " and by ".join(f"{r.distribution} ({r.module})" for r in (row, *row.rivals))
-        raise UserError(f"the model name {row.name!r} is claimed by {claims}; uninstall one of them or rename its model.")
+    refuse_rivals("model", row.name, [(r.distribution, r.module) for r in (row, *row.rivals)])
     return row
+
+
+def refuse_rivals(kind, name, claims):
+    """Raises UserError where several (distribution, module) claim one name of a kind of things."""
+    if len(claims) > 1:
+        told = " and by ".join(f"{distribution} ({module})" for distribution, module in claims)
+        raise UserError(f"the {kind} name {name!r} is claimed by {told}; uninstall one of them or rename its {kind}.")
 
 
 @functools.cache
@@ -257,14 +267,19 @@ def toy_of(name):
 def module_of(name):
     """The module of a model's family, imported. Raises UserError, chained, where that of a plugin fails."""
     row = find(name)
+    return imported(functools.partial(importlib.import_module, row.module), row.name, row.module, row.distribution)
+
+
+def imported(load, name, module, distribution):
+    """load(), which imports the module that `name` comes from. Raises UserError, chained, where that of a plugin fails."""
     try:
-        return importlib.import_module(row.module)
+        return load()
     except Exception as error:
-        if row.distribution == OURS or isinstance(error, UserError):
+        if distribution == OURS or isinstance(error, UserError):
             raise
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"{row.name} cannot be had: the module {row.module} of the plugin {row.distribution} fails when imported ({told}); "
+            f"{name} cannot be had: the module {module} of the plugin {distribution} fails when imported ({told}); "
             "repair or uninstall the plugin."
         ) from error
 

@@ -149,7 +149,7 @@ class Augment:
 class Data:
     """Where pictures come from and how they are batched."""
 
-    source: str = "fake"  # tfds:NAME | folder:PATH | npz:FILE | digits | fake
+    source: str = "fake"  # tfds:NAME | folder:PATH | npz:FILE | digits | fake | KIND:REST of a plugin
     data_dir: str | None = None  # of TFDS; None: the setting KZOO_DATA_DIR, else TFDS' own default
     train_split: str = "train"
     eval_split: str = "test"

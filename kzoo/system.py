@@ -20,6 +20,18 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def unseen(*packages):
+    """Within it what is not yet imported of these packages cannot be: some libraries import whatever they find installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # Python's own sign for a module that is not to be had
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 def printable(text):
     """The text with what no UTF-8 can spell (a file name of other bytes) as escapes, which every file and font takes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -439,16 +439,24 @@ def test_graph_rewrites_leave_other_patterns_alone():
         np.testing.assert_array_equal(a, b)
 
 
-def test_onnx_and_litert_open_without_tensorflow(artifacts):
-    code = (
-        "import sys, numpy as np; from kzoo.exporting.artifact import open_artifact\n"
-        f"images = np.zeros((2, {HEIGHT}, {WIDTH}, 3), np.uint8)\n"
-        "print([open_artifact(path).predict(images)['logits'].shape for path in sys.argv[1:]])\n"
-        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
-    )
-    folders = [str(artifacts[0][format]) for format in ("onnx", "litert")]
-    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True)
-    assert done.stdout.strip() == "[(2, 5), (2, 5)]", done.stderr
+PREDICTING = """
+import json, sys
+from kzoo.cli import main
+status = main(["predict", *sys.argv[1:], "--json"])
+print(json.dumps(sorted({"keras", "tensorflow", "jax", "torch", "onnxruntime", "ai_edge_litert"} & set(sys.modules))))
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(("format", "runtime"), [("saved_model", "tensorflow"), ("onnx", "onnxruntime"), ("litert", "ai_edge_litert")])
+def test_the_command_predicts_by_the_runtime_alone(artifacts, tmp_path, format, runtime):
+    folder, picture = str(artifacts[0][format]), str(tmp_path / "picture.png")
+    Image.fromarray(photos(1)[0]).save(picture)
+    done = subprocess.run([sys.executable, "-c", PREDICTING, folder, picture], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer, modules = map(json.loads, done.stdout.splitlines())
+    assert modules == [runtime]
+    assert answer == predict(ArtifactPredictor(open_artifact(folder)), [picture])
 
 
 def test_a_picture_of_another_size_is_refused_where_nothing_resizes(artifacts):

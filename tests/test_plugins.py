@@ -1,4 +1,7 @@
-"""Plugins: listed from their sources, whatever their import does; two claims to one name are told and hinder no other name."""
+"""Plugins: listed from their sources, whatever their import does; two claims to one name are told and hinder no other name.
+
+Their data sources likewise, each by its entry point.
+"""
 
 import pathlib
 import subprocess
@@ -9,7 +12,9 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.cli import main
+from kzoo.data import open_source
 from kzoo.models.count import count
+from kzoo.schema import Data, Recipe
 from tests.test_packaging import ROOT, Environment, run
 
 EXAMPLE = ROOT / "tests" / "plugin_example"
@@ -30,12 +35,15 @@ def installed(tmp_path_factory):
     return folder
 
 
-def plug(folder, distribution, module, source, parent=""):
-    """What pip leaves of a package with one module and its entry point; `parent` is the source of the package it lies in, if any."""
+def plug(folder, distribution, module, source, parent="", entry=None):
+    """What pip leaves of a package with one module and its entry point, by default as a family.
+
+    `parent` is the source of the package that the module lies in, if any.
+    """
     info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[kzoo.models]\nfamily_of_{module.replace('.', '_')} = {module}\n")
+    (info / "entry_points.txt").write_text(entry or f"[kzoo.models]\nfamily_of_{module.replace('.', '_')} = {module}\n")
     path = folder / (module.replace(".", "/") + ".py")
     path.parent.mkdir(exist_ok=True)
     if "." in module:
@@ -133,3 +141,66 @@ def test_a_plugin_whose_names_cannot_be_read_is_told(tmp_path, seen, source, rea
     seen(tmp_path)
     with pytest.warns(UserWarning, match=f"plugged-mute .*plugged_mute: .*{reason}"):
         assert "vit_toy" in kzoo.list_models()
+
+
+def test_the_examples_data_source_trains_and_evaluates(installed, seen, tmp_path):
+    seen(installed)
+    recipe = Recipe(model="mixer_toy", data=Data(source="rings:n=10", batch_size=4), steps=2, xla="off")
+    run = kzoo.train(recipe, tmp_path / "run")
+    assert run.model.spec.class_names == ("thin", "middling", "thick") and run.metrics["images"] == 10
+    assert kzoo.evaluate(run.workdir) == run.metrics != kzoo.evaluate(run.workdir, "rings:n=9")
+    for training, evaluation in zip(*(open_source("rings:n=3", split).batch([0, 1, 2])[0] for split in ("train", "test")), strict=True):
+        assert (training != evaluation).any()
+    with pytest.raises(kzoo.UserError, match="unknown option of the rings source 'm'"):
+        open_source("rings:m=3", "train")
+
+
+def test_a_data_source_is_imported_alone_and_when_it_is_asked_for(installed):
+    code = (
+        f"import sys; sys.path.insert(0, {str(installed)!r})\n"
+        "from kzoo.data import open_source\nopen_source('digits', 'train')\n"
+        "assert not any(name.startswith(('kzoo_', 'keras')) for name in sys.modules)\n"
+        "assert open_source('rings:size=9', 'train').read(0)[0].shape == (9, 9, 3)\n"
+        "assert [name for name in sys.modules if name.startswith(('kzoo_', 'keras'))] == ['kzoo_rings']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def plug_source(folder, distribution, module, name, source="def open(*arguments):\n    return arguments\n", function=":open"):
+    plug(folder, distribution, module, source, entry=f"[kzoo.sources]\n{name} = {module}{function}\n")
+
+
+def test_a_data_source_is_called_as_ours_are(tmp_path, seen):
+    plug_source(tmp_path, "plugged-one", "plugged_one", "plugged")
+    seen(tmp_path)
+    assert open_source("plugged:a:b", "val", "here") == ("plugged:a:b", "a:b", "val", "here")
+    assert open_source("plugged", "train") == ("plugged", "", "train", None)
+    with pytest.raises(kzoo.UserError, match="unknown data source 'pluggd'; did you mean plugged"):
+        open_source("pluggd", "train")
+
+
+@pytest.mark.parametrize("name", ["plugged", "digits"])
+def test_two_claims_to_one_data_source_are_told_and_hinder_no_other(tmp_path, seen, name):
+    plug_source(tmp_path, "plugged-one", "plugged_one", name)
+    plug_source(tmp_path, "plugged-two", "plugged_two", "plugged")
+    seen(tmp_path)
+    first, second = {"plugged": ("plugged-one", "plugged-two"), "digits": ("kzoo", "plugged-one")}[name]
+    with pytest.raises(kzoo.UserError, match=rf"data source name '{name}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"):
+        open_source(name, "train")
+    assert open_source("fake:n=3", "train")
+
+
+@pytest.mark.parametrize(
+    ("source", "function", "told"),
+    [
+        ("import nothing_of_this_name", ":open", "fails when imported .ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("", ":missing", "fails when imported .AttributeError: .*missing"),
+        ("", "", "names no function; it takes plugged_bad:FUNCTION"),
+    ],
+)
+def test_a_data_source_that_fails_is_told(tmp_path, seen, source, function, told):
+    plug_source(tmp_path, "plugged-bad", "plugged_bad", "plugged", source, function)
+    seen(tmp_path)
+    with pytest.raises(kzoo.UserError, match=f"the data source 'plugged' .*of the plugin plugged-bad {told}"):
+        open_source("plugged", "train")
+    assert open_source("digits", "train")

@@ -1,4 +1,8 @@
-"""Labelled pictures by sample number: arrays in memory, generated ones, and the table of source names."""
+"""Labelled pictures by sample number: arrays in memory, generated ones, and the table of source names.
+
+A plugin adds a kind of source by an entry point of the group `kzoo.sources`: `KIND = "module:function"`, the function called like those
+of the table, function(spec, rest, split, data_dir) -> Source, where spec is the whole text "KIND:REST".
+"""
 
 import concurrent.futures
 import functools
@@ -9,7 +13,9 @@ import numpy as np
 from kzoo.data.decode import pixels
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
+from kzoo.registry import OURS, entries, imported, refuse_rivals
 
+PLUGINS = "kzoo.sources"  # the entry-point group
 _THREADS = min(os.cpu_count() or 1, 16)
 EVALUATION = ("test", "validation", "val")  # synonyms: a set that has one of them answers to all
 
@@ -94,16 +100,34 @@ class FakeSource(Source):
 
 
 def open_source(spec, split, data_dir=None):
-    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits or fake[:classes=5,size=48,n=64,channels=1].
+    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits, fake[:classes=5,size=48,n=64,channels=1] or a plugin's.
 
-    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or not readable.
+    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or not readable,
+    and for a kind that two packages claim or whose plugin fails.
     """
     kind, _, rest = str(spec).partition(":")
-    if kind not in _OPENERS:
-        raise unknown("data source", spec, _OPENERS)
+    opener = _opener(kind, spec)
     if kind in ("tfds", "folder", "npz") and not rest:
         raise UsageError(f"the data source {kind!r} needs a name or path: {kind}:WHERE.")
-    return _OPENERS[kind](spec, rest, split, data_dir)
+    return opener(spec, rest, split, data_dir)
+
+
+def _opener(kind, spec):
+    """The function that opens sources of a kind, ours or a plugin's, whose module is then imported."""
+    plugged = entries(PLUGINS)
+    known = {*_OPENERS, *(entry.name for entry in plugged)}
+    if kind not in known:
+        raise unknown("data source", spec, known)
+    plugged = [entry for entry in plugged if entry.name == kind]
+    ours = [(OURS, __name__)] if kind in _OPENERS else []
+    refuse_rivals("data source", kind, ours + [(entry.dist.name, entry.module) for entry in plugged])
+    if ours:
+        return _OPENERS[kind]
+    (entry,) = plugged
+    opener = imported(entry.load, f"the data source {kind!r}", entry.module, entry.dist.name)
+    if not callable(opener):
+        raise UserError(f"the data source {kind!r} of the plugin {entry.dist.name} names no function; it takes {entry.module}:FUNCTION.")
+    return opener
 
 
 def check_labels(name, labels, num_classes, index=None):
@@ -119,16 +143,21 @@ def check_labels(name, labels, num_classes, index=None):
         raise UserError(f"{name}: sample {sample} has label {labels[wrong[0]]}, outside 0..{num_classes - 1}; correct or remove it.")
 
 
-def _fake(spec, options, split, data_dir):
+def whole_options(kind, text, known):
+    """{key: number} of a generated source's options, "key=1,other=2". Raises UsageError for a key not among the known, or below 1."""
     given = {}
-    for option in filter(None, options.split(",")):
+    for option in filter(None, text.split(",")):
         key, _, value = option.partition("=")
-        if key not in ("classes", "size", "n", "channels"):
-            raise unknown("option of the fake source", key, ("classes", "size", "n", "channels"))
+        if key not in known:
+            raise unknown(f"option of the {kind} source", key, known)
         if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"the option {key} of the fake source must be a whole number of at least 1, not {value!r}.")
+            raise UsageError(f"the option {key} of the {kind} source must be a whole number of at least 1, not {value!r}.")
         given[key] = int(value)
-    return FakeSource(spec, split, **given)
+    return given
+
+
+def _fake(spec, options, split, data_dir):
+    return FakeSource(spec, split, **whole_options("fake", options, ("classes", "size", "n", "channels")))
 
 
 def _digits(spec, rest, split, data_dir):
