@@ -213,7 +213,9 @@ def test_predict_prepares_as_the_model_does(tmp_path, crop_mode):
     assert (tmp_path / "a" / "labels.txt").read_bytes().endswith(b"dog\n\xff\n")
     picture = photos(1)[0]
     expected = softmax(np.asarray(model(kzoo.preprocessor(model)(picture[None]))))[0]
-    np.testing.assert_allclose(open_target(tmp_path / "a")(picture), expected, atol=0.02)  # the picture is rounded to uint8
+    np.testing.assert_allclose(
+        open_target(tmp_path / "a")(picture)["probabilities"], expected, atol=0.02
+    )  # the picture is rounded to uint8
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -15,7 +15,7 @@
 
 import numpy as np
 
-from kzoo.data import Loader, engine_for
+from kzoo.data import Loader, engine_for, prepare
 from kzoo.schema import TaskSettings
 
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
@@ -123,6 +123,27 @@ class Task:
     def example(self, network, batch, seed=0):
         """A generated batch for one step: (x,) or (x, y)."""
         return (np.random.default_rng(seed).normal(size=(batch, *network.input_shape[1:])).astype("float32"),)
+
+    def predict(self, network, view, picture, take):
+        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""
+        import keras
+
+        prepared = prepare(picture, take.image_size, take.preprocessing)
+        raw = network.predict_on_batch(prepared[None])
+        outputs = self.outputs(network, raw, np.array([picture.shape[:2]]))
+        return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
+
+    def answer(self, outputs, labels, top):
+        """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many answers at most."""
+        raise NotImplementedError
+
+    def line(self, answer):
+        """An answer as text."""
+        raise NotImplementedError
+
+    def draw(self, path, picture, outputs, answer):
+        """Writes the picture with its answer as PNG. Needs the extra "plots"."""
+        raise NotImplementedError
 
     def captions(self, batch, names):
         """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or none."""

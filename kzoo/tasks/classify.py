@@ -5,6 +5,7 @@ import numpy as np
 from kzoo import schema
 from kzoo.data import Labels
 from kzoo.errors import UserError
+from kzoo.figures import new_figure, save, thumbnail
 from kzoo.tasks.base import Meter, Task
 
 
@@ -71,6 +72,41 @@ class Classify(Task):
         if not _gives_logits(network):
             return (images,)
         return images, (np.arange(batch) % network.output_shape[-1]).astype("int32")
+
+    def predict(self, network, view, picture, take):
+        """Probabilities in float64."""
+        outputs = super().predict(network, view, picture, take)
+        if "logits" in outputs:
+            logits = outputs["logits"].astype("float64")
+            shares = np.exp(logits - logits.max())
+            outputs["probabilities"] = 1 / (1 + np.exp(-logits)) if len(logits) == 1 else shares / shares.sum()
+        return outputs
+
+    def answer(self, outputs, labels, top):
+        """{"classes": [{"label", "index", "probability"}, ...best first]}; one logit's probability is that of class 1."""
+        if "probabilities" not in outputs:
+            raise UserError("the model gives features, not classes; build or export it with a classifier's head, num_classes above 0.")
+        probabilities = outputs["probabilities"]
+        if len(probabilities) == 1:
+            probabilities = np.append(1 - probabilities, probabilities)
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        words = labels if len(labels) == len(probabilities) else [str(i) for i in range(len(probabilities))]
+        return {"classes": [{"label": words[i], "index": int(i), "probability": float(probabilities[i])} for i in best]}
+
+    def line(self, answer):
+        return ", ".join(f"{c['label']} {c['probability']:.4f}" for c in answer["classes"])
+
+    def draw(self, path, picture, outputs, answer):
+        """The classes as bars beside the picture."""
+        figure = new_figure(7, 3)
+        left, right = figure.subplots(1, 2)
+        left.imshow(thumbnail(picture))
+        left.axis("off")
+        classes = answer["classes"][::-1]
+        bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
+        right.bar_label(bars, fmt="%.3f", padding=3)
+        right.set(xlim=(0, 1.15), xlabel="probability")
+        save(figure, path)
 
     def captions(self, batch, names):
         """The label's name; of probabilities, the two largest classes that are not 0."""
