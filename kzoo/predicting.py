@@ -35,7 +35,7 @@ class ArtifactPredictor:
 
     def __init__(self, artifact):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
-        self.task = tasks.named(artifact.card["task"])
+        self.task = tasks.named(artifact.card.get("task", "classify"))
         self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):

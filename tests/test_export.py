@@ -361,6 +361,7 @@ CARDS = {
     "empty": lambda card: b"",
     "cut": lambda card: json.dumps(card).encode()[:-20],
     "no UTF-8": lambda card: json.dumps(card).encode().replace(b"ant", b"\xff\xfe\xfd"),
+    "no task": lambda card: json.dumps(card | {"task": []}).encode(),
     "nested deep": lambda card: b"[" * 100_000,
     "digits": lambda card: b'{"kind": ' + b"9" * 5000 + b"}",
 }
