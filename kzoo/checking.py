@@ -13,7 +13,7 @@ import numpy as np
 from kzoo import registry
 from kzoo.errors import UserError, require
 from kzoo.models.base import computing_in
-from kzoo.tasks import task as view_of
+from kzoo.tasks import of
 from kzoo.training.optimizer import compiled_as
 
 
@@ -26,8 +26,8 @@ def _expect(condition, text):
         raise CheckFailed(text)
 
 
-def _images(model, batch=2, seed=0):
-    return np.random.default_rng(seed).normal(size=(batch, *model.take.image_size, model.take.channels)).astype("float32")
+def _images(model, batch=2):
+    return of(model).example(model, batch)[0]
 
 
 def outputs_of(model, images):
@@ -86,12 +86,11 @@ def _plain(config):
 
 def _fit_batch(model, steps=1, rate=1.0, xla=False):
     """Trains on one generated batch, under JAX always compiled (as in outputs_of), and returns the view."""
-    trained = view_of(model)
+    task = of(model)
+    trained, batch = task.view(model), task.example(model, 4)
     trained.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=xla or keras.backend.backend() == "jax")
-    images = _images(model, 4)
-    labels = (np.arange(4) % model.classes).astype("int32")
     for _ in range(steps):
-        logs = trained.train_on_batch(images, labels, return_dict=True)
+        logs = trained.train_on_batch(*batch, return_dict=True)
         _expect(np.isfinite(logs["loss"]), "the loss is not finite")
     return trained
 

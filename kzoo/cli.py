@@ -265,7 +265,7 @@ def predict(options):
     if folder:
         check_drawing(predictor, options.attention)
     results = predict(predictor, options.images, options.top)
-    lines = [f"{r['image']}: " + ", ".join(f"{c['label']} {c['probability']:.4f}" for c in r["classes"]) for r in results]
+    lines = [f"{result['image']}: {predictor.task.line(result)}" for result in results]
     try:
         if options.attention:
             paths = draw_attention(predictor, results, folder)
@@ -273,7 +273,7 @@ def predict(options):
                 result["attention"] = str(path)
             lines += [f"pictures: {', '.join(map(str, paths))}"]
         if options.out:
-            draw(results, options.out)
+            draw(predictor, results, options.out)
     finally:  # the answer does not depend on its pictures
         _emit(options, results, "\n".join(lines))
 

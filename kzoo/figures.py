@@ -1,5 +1,8 @@
 """Matplotlib without its global state: a figure, and writing it whole. What every drawing of ours shares. Needs the extra "plots"."""
 
+import numpy as np
+from PIL import Image
+
 from kzoo.errors import require
 from kzoo.files import replacing
 
@@ -29,3 +32,10 @@ def tiles(figure, count, columns):
     for axis in axes:
         axis.axis("off")
     return axes[:count]
+
+
+def thumbnail(picture, side=1024):
+    """The picture, no larger than is drawn: matplotlib would make floats of every pixel."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return np.asarray(image)

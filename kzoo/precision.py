@@ -14,6 +14,7 @@ from kzoo.data.samples import samples, with_channels
 from kzoo.errors import unknown
 from kzoo.models.base import computing_in
 from kzoo.registry import get, spec_of_model
+from kzoo.tasks import of
 
 REDUCED = ("bfloat16",)
 BATCH = 8
@@ -51,8 +52,9 @@ def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the 
     reduced = twin(model, dtype)
     size, channels, preprocessing = model.take
     inputs = np.stack([prepare(with_channels(picture, channels), size, preprocessing) for picture in pictures])
-    outputs = (m.predict(inputs, batch_size=BATCH, verbose=0) for m in (exact, reduced))
-    found = agreement(*outputs, logits=model.classes > 0)
+    task = of(model)
+    outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), None) for m in (exact, reduced))
+    found = task.agreement(*(keras.tree.map_structure(keras.ops.convert_to_numpy, each) for each in outputs))
     reduced.precision_report = PrecisionReport(dtype, pictures_from, len(inputs), **found)
     return reduced
 
@@ -70,22 +72,3 @@ def twin(model, policy):
     built.set_weights(model.get_weights())
     built.spec = spec
     return built
-
-
-def agreement(expected, found, logits):
-    """How two results (arrays, or equal structures of them) of one batch compare, in float64.
-
-    max_abs_difference, largest_output (of the expected), correlation where both vary, and for logits (B, C) top1_agreement.
-    """
-    a, b = (np.concatenate([np.asarray(part, np.float64).ravel() for part in keras.tree.flatten(each)]) for each in (expected, found))
-    record = {"max_abs_difference": float(np.max(np.abs(a - b))), "largest_output": float(np.max(np.abs(a)))}
-    if a.std() > 0 and b.std() > 0:
-        record["correlation"] = float(np.corrcoef(a, b)[0, 1])
-    if logits:
-        record["top1_agreement"] = float(np.mean(_best(expected) == _best(found)))
-    return record
-
-
-def _best(logits):
-    """The best class of each row; one logit decides at 0."""
-    return logits[..., 0] > 0 if logits.shape[-1] == 1 else np.argmax(logits, -1)

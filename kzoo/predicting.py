@@ -1,4 +1,4 @@
-"""Pictures to classes, by whatever holds the model: a run, a .keras file, an artifact, or a name with weights.
+"""Pictures to answers, by whatever holds the model: a run, a .keras file, an artifact, or a name with weights.
 
 Keras is imported where a model is opened: an artifact needs its own runtime alone.
 """
@@ -6,50 +6,43 @@ Keras is imported where a model is opened: an artifact needs its own runtime alo
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from kzoo import data, registry
+from kzoo import data, registry, tasks
 from kzoo.errors import UsageError, UserError, require, require_backend
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
-from kzoo.figures import new_figure, save
 from kzoo.schema import Preprocessing, override, tupled
 from kzoo.system import output_folder, printable, say
 
 
 class ModelPredictor:
-    """Probabilities by a Keras model."""
+    """The answers of a Keras model, by the task of its family."""
 
     def __init__(self, model):
-        if len(model.output_shape) != 2:
-            raise UserError(f"{model.spec.name} was built without a classifier's head; predict needs num_classes above 0.")
-        self.model, self.labels = model, model.spec.class_names
-        self.channels = model.input_shape[3]
+        self.model, self.labels, self.task = model, model.spec.class_names, tasks.of(model)
+        self.take = data.Take(model.input_shape[1:3], model.input_shape[3], model.spec.preprocessing)
+
+    @property
+    def channels(self):
+        return self.take.channels
 
     def __call__(self, picture):
-        prepared = data.prepare(picture, self.model.input_shape[1:3], self.model.spec.preprocessing)
-        logits = np.asarray(self.model.predict_on_batch(prepared[None]))[0].astype("float64")
-        if len(logits) == 1:
-            return 1 / (1 + np.exp(-logits))
-        exp = np.exp(logits - logits.max())
-        return exp / exp.sum()
+        return self.task.predict(self.model, None, picture, self.take)
 
 
 class ArtifactPredictor:
-    """Probabilities by an exported artifact; those of one fixed size are given the resized picture, rounded to uint8."""
+    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized picture, as uint8."""
 
     def __init__(self, artifact):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
+        self.task = tasks.named(artifact.card.get("task", "classify"))
         self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
         if not self.artifact.any_size:
             fitted = data.fit(picture, self.artifact.image_size, self.preprocessing)
             picture = np.clip(np.rint(fitted), 0, 255).astype("uint8")
-        outputs = self.artifact.predict(picture[None])
-        if "probabilities" not in outputs:
-            raise UserError(f"{self.artifact.folder} gives features, not classes; export a model with a head.")
-        return outputs["probabilities"][0]
+        return {name: array[0] for name, array in self.artifact.predict(picture[None]).items()}
 
 
 def open_model(target, weights=None, random_weights=False):
@@ -80,7 +73,7 @@ def _refuse_weights(what, weights, random_weights):
 
 
 def open_target(target, weights=None, random_weights=False, dtype=None):
-    """A callable from one uint8 picture (h, w, c) to probabilities (logits,), of one logit class 1's, with `labels` and `channels`.
+    """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and `channels`.
 
     dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
     """
@@ -129,21 +122,15 @@ def check_drawing(predictor, attention):
 
 
 def predict(predictor, images, top=5):
-    """[{"image": path, "classes": [{"label", "index", "probability"}, ...best first]}] of picture files.
+    """[{"image": path, ...the answer}] of picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
 
     Raises UserError that names a file that is missing or no picture.
     """
     check_top(top)
     results = []
     for path in map(pathlib.Path, images):
-        probabilities = predictor(_picture(path, predictor.channels))
-        if len(probabilities) == 1:  # one logit's: that of class 1
-            probabilities = np.append(1 - probabilities, probabilities)
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        named = len(predictor.labels) == len(probabilities)
-        labels = predictor.labels if named else [str(i) for i in range(len(probabilities))]
-        classes = [{"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in best]
-        results.append({"image": str(path), "classes": classes})
+        outputs = predictor(_picture(path, predictor.channels))
+        results.append({"image": str(path)} | predictor.task.answer(outputs, predictor.labels, top))
     return results
 
 
@@ -151,27 +138,13 @@ def _picture(path, channels=3):
     return data.decode(data.read_picture(path), str(path), channels=channels)
 
 
-def draw(results, folder):
-    """Writes each picture with its classes as bars into `folder` (PNG). Needs the extra "plots"."""
+def draw(predictor, results, folder):
+    """Writes each picture with its answer into `folder` (PNG). Needs the extra "plots"."""
     folder = output_folder(folder)
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])
-        figure = new_figure(7, 3)
-        left, right = figure.subplots(1, 2)
-        left.imshow(_thumbnail(_picture(path)))
-        left.axis("off")
-        classes = result["classes"][::-1]
-        bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
-        right.bar_label(bars, fmt="%.3f", padding=3)
-        right.set(xlim=(0, 1.15), xlabel="probability")
-        save(figure, folder / f"{number:03d}_{path.stem}.png")
-
-
-def _thumbnail(picture, side=1024):
-    """The picture, no larger than is drawn: matplotlib would make floats of every pixel."""
-    image = Image.fromarray(picture)
-    image.thumbnail((side, side))
-    return np.asarray(image)
+        outputs = predictor(_picture(path, predictor.channels))
+        predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), outputs, result)
 
 
 def draw_attention(predictor, results, folder):

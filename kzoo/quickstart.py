@@ -35,7 +35,9 @@ def quickstart(folder):
     held_out = data.open_source("digits", "test")
     pictures, labels = held_out.batch(np.arange(len(held_out)))
     predictors = {"keras": ModelPredictor(model)} | {f: ArtifactPredictor(open_artifact(folder / f)) for f in FORMATS}
-    probabilities = {name: np.stack([predictor(picture) for picture in pictures]) for name, predictor in predictors.items()}
+    probabilities = {
+        name: np.stack([predictor(picture)["probabilities"] for picture in pictures]) for name, predictor in predictors.items()
+    }
     latencies = _latencies(predictors, pictures[0])
     rows = [_row(name, p, labels, latencies[name], cards.get(name), run) for name, p in probabilities.items()]
     _draw_predictions(folder / "predictions.png", pictures, labels, probabilities["keras"], held_out.class_names)

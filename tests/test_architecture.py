@@ -125,6 +125,21 @@ def test_listing_is_free(code):
     assert HEAVY & set(loaded_after(code)) == set()
 
 
+def test_a_task_is_had_without_keras():
+    assert not {"keras", "tensorflow", "jax", "torch"} & set(loaded_after("from kzoo import tasks; tasks.named('classify')"))
+
+
+@pytest.mark.parametrize("part", ["data", "training", "exporting"])
+def test_what_all_tasks_share_names_no_figure_of_one(part):
+    for path in (ROOT / "kzoo" / part).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+                node.body[0] = ast.Pass()
+        found = [line for line in ast.unparse(tree).splitlines() if "accuracy" in line or "logits" in line]
+        assert not found, f"{path.name}: {found}"
+
+
 def test_building_a_vit_loads_few_of_our_modules():
     ours = [name for name in loaded_after("import kzoo; kzoo.get('vit_toy')") if name.split(".")[0] == "kzoo"]
     assert "kzoo.models.vit" in ours

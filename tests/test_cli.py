@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 import kzoo
 from kzoo import schema
 from kzoo.cli import main
+from kzoo.tasks import named
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -256,7 +258,7 @@ def test_the_answer_is_given_though_its_pictures_cannot_be_written(capsys, run, 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device", "out/000.png")
 
-    monkeypatch.setattr("kzoo.predicting.save", full)
+    monkeypatch.setattr("kzoo.tasks.classify.save", full)
     status, out, err = call(capsys, "predict", run, jpeg, "--out", tmp_path / "out", "--json")
     assert (status, err) == (1, "kzoo: out/000.png cannot be used (No space left on device); check the path.\n")
     assert json.loads(out)[0]["image"] == str(jpeg)
@@ -275,7 +277,7 @@ def test_evaluate_tells_the_figures_of_a_run_that_is_read_only(capsys, run, monk
 def test_output_that_the_terminal_cannot_spell_is_escaped(monkeypatch):
     output = io.TextIOWrapper(io.BytesIO(), "ascii")
     answer = [{"image": "caf\udce9.jpg", "classes": [{"label": "h\u00e9", "probability": 1.0}]}]
-    monkeypatch.setattr("kzoo.predicting.open_target", lambda *arguments: None)
+    monkeypatch.setattr("kzoo.predicting.open_target", lambda *arguments: SimpleNamespace(task=named("classify")))
     monkeypatch.setattr("kzoo.predicting.predict", lambda *arguments: answer)
     monkeypatch.setattr(sys, "stdout", output)
     assert main(["predict", "run", "caf\udce9.jpg"]) == 0

@@ -214,7 +214,9 @@ def test_predict_prepares_as_the_model_does(tmp_path, crop_mode):
     assert (tmp_path / "a" / "labels.txt").read_bytes().endswith(b"dog\n\xff\n")
     picture = photos(1)[0]
     expected = softmax(np.asarray(model(kzoo.preprocessor(model)(picture[None]))))[0]
-    np.testing.assert_allclose(open_target(tmp_path / "a")(picture), expected, atol=0.02)  # the picture is rounded to uint8
+    np.testing.assert_allclose(
+        open_target(tmp_path / "a")(picture)["probabilities"], expected, atol=0.02
+    )  # the picture is rounded to uint8
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -360,6 +362,7 @@ CARDS = {
     "empty": lambda card: b"",
     "cut": lambda card: json.dumps(card).encode()[:-20],
     "no UTF-8": lambda card: json.dumps(card).encode().replace(b"ant", b"\xff\xfe\xfd"),
+    "no task": lambda card: json.dumps(card | {"task": []}).encode(),
     "nested deep": lambda card: b"[" * 100_000,
     "digits": lambda card: b'{"kind": ' + b"9" * 5000 + b"}",
 }
@@ -395,7 +398,7 @@ def test_an_operation_the_format_lacks_is_named(model, tmp_path, monkeypatch, fo
 
     function = {"erfc": tf.math.erfc, "betainc": lambda x: tf.math.betainc(tf.abs(x) + 1, tf.abs(x) + 2, tf.sigmoid(x))}[operation]
     outputs = Serving.outputs
-    monkeypatch.setattr(Serving, "outputs", lambda self, x: {name: function(value) for name, value in outputs(self, x).items()})
+    monkeypatch.setattr(Serving, "outputs", lambda self, *x: {name: function(value) for name, value in outputs(self, *x).items()})
     with pytest.raises(UserError, match=words):
         kzoo.export(model, tmp_path / "a", format=format, pictures=photos())
     assert list(tmp_path.iterdir()) == []

@@ -215,7 +215,12 @@ def test_the_task_trains_a_users_own_model_with_fit():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"label_smothing": 0.1}, "label_smoothing"), ({"label_smoothing": 1.0}, r"\[0, 1\)"), ({"loss": "bce"}, "cross_entropy")],
+    [
+        ({"label_smothing": 0.1}, "label_smoothing"),
+        ({"label_smoothing": 1.0}, r"\[0, 1\)"),
+        ({"loss": "bce"}, "cross_entropy"),
+        ({"kind": "clasify"}, "did you mean classify"),
+    ],
 )
 def test_wrong_options_of_a_task_are_named(options, words):
     with pytest.raises(UsageError, match=words):

@@ -48,9 +48,6 @@ def describe(serving, format, quantize):
     spec, (height, width) = serving.spec, serving.image_size
     any_size = format == "saved_model"
     shape = [None, None, None] if any_size else [None, height, width]
-    outputs = {serving.output: list(serving.model.output_shape)}
-    if serving.output == "logits":
-        outputs["probabilities"] = outputs["logits"]
     return {
         "kind": KIND,
         "kzoo": __version__,
@@ -71,8 +68,8 @@ def describe(serving, format, quantize):
             "resize": resize_text(serving, any_size),
         },
         "encoded_input": encoded_text(serving) if any_size else None,
-        "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in outputs.items()},
-        "classes": serving.model.classes or None,
+        "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in serving.shapes.items()},
+        **serving.task.facts(serving.model),
         "class_names": list(spec.class_names),
         "preprocessing": dataclasses.asdict(spec.preprocessing),
         "precision": PRECISIONS[quantize],

@@ -97,6 +97,8 @@ def _check(card):
     def lists(fits, length=None):
         return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(fits, value))
 
+    if "task" in card:  # the first artifacts, of classifiers, name none
+        field(card, "task", lambda value: isinstance(value, str), "a text")
     given = field(card, "input", lambda value: isinstance(value, dict), "an object")
     field(given, "image_size", lists(is_count, 2), "height and width")
     shape = field(given, "shape", lists(lambda value: value is None or is_count(value), 4), "batch, height, width and channels")

@@ -4,41 +4,40 @@ import dataclasses
 
 import tensorflow as tf
 
+from kzoo.data import Take
 from kzoo.exporting.encoded import decode
-from kzoo.preprocess import preprocess
+from kzoo.tasks import of
 
 
 class Serving:
-    """What an artifact computes.
-
-    `output` is the name of the model's own output: "logits", which come with "probabilities", or "features" without a head.
-    """
+    """What an artifact computes: the outputs that its model's task names."""
 
     def __init__(self, model):
-        self.model, self.spec = model, model.spec
+        self.task = of(model)
+        self.model, self.spec = self.task.served(model), model.spec
         self.image_size, self.channels, _ = model.take
-        self.output = "logits" if model.classes else "features"
+
+    @property
+    def shapes(self):
+        """{name: shape} of the outputs, the model's own first; the batch is None."""
+        return {name: list(tensor.shape) for name, tensor in self.task.outputs(self.model, self.model.output, None).items()}
 
     @property
     def normalisation(self):
         """The preprocessing of pictures that already have the model's size: nothing but normalising is left."""
         return dataclasses.replace(self.spec.preprocessing, crop_pct=1.0)
 
-    def outputs(self, inputs):
-        """Normalised float32 (B, H, W, C) -> the named outputs, all float32."""
-        result = {self.output: tf.cast(self.model(inputs, training=False), tf.float32)}
-        if self.output == "logits":
-            binary = result["logits"].shape[-1] == 1  # one logit is that of class 1 against class 0
-            result["probabilities"] = (tf.sigmoid if binary else tf.nn.softmax)(result["logits"])
-        return result
+    def outputs(self, inputs, sizes=None):
+        """What the model takes, with the pictures' own sizes -> the named outputs, all float32."""
+        return self.task.outputs(self.model, self.model(inputs, training=False), sizes)
 
     def own_size(self, images):
         """uint8 (B, H, W, C) of the model's own size -> outputs."""
-        return self.outputs(preprocess(images, self.image_size, self.normalisation))
+        return self.outputs(*self.task.inputs(images, Take(self.image_size, self.channels, self.normalisation)))
 
     def any_size(self, images):
         """uint8 (B, h, w, C) of any size -> outputs."""
-        return self.outputs(self._prepare(images))
+        return self.outputs(*self._prepare(images))
 
     def encoded(self, encoded):
         """Encoded pictures, string (B,), each of any size -> outputs."""
@@ -46,11 +45,11 @@ class Serving:
         return self.outputs(tf.map_fn(self._prepare_encoded, encoded, fn_output_signature=shape))
 
     def _prepare(self, images):
-        images = preprocess(images, self.image_size, self.spec.preprocessing)
-        return tf.ensure_shape(images, (None, *self.image_size, self.channels))
+        inputs, sizes = self.task.inputs(images, Take(self.image_size, self.channels, self.spec.preprocessing))
+        return tf.ensure_shape(inputs, (None, *self.image_size, self.channels)), sizes
 
     def _prepare_encoded(self, encoded):
-        return self._prepare(decode(encoded, self.channels)[None])[0]
+        return self._prepare(decode(encoded, self.channels)[None])[0][0]
 
     @property
     def decodes(self):

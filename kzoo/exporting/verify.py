@@ -13,7 +13,6 @@ from PIL import ExifTags, Image
 from kzoo.data import decode, prepare
 from kzoo.data.samples import with_channels
 from kzoo.errors import UserError
-from kzoo.precision import agreement
 
 BATCHES = (1, 3, 8)
 TOLERANCE = 1e-4  # float32: of the largest difference, in units of the largest output where that exceeds 1
@@ -43,7 +42,7 @@ def verify(artifact, serving, pictures, exact):
     reference, records = Reference(serving), []
     with _full_float32():
         for signature, size, batch, expected, found in _calls(artifact, serving, reference, _cycled(pictures, serving.channels)):
-            record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.output)
+            record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.task)
             _judge(record, artifact.format, exact)
             records.append(record)
     return records
@@ -77,13 +76,12 @@ def _calls(artifact, serving, reference, pictures):
         yield "serving_jpeg", "each its own", len(files), reference(decoded, whole), artifact.predict_encoded(files)
 
 
-def compare(expected, found, output):
-    """Largest difference over all outputs, and of the model's own output its largest value, correlation and top-1 agreement."""
+def compare(expected, found, task):
+    """The task's agreement of two results, dictionaries of named arrays. Raises UserError where the names or shapes differ."""
     if set(expected) != set(found) or any(expected[name].shape != found[name].shape for name in expected):
         shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (expected, found)]
         raise UserError(f"the artifact returned {shapes[1]} where Keras returned {shapes[0]}; report this as a bug.")
-    difference = max(float(np.max(np.abs(np.subtract(expected[name], found[name], dtype=np.float64)))) for name in expected)
-    return agreement(expected[output], found[output], logits=output == "logits") | {"max_abs_difference": difference}
+    return task.agreement(expected, found)
 
 
 def _judge(record, format, exact):

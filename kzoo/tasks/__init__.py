@@ -18,7 +18,14 @@ def make(settings):
 
 def of(model):
     """The Task of a model's family, which serves it; that of a Keras model which kzoo did not build is classification."""
-    return make(SETTINGS[_kind_of(model)]())
+    return named(_kind_of(model))
+
+
+def named(kind):
+    """The Task of a kind, with its settings as they are by default. Raises UsageError for an unknown kind."""
+    if kind not in SETTINGS:
+        raise unknown("task", kind, SETTINGS)
+    return make(SETTINGS[kind]())
 
 
 def task(model, kind=None, **settings):

@@ -15,7 +15,7 @@
 
 import numpy as np
 
-from kzoo.data import Loader, engine_for
+from kzoo.data import Loader, engine_for, prepare
 from kzoo.schema import TaskSettings
 
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
@@ -82,6 +82,68 @@ class Task:
                 meter.update(keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real)
                 images += int(real.sum())
         return meter.result() | {"images": images}
+
+    def served(self, network):
+        """What of the network an artifact holds; all of it."""
+        return network
+
+    def inputs(self, images, take):
+        """uint8 pictures (B, h, w, C) of any sizes -> (what the network takes, the pictures' own sizes, None where outputs need none)."""
+        from kzoo.preprocess import preprocess
+
+        return preprocess(images, take.image_size, take.preprocessing), None
+
+    def outputs(self, network, raw, sizes):
+        """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own output."""
+        import keras
+
+        return {"features": keras.tree.map_structure(lambda array: keras.ops.cast(array, "float32"), raw)}
+
+    def agreement(self, expected, found):
+        """How two results of one batch compare, dictionaries of named arrays, in float64.
+
+        max_abs_difference over all of them; of the first, the network's own, largest_output and, where both vary, correlation.
+        """
+        import keras
+
+        def flat(result):
+            return [np.concatenate([np.asarray(a, np.float64).ravel() for a in keras.tree.flatten(value)]) for value in result.values()]
+
+        pairs = list(zip(flat(expected), flat({name: found[name] for name in expected}), strict=True))
+        difference, (own, other) = max(float(np.max(np.abs(a - b))) for a, b in pairs), pairs[0]
+        record = {"max_abs_difference": difference, "largest_output": float(np.max(np.abs(own)))}
+        if own.std() > 0 and other.std() > 0:
+            record["correlation"] = float(np.corrcoef(own, other)[0, 1])
+        return record
+
+    def facts(self, network):
+        """What an artifact's card says of the network's answers: `classes`, how many there are, None for none."""
+        return {"classes": None}
+
+    def example(self, network, batch, seed=0):
+        """A generated batch for one step: (x,) or (x, y)."""
+        return (np.random.default_rng(seed).normal(size=(batch, *network.input_shape[1:])).astype("float32"),)
+
+    def predict(self, network, view, picture, take):
+        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""
+        import keras
+
+        prepared = prepare(picture, take.image_size, take.preprocessing)
+        raw = network.predict_on_batch(prepared[None])
+        outputs = self.outputs(network, raw, np.array([picture.shape[:2]]))
+        return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
+
+    def answer(self, outputs, labels, top):
+        """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many answers at most."""
+        raise NotImplementedError
+
+    def line(self, answer):
+        """An answer as text."""
+        raise NotImplementedError
+
+    def draw(self, path, picture, outputs, answer):
+        """Writes the picture with its answer as PNG. Needs the extra "plots"."""
+        raise NotImplementedError
 
     def captions(self, batch, names):
         """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or none."""

@@ -5,6 +5,7 @@ import numpy as np
 from kzoo import schema
 from kzoo.data import Labels
 from kzoo.errors import UserError
+from kzoo.figures import new_figure, save, thumbnail
 from kzoo.tasks.base import Meter, Task
 
 
@@ -22,10 +23,8 @@ class Classify(Task):
 
     def accept(self, network, source):
         """The source's class names, where the network has a logit for each of its classes and no others."""
-        from kzoo.models.base import gives_logits
-
         name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
-        if not gives_logits(network):
+        if not _gives_logits(network):
             raise UserError(f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class.")
         classes = network.output_shape[-1]
         if source.num_classes > classes:
@@ -47,6 +46,67 @@ class Classify(Task):
 
     def meter(self, network, source):
         return ClassMeter()
+
+    def outputs(self, network, raw, sizes):
+        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a head."""
+        if not _gives_logits(network):
+            return super().outputs(network, raw, sizes)
+        from keras import ops
+
+        logits = ops.cast(raw, "float32")
+        return {"logits": logits, "probabilities": (ops.sigmoid if logits.shape[-1] == 1 else ops.softmax)(logits)}
+
+    def agreement(self, expected, found):
+        """top1_agreement too, the share of pictures whose best class is the same, where there are logits."""
+        record = super().agreement(expected, found)
+        if "logits" in expected:
+            record["top1_agreement"] = float(np.mean(_best(expected["logits"]) == _best(found["logits"])))
+        return record
+
+    def facts(self, network):
+        return {"classes": network.output_shape[-1] if _gives_logits(network) else None}
+
+    def example(self, network, batch, seed=0):
+        """Labels that go through all classes; none for a network without a head."""
+        (images,) = super().example(network, batch, seed)
+        if not _gives_logits(network):
+            return (images,)
+        return images, (np.arange(batch) % network.output_shape[-1]).astype("int32")
+
+    def predict(self, network, view, picture, take):
+        """Probabilities in float64."""
+        outputs = super().predict(network, view, picture, take)
+        if "logits" in outputs:
+            logits = outputs["logits"].astype("float64")
+            shares = np.exp(logits - logits.max())
+            outputs["probabilities"] = 1 / (1 + np.exp(-logits)) if len(logits) == 1 else shares / shares.sum()
+        return outputs
+
+    def answer(self, outputs, labels, top):
+        """{"classes": [{"label", "index", "probability"}, ...best first]}; one logit's probability is that of class 1."""
+        if "probabilities" not in outputs:
+            raise UserError("the model gives features, not classes; build or export it with a classifier's head, num_classes above 0.")
+        probabilities = outputs["probabilities"]
+        if len(probabilities) == 1:
+            probabilities = np.append(1 - probabilities, probabilities)
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        words = labels if len(labels) == len(probabilities) else [str(i) for i in range(len(probabilities))]
+        return {"classes": [{"label": words[i], "index": int(i), "probability": float(probabilities[i])} for i in best]}
+
+    def line(self, answer):
+        return ", ".join(f"{c['label']} {c['probability']:.4f}" for c in answer["classes"])
+
+    def draw(self, path, picture, outputs, answer):
+        """The classes as bars beside the picture."""
+        figure = new_figure(7, 3)
+        left, right = figure.subplots(1, 2)
+        left.imshow(thumbnail(picture))
+        left.axis("off")
+        classes = answer["classes"][::-1]
+        bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
+        right.bar_label(bars, fmt="%.3f", padding=3)
+        right.set(xlim=(0, 1.15), xlabel="probability")
+        save(figure, path)
 
     def captions(self, batch, names):
         """The label's name; of probabilities, the two largest classes that are not 0."""
@@ -83,6 +143,17 @@ class ClassMeter(Meter):
         ranks = np.concatenate(self.ranks)
         figures = {"accuracy": float(np.mean(ranks == 0)), "loss": float(np.concatenate(self.losses).mean())}
         return figures | ({"top5_accuracy": float(np.mean(ranks < 5))} if self.classes > 5 else {})
+
+
+def _gives_logits(network):
+    from kzoo.models.base import gives_logits  # with Keras
+
+    return gives_logits(network)
+
+
+def _best(logits):
+    """The best class of each row; one logit decides at 0."""
+    return logits[..., 0] > 0 if logits.shape[-1] == 1 else np.argmax(logits, -1)
 
 
 def _merged(logits, crops):
