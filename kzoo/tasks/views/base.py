@@ -66,7 +66,7 @@ class View(keras.Model):
         for weight in own.values():
             missing.pop(id(weight), None)
         if missing:  # of two weights of one name the first is missing too
-            raise ValueError(f"{type(self).__name__} trains {', '.join(missing.values())}, which need names of their own in attributes of it")
+            raise ValueError(f"{type(self).__name__} trains {', '.join(missing.values())}, which need attributes and names of their own")
         return own
 
     def layer_depths(self):
