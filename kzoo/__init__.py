@@ -9,7 +9,7 @@ _HOME = {
     "list_models": "registry", "list_recipes": "registry", "info": "registry", "get": "registry", "recipe": "registry",
     "register": "registry", "ModelInfo": "registry", "Recipe": "schema", "UserError": "errors",
     "load": "weights", "load_weights": "weights", "save_weights": "weights",
-    "preprocessor": "preprocess", "task": "tasks",
+    "preprocessor": "preprocess", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
 }  # fmt: skip
 __all__ = sorted(_HOME)

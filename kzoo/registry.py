@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UsageError, UserError, require_backend, unknown
-from kzoo.schema import FORMER, Preprocessing, Recipe, Spec, tupled
+from kzoo.schema import FORMER, SETTINGS, Classify, Preprocessing, Recipe, Spec, tupled
 
 PACKAGE = pathlib.Path(__file__).parent
 PLUGINS = "kzoo.models"  # the entry-point group
+TASKS = "kzoo.tasks"  # that of tasks
 OURS = "kzoo"  # the distribution of our own families
 _BUILDERS = {}  # module name -> builder
 
@@ -147,6 +148,31 @@ def refuse_rivals(kind, name, claims):
     if len(claims) > 1:
         told = " and by ".join(f"{distribution} ({module})" for distribution, module in claims)
         raise UserError(f"the {kind} name {name!r} is claimed by {told}; uninstall one of them or rename its {kind}.")
+
+
+def settings_class(kind):
+    """The class of a task's settings, of ours or of a plugin, whose module is then imported and registers the task.
+
+    Raises UsageError with the nearest kinds, UserError for one that two packages claim and for a plugin that fails.
+    """
+    plugged = entries(TASKS)
+    if kind not in SETTINGS and kind not in {entry.name for entry in plugged}:
+        raise unknown("task", kind, {*SETTINGS, *(entry.name for entry in plugged)})
+    plugged = [entry for entry in plugged if entry.name == kind]
+    ours = [(OURS, f"kzoo.tasks.{kind}")] if is_ours(SETTINGS.get(kind)) else []
+    refuse_rivals("task", kind, ours + [(entry.dist.name, entry.module) for entry in plugged])
+    for entry in plugged:
+        imported(entry.load, f"the task {kind!r}", entry.module, entry.dist.name)
+        if kind not in SETTINGS:
+            raise UserError(
+                f"the task {kind!r} of the plugin {entry.dist.name}: {entry.module} defines no settings whose kind is {kind!r}."
+            )
+    return SETTINGS[kind]
+
+
+def is_ours(settings):
+    """Whether a class of settings is one of kzoo's own."""
+    return getattr(settings, "__module__", "") == Classify.__module__
 
 
 @functools.cache

@@ -251,7 +251,8 @@ class TaskSettings:
     smoke_source = "fake"  # generated data of its sort
 
     def __init_subclass__(cls):
-        SETTINGS[cls.kind] = cls
+        if "kind" in vars(cls):
+            SETTINGS[cls.kind] = cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,10 +389,10 @@ def override(owner, changes, prefix=""):
 
 def _of_kind(current, changes, key):
     """(settings of the kind that the changes name, as they are where it is their own; the other changes)."""
+    from kzoo.registry import settings_class
+
     kind = coerce(changes.pop("kind"), str, key)
-    if kind not in SETTINGS:
-        raise unknown("task", kind, SETTINGS)
-    return current if kind == current.kind else SETTINGS[kind](), changes
+    return current if kind == current.kind else settings_class(kind)(), changes
 
 
 def _put_whole(mapping, key, value):

@@ -30,7 +30,7 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 # Upward, inside a function: what a short public call needs only when it is used so.
-LAZILY_UP = {("schema", "cli"), ("registry", "models"), ("registry", "weights"), ("preprocess", "weights")}
+LAZILY_UP = {("schema", "cli"), ("schema", "registry"), ("registry", "models"), ("registry", "weights"), ("preprocess", "weights")}
 STANDARD_LIBRARY_ONLY = {"__init__", "__main__", "errors", "files", "system", "schema", "published", "registry", "cli"}
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed

@@ -4,16 +4,43 @@ import dataclasses
 import importlib
 
 from kzoo import registry
-from kzoo.errors import unknown
-from kzoo.schema import SETTINGS
-from kzoo.tasks.base import TASKS
+from kzoo.errors import UserError, unknown
+from kzoo.tasks.base import TASKS, register_task
+
+__all__ = ["make", "of", "register_task", "task", "trained_view"]
 
 
 def make(settings):
-    """The Task of a recipe's settings."""
-    if settings.kind not in TASKS:
-        importlib.import_module(f"kzoo.tasks.{settings.kind}")
-    return TASKS[settings.kind](settings)
+    """The Task of a recipe's settings. Raises UserError for settings whose task nobody registered."""
+    kind = settings.kind
+    if kind not in TASKS and registry.is_ours(type(settings)):
+        importlib.import_module(f"kzoo.tasks.{kind}")
+    if kind not in TASKS:
+        registry.settings_class(kind)
+    if kind not in TASKS:
+        raise UserError(f"no task of the kind {kind!r} is registered; put @kzoo.register_task over it, in the module of its settings.")
+    return TASKS[kind](settings)
+
+
+def trained_view(task, network, run):
+    """The task's view of a run's network, its own weights those of the run (averaged where it keeps an average).
+
+    None where the run's checkpoint holds nothing of a view's own. Raises UserError for one of another view.
+    """
+    from kzoo.weights.read import read_checkpoint
+
+    held = read_checkpoint(run, ("task/", "task_average/"))[0]
+    if not held:
+        return None
+    view = task.view(network)
+    own = view.own()
+    if {name: weight.shape for name, weight in own.items()} != {k: v.shape for k, v in held.items() if k.startswith("task/")}:
+        raise UserError(
+            f"the checkpoint in {run} holds other weights of its task's view than it makes now; use the version of its recipe.txt."
+        )
+    for name, weight in own.items():
+        weight.assign(held.get(f"task_average/{name.removeprefix('task/')}", held[name]))
+    return view
 
 
 def of(model):
@@ -23,9 +50,7 @@ def of(model):
 
 def named(kind):
     """The Task of a kind, with its settings as they are by default. Raises UsageError for an unknown kind."""
-    if kind not in SETTINGS:
-        raise unknown("task", kind, SETTINGS)
-    return make(SETTINGS[kind]())
+    return make(registry.settings_class(kind)())
 
 
 def task(model, kind=None, **settings):
@@ -36,12 +61,11 @@ def task(model, kind=None, **settings):
     label_smoothing in [0, 1) and target_threshold. Raises UsageError for an unknown kind or setting.
     """
     kind = kind or _kind_of(model)
-    if kind not in SETTINGS:
-        raise unknown("task", kind, SETTINGS)
-    valid = [field.name for field in dataclasses.fields(SETTINGS[kind])]
+    chosen = registry.settings_class(kind)
+    valid = [field.name for field in dataclasses.fields(chosen)]
     for option in set(settings) - set(valid):
         raise unknown(f"option of the task {kind}", option, valid)
-    return make(SETTINGS[kind](**settings)).view(model)
+    return make(chosen(**settings)).view(model)
 
 
 def _kind_of(model):

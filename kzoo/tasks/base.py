@@ -21,6 +21,12 @@ from kzoo.schema import TaskSettings
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
+def register_task(cls):
+    """Links a Task to the kind of its settings. Used as a decorator, in a plugin's module by the name kzoo.register_task."""
+    TASKS[cls.settings_class.kind] = cls
+    return cls
+
+
 class Task:
     """A kind of work: one instance for its settings, no other state, no variables. Found by the kind of its settings."""
 
@@ -28,9 +34,6 @@ class Task:
     targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
     curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
     building = {}  # overrides of the network while it trains, never in its spec
-
-    def __init_subclass__(cls):
-        TASKS[cls.settings_class.kind] = cls
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -60,6 +63,13 @@ class Task:
         """The View that `fit` trains."""
         raise NotImplementedError
 
+    def judged(self, view, network):
+        """The model whose outputs the meter is given: the network or, where figures need them, it and the view's own layers after it.
+
+        Never the view, which is compiled: its last bits are others. view is None where a run's checkpoint holds nothing of a view's own.
+        """
+        return network
+
     def meter(self, network, source):
         """A Meter of the figures of this data."""
         raise NotImplementedError
@@ -71,13 +81,13 @@ class Task:
         """
         import keras
 
-        meter, images = self.meter(network, loader.source), 0
+        meter, model, images = self.meter(network, loader.source), self.judged(view, network), 0
         with loader.plain_errors():
             for batch in loader.evaluation():
                 between()
                 x, y, weights = keras.tree.map_structure(np.asarray, batch)
                 rows, real = len(keras.tree.flatten(x)[0]), weights > 0
-                outputs = network.predict_on_batch(x)
+                outputs = model.predict_on_batch(x)
                 # Mirrored devices repeat the batch.
                 meter.update(keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real)
                 images += int(real.sum())

@@ -6,9 +6,10 @@ from kzoo import schema
 from kzoo.data import Labels
 from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, thumbnail
-from kzoo.tasks.base import Meter, Task
+from kzoo.tasks.base import Meter, Task, register_task
 
 
+@register_task
 class Classify(Task):
     """Logits (B, C) against labels (B,) or, mixed, probabilities (B, C)."""
 

@@ -11,7 +11,7 @@ from kzoo import data as kdata
 from kzoo.errors import UserError
 from kzoo.files import write_text
 from kzoo.system import reason, say
-from kzoo.tasks import make
+from kzoo.tasks import make, trained_view
 from kzoo.training.optimizer import averages
 from kzoo.training.workdir import RECORD, read_record
 from kzoo.weights import load
@@ -68,7 +68,7 @@ def evaluate(run, data=None):
         return loader_for(task, model, opened, of_run)
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
-    metrics = task.evaluate(None, model, loader, lambda: pass_over(of_run.source, of_run.train_split))
+    metrics = task.evaluate(trained_view(task, model, run), model, loader, lambda: pass_over(of_run.source, of_run.train_split))
     try:
         write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": loader.source.name, **metrics}, indent=1) + "\n")
     except OSError as error:  # a run that may only be read

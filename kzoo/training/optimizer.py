@@ -8,6 +8,7 @@ from keras import ops
 
 from kzoo import registry
 from kzoo.errors import UserError
+from kzoo.tasks.views.base import View
 from kzoo.training.devices import mirrored
 from kzoo.training.rules import Lamb, Lars, Sgd
 
@@ -63,7 +64,7 @@ def undecayed(model):
 class _OfRun:
     """What the engine asks of an optimizer beyond Keras' own: averages kept apart, and a factor of the rate for each weight."""
 
-    scales = {}  # path of a weight: factor of its rate, where that is not 1
+    scales = {}  # id of a weight: factor of its rate, where that is not 1
 
     def finalize_variable_values(self, var_list):
         """Leaves the averages beside the raw weights: Keras would overwrite them after every `fit`, that is every epoch."""
@@ -75,7 +76,7 @@ class _OfRun:
         """[(factor of the rate, positions of the variables that have it)]."""
         groups = {}
         for i, variable in enumerate(variables):
-            groups.setdefault(self.scales.get(variable.path, 1.0), []).append(i)
+            groups.setdefault(self.scales.get(id(variable), 1.0), []).append(i)
         return groups.items()
 
     def _clip_gradients(self, grads):
@@ -126,12 +127,18 @@ def _rule(o):
     }[o.name]
 
 
+def trained(model):
+    """{name: weight} of what a view, or a model alone, trains: the network's by their paths, the view's own by its names for them."""
+    own = {id(weight): name for name, weight in model.own().items()} if isinstance(model, View) else {}
+    return {own.get(id(weight), weight.path): weight for weight in model.trainable_weights}
+
+
 def rate_scales(optim, model):
-    """{path of a weight: factor of its rate, where not 1} by optim.layer_decay and optim.lr_scales.
+    """{name of a weight: factor of its rate, where not 1} by optim.layer_decay and optim.lr_scales.
 
     Raises UserError for a pattern that fits no weight.
     """
-    scales = {w.path: 1.0 for w in model.trainable_weights}
+    scales = dict.fromkeys(trained(model), 1.0)
     if optim.layer_decay is not None:
         depths = model.layer_depths()
         scales = {path: optim.layer_decay ** (max(depths.values()) - depths[path]) for path in scales}
@@ -152,16 +159,17 @@ def freeze(model, patterns):
 
     Raises UserError for a pattern that fits no weight and for patterns that fit them all.
     """
-    paths = [w.path for w in model.trainable_weights]
-    frozen = {path for pattern in patterns for path in _matching(pattern, paths, "optim.freeze")}
-    if frozen == set(paths):
+    weights = trained(model)
+    frozen = {id(weights[name]) for pattern in patterns for name in _matching(pattern, weights, "optim.freeze")}
+    if len(frozen) == len(weights):
         raise UserError("optim.freeze fits every weight of the model, which leaves nothing to train.")
-    learning = [(layer, layer.trainable_weights) for layer in model._flatten_layers(include_self=False)]
+    network = model.network if isinstance(model, View) else None  # of which each layer tells that it is frozen, never the whole
+    learning = [(layer, layer.trainable_weights) for layer in model._flatten_layers(include_self=False) if layer is not network]
     for layer, own in learning:  # as they all were before: what is frozen of a block would hide a norm in it that has nothing left
-        if own and all(w.path in frozen for w in own):
+        if own and all(id(w) in frozen for w in own):
             layer.trainable = False
         for weight in own:
-            weight.trainable = weight.path not in frozen
+            weight.trainable = id(weight) not in frozen
 
 
 def make_optimizer(recipe, schedule, model):
@@ -174,7 +182,8 @@ def make_optimizer(recipe, schedule, model):
     if o.accumulate > 1:
         common |= {"gradient_accumulation_steps": o.accumulate}
     optimizer = type(rule.__name__, (_OfRun, rule), {})(**common, **arguments)
-    optimizer.scales = rate_scales(o, model)
+    weights = trained(model)
+    optimizer.scales = {id(weights[name]): scale for name, scale in rate_scales(o, model).items()}
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     return optimizer
 

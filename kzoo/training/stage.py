@@ -27,9 +27,9 @@ class Stage:
     def compile(self, schedule):
         """Makes the view, its optimizer built. Raises UserError where a required XLA step is not to be had."""
         recipe = self.recipe
-        freeze(self.network, recipe.optim.freeze)
         self.view = make(recipe.task).view(self.network)
-        self.view.compile(optimizer=make_optimizer(recipe, schedule, self.network), jit_compile=wants_xla(recipe))
+        freeze(self.view, recipe.optim.freeze)
+        self.view.compile(optimizer=make_optimizer(recipe, schedule, self.view), jit_compile=wants_xla(recipe))
         require_xla(recipe, self.view)
         self.view.optimizer.build(self.view.trainable_variables)
 

@@ -14,11 +14,14 @@ from kzoo.weights.surgery import position_layers, resize_table
 
 
 def _groups(view):
-    """{key: variable} of the view's whole state. Network weights go by path; the rest, unnamed, by its fixed order."""
-    groups = {f"weights/{v.path}": v for v in view.network.weights}
+    """{key: variable} of the view's whole state, but for what it was given. Weights go by name; the rest, unnamed, by its fixed order."""
+    own = view.own()
+    averaged = {id(v): f"task_average/{key.removeprefix('task/')}" for key, v in own.items()}
+    groups = {f"weights/{v.path}": v for v in view.network.weights} | own
     if averages(view.optimizer):
-        groups |= {f"average/{v.path}": a for v, a in zip(view.trainable_variables, averages(view.optimizer), strict=True)}
-    known = {id(v) for v in groups.values()}
+        keys = [averaged.get(id(v), f"average/{v.path}") for v in view.trainable_variables]
+        groups |= dict(zip(keys, averages(view.optimizer), strict=True))
+    known = {id(v) for v in (*groups.values(), *view.given)}
     rest = {"optimizer": view.optimizer.variables, "metrics": view.metrics_variables, "state": view.non_trainable_variables}
     for name, variables in rest.items():
         fresh = [v for v in variables if id(v) not in known]

@@ -4,11 +4,20 @@ import keras
 
 
 class View(keras.Model):
-    """What `fit` trains: a network, the loss (Keras' own hook compute_loss) and running figures, by a task's settings."""
+    """What `fit` trains: a network, the loss (Keras' own hook compute_loss) and running figures, by a task's settings.
+
+    Layers of a view's own, a pretext's head say, are built in its constructor, as attributes: what a run keeps of them is named by the
+    attribute (see `own`). What it was given and never changes, a teacher, is to be frozen, its variables `given`.
+    """
+
+    terms = ()  # names of running means beside the loss, which compute_loss tells
+    given = ()  # variables that checkpoints leave out
 
     def __init__(self, network, settings):
         super().__init__()
         self.network, self.settings = network, settings
+        # Their order, and that of other metrics after them, decides the keys of a checkpoint.
+        self.means = {name: keras.metrics.Mean(name=name) for name in self.terms}
         # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another order.
         self.built = network.built
 
@@ -18,7 +27,56 @@ class View(keras.Model):
     def call(self, inputs, training=None):
         return self.network(inputs, training=training)
 
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return self.get_metrics_result()
+
+    def tell(self, *, weights=None, **values):
+        """Adds to the means of these terms, by name: values of any shape, weighted by weights of that shape. Within compute_loss."""
+        for name, value in values.items():
+            self.means[name].update_state(value, sample_weight=weights)
+
     def replicas(self):
         """How many replicas share the batch: Keras adds up what TensorFlow's return, so that each gives its part of the loss."""
         strategy = getattr(self, "distribute_strategy", None)
         return strategy.num_replicas_in_sync if strategy else 1
+
+    def total(self, value):
+        """The value's sum over all replicas, of which TensorFlow's see a part of the batch each."""
+        if self.replicas() == 1:
+            return value
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    def own(self):
+        """{name: weight} of the view's own layers and weights, as a checkpoint's keys and a recipe's patterns have them.
+
+        "task/ATTRIBUTE/WEIGHT": the layer's own name, which Keras counts up in a process, is no part of it. Raises ValueError where two
+        have one name, or where what is trained has none because it lies neither in the network nor in an attribute.
+        """
+        found = [
+            (f"task/{attribute}{_below(part, weight)}", weight)
+            for attribute, part in vars(self).items()
+            if not attribute.startswith("_") and isinstance(part, keras.layers.Layer | keras.Variable) and part is not self.network
+            for weight in (part.weights if isinstance(part, keras.layers.Layer) else [part])
+        ]
+        known = {id(weight) for weight in (*self.network.variables, *self.given)}
+        own = {name: weight for name, weight in found if id(weight) not in known}
+        missing = {id(w): w.path for w in self.trainable_weights if id(w) not in known}
+        for weight in own.values():
+            missing.pop(id(weight), None)
+        if missing:  # of two weights of one name the first is missing too
+            raise ValueError(f"{type(self).__name__} trains {', '.join(missing.values())}, which need attributes and names of their own")
+        return own
+
+    def layer_depths(self):
+        """ZooModel.layer_depths of the network, and for the view's own weights, by name, the depth of a head."""
+        depths = self.network.layer_depths()
+        return depths | dict.fromkeys(self.own(), len(self.network.config.block_names()) + 1)
+
+
+def _below(part, weight):
+    """The path of a weight below the layer that it lies in, with a slash before it; "" for one that lies in no layer."""
+    if part is weight:
+        return ""
+    return "/" + weight.path.removeprefix(f"{getattr(part, 'path', None) or part.name}/")

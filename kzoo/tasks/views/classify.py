@@ -110,10 +110,7 @@ class ClassifyView(View):
     arrays; in data that only the compiled step sees they make its loss NaN. Those of weight 0 may be anything.
     """
 
-    def __init__(self, network, settings):
-        super().__init__(network, settings)
-        self.accuracy = keras.metrics.Mean(name="accuracy")
-
+    terms = ("accuracy",)
     fit, evaluate, train_on_batch, test_on_batch = map(_checking, ("fit", "evaluate", "train_on_batch", "test_on_batch"))
 
     def _require_targets(self, targets=None, weights=None):
@@ -156,5 +153,5 @@ class ClassifyView(View):
         return sum(self.losses, start=ops.mean(losses)) / self.replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        self.accuracy.update_state(hits(y_pred, y), sample_weight=sample_weight)
-        return self.get_metrics_result()
+        self.tell(accuracy=hits(y_pred, y), weights=sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
