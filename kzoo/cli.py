@@ -11,6 +11,8 @@ import sys
 from kzoo.errors import UsageError, UserError
 from kzoo.system import Terminated, out_of_memory, output_folder, reason, terminable, unseen
 
+BEST = "of a run: the weights of its best evaluation, not the last ones"
+
 
 def main(arguments=None):
     """Runs one command and returns the exit status: 0 done, 1 the work failed, 2 wrong usage, 143 ended by SIGTERM."""
@@ -118,12 +120,14 @@ def _add_using(command):
     c = command("evaluate", evaluate, "metrics of a run on its evaluation split")
     c.add_argument("folder", metavar="RUN")
     c.add_argument("--data", help="another source, for example folder:PATH")
+    c.add_argument("--best", action="store_true", help=BEST)
 
     c = command("predict", predict, "classes of pictures by a run, an artifact or a model with weights")
     c.add_argument("target", metavar="RUN|ARTIFACT|NAME[.TAG]")
     c.add_argument("images", nargs="+", metavar="IMAGE")
     c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
     c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
+    c.add_argument("--best", action="store_true", help=BEST)
     c.add_argument("--dtype", help="bfloat16: compute in that precision and say what it costs in accuracy")
     c.add_argument("--top", type=int, default=5, help="how many classes to show (default 5)")
     c.add_argument("--attention", action="store_true", help="also draw what the model looks at (without --out into kzoo-attention)")
@@ -135,6 +139,7 @@ def _add_using(command):
     c.add_argument("--out", required=True, metavar="DIR")
     c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
     c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
+    c.add_argument("--best", action="store_true", help=BEST)
     c.add_argument("--quantize", help="litert: fp16 or dynamic; saved_model: bfloat16")
 
     c = command("check", check, "the conformance list of a model, or of the toys of a family or plugin, a line each")
@@ -246,7 +251,7 @@ def evaluate(options):
     _backend(options)
     from kzoo.training import evaluate
 
-    metrics = evaluate(options.folder, options.data)
+    metrics = evaluate(options.folder, options.data, options.best)
     _emit(options, metrics, _metrics(metrics))
 
 
@@ -261,7 +266,7 @@ def predict(options):
     # The target decides which runtime is imported. TensorFlow would import Keras and JAX, of which an artifact has no use.
     others = ("keras", "jax") if own_format(options.target) else ()
     with _hushed(options.debug), unseen(*others):
-        predictor = open_target(options.target, options.weights, options.random_weights, options.dtype)
+        predictor = open_target(options.target, options.weights, options.random_weights, options.dtype, options.best)
     if folder:
         check_drawing(predictor, options.attention)
     results = predict(predictor, options.images, options.top)
@@ -286,7 +291,7 @@ def export(options):
     from kzoo.exporting import export
     from kzoo.predicting import open_model, run_pictures
 
-    model = open_model(options.target, options.weights, options.random_weights)
+    model = open_model(options.target, options.weights, options.random_weights, options.best)
     card = export(model, options.out, options.format, options.quantize, **run_pictures(options.target))
     worst = max(record["max_abs_difference"] for record in card["verified"])
     text = f"{options.out}: {card['format']}, {card['file_bytes'] / 1e6:.1f} MB, largest difference from Keras {worst:.1e}"

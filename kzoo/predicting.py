@@ -45,15 +45,16 @@ class ArtifactPredictor:
         return {name: array[0] for name, array in self.artifact.predict(picture[None]).items()}
 
 
-def open_model(target, weights=None, random_weights=False):
-    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed)."""
+def open_model(target, weights=None, random_weights=False, best=False):
+    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best: a run's best."""
     path = pathlib.Path(target)
     if path.exists():
         _refuse_weights("a run or a file", weights, random_weights)
         require_backend()
         from kzoo.weights import load
 
-        return load(path)
+        return load(path, best)
+    _refuse_best(target, best)
     if not registry.is_name(target) and (path.suffix or len(path.parts) > 1):
         raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")
     row, tag = registry.split(target)
@@ -72,17 +73,24 @@ def _refuse_weights(what, weights, random_weights):
         raise UsageError(f"{given} goes with the NAME of a model; {what} has weights of its own.")
 
 
-def open_target(target, weights=None, random_weights=False, dtype=None):
+def _refuse_best(target, best):
+    if best:
+        raise UsageError(f"--best goes with the folder of a run, which {target} is not; leave it out.")
+
+
+def open_target(target, weights=None, random_weights=False, dtype=None, best=False):
     """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and `channels`.
 
-    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
+    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said. best: a run's
+    best weights.
     """
     if pathlib.Path(target).is_dir() and read_card(target) is not None:
         _refuse_weights("an artifact", weights, random_weights)
+        _refuse_best(target, best)
         if dtype:
             raise UsageError("--dtype goes with a run or a model; an artifact has the precision that it was exported with.")
         return ArtifactPredictor(open_artifact(target))
-    model = open_model(target, weights, random_weights)
+    model = open_model(target, weights, random_weights, best)
     if dtype:
         from kzoo.precision import reduce_precision
 

@@ -17,18 +17,22 @@ PACKAGES = {
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=None, pictures_from="the caller's pictures"):
+def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=None, pictures_from="the caller's pictures", best=False):
     """Writes a model as an artifact folder that runs without kzoo, and returns its card.
 
     model_or_run: a model of kzoo, or the path of a run or .keras file. format: "saved_model", "onnx" or "litert"; quantize: None, or
     for litert "fp16" or "dynamic", for saved_model "bfloat16". pictures: uint8 arrays (h, w, c) to verify with, described by
     pictures_from in the card; by default a few embedded digits. `out` may be new, empty, or an artifact of the same format, which is
-    replaced in one step.
+    replaced in one step. best: a run's best weights, not its last.
 
     Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError for an
-    unknown format or quantisation, MissingPackage where the format's packages are not installed.
+    unknown format or quantisation and for best of no run, MissingPackage where the format's packages are not installed.
     """
     out = refuse(format, quantize, out)
+    if best:
+        from kzoo.weights.read import best_of
+
+        model_or_run = best_of(model_or_run)
     if backend_name() != "tensorflow":
         from kzoo.exporting.relay import export_in_child
 

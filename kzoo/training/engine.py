@@ -110,7 +110,7 @@ class _Session:
         self.recipe, self.workdir, self.ending, self.task = recipe, workdir, ending, make(recipe.task)
         sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
         self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
-        self.headline = self.task.headline(self.source)[0]
+        self.headline, self.sign = self.task.headline(self.source)
         self.stage = Stage(recipe, self.source, self._first_side())
         self.steps_per_epoch, every = self.stage.training.steps_per_epoch, recipe.optim.accumulate
         self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.steps or math.inf)
@@ -200,7 +200,7 @@ class _Session:
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             self._evaluate(means)
-            row |= {f"eval_{name}": self.metrics[name] for name in self.task.curves}
+            row |= {f"eval_{name}": self.metrics[name] for name in dict.fromkeys((*self.task.curves, self.headline))}
             told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves)))
             say(f"epoch {epoch + 1}/{self.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
@@ -218,10 +218,33 @@ class _Session:
             with averaged(self.view):
                 network = self._at_full_size()
                 self.metrics = self.task.evaluate(self.view, network, self.evaluation, self._reference, self.ending.check)
+                self._keep_best(network)
         except Terminated:
             self.unevaluated = means
             self.save()
             raise
+
+    def _keep_best(self, network):
+        """Writes the weights just evaluated, where none before were as good.
+
+        Before the checkpoint: a run killed between the two goes on from the last one, and repeats the evaluation and this file.
+        """
+        value, best = self.metrics[self.headline], self._best()
+        if math.isfinite(value) and (best is None or self.sign * value > self.sign * best[f"eval_{self.headline}"]):
+            epoch = (self.step - 1) // self.steps_per_epoch + 1
+            meta = {"step": self.step, "epoch": epoch, "metrics": self.metrics, **self._told_of(network)}
+            state.save_best(self.view, network, self.workdir, meta)
+
+    def _best(self):
+        """The history's row of the best evaluation, of equals the first; None before one."""
+        key = f"eval_{self.headline}"
+        rows = [row for row in self.history if math.isfinite(row.get(key, math.nan))]
+        return max(rows, key=lambda row: self.sign * row[key], default=None)
+
+    def _told_of(self, network):
+        """What a file of weights tells of the model."""
+        frozen = parts_config(self.stage.network).get("frozen", [])
+        return {"spec": dataclasses.asdict(network.spec), "frozen": frozen, "kzoo": __version__}
 
     def _reference(self):
         """The training split as evaluation sees pictures."""
@@ -255,13 +278,10 @@ class _Session:
             "metrics": self.metrics,
             "seconds": self.seconds,
             "side": self.stage.side,
-            "spec": dataclasses.asdict(self.stage.network.spec),
-            "frozen": parts_config(self.stage.network).get("frozen", []),
             "started": self.started,
             "unevaluated": self.unevaluated,
-            "kzoo": __version__,
         }
-        state.save(self.view, self.workdir, meta)
+        state.save(self.view, self.workdir, meta | self._told_of(self.stage.network))
 
     def first_step_done(self):
         """Asks the compiled step what it is, once; a run that requires XLA stops here if the answer is another."""
@@ -291,7 +311,10 @@ class _Session:
         with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
-        say(f"done: {self.workdir}, {self.headline} {self.metrics[self.headline]:.4f} on {self.metrics['images']} pictures")
+        told, best = f"{self.headline} {self.metrics[self.headline]:.4f} on {self.metrics['images']} pictures", self._best()
+        if best and best["step"] < self.step:
+            told += f"; the best, {best[f'eval_{self.headline}']:.4f}, was after epoch {best['epoch']}"
+        say(f"done: {self.workdir}, {told}")
         return Run(self.workdir, self.metrics, tuple(self.history))
 
 

@@ -54,14 +54,15 @@ def read_recipe(run):
     return read_record(path)
 
 
-def evaluate(run, data=None):
+def evaluate(run, data=None, best=False):
     """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's evaluation.json.
 
-    Of a classifier accuracy, top5_accuracy (above five classes), loss in nats, images. A run that may only be read keeps none of it,
-    which is said. Raises UserError where the data is not for the model, for example of other classes.
+    best: of its best weights, not its last. Of a classifier accuracy, top5_accuracy (above five classes), loss in nats, images. A run
+    that may only be read keeps none of it, which is said. Raises UserError where the data is not for the model, for example of other
+    classes.
     """
     recipe, _ = read_recipe(run)
-    model, task, of_run = load(run), make(recipe.task), recipe.data
+    model, task, of_run = load(run, best), make(recipe.task), recipe.data
 
     def pass_over(source, split):
         opened = source if isinstance(source, kdata.Source) else kdata.open_source(source, split, data_dir=of_run.data_dir)
@@ -69,8 +70,9 @@ def evaluate(run, data=None):
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
     metrics = task.evaluate(trained_view(task, model, run), model, loader, lambda: pass_over(of_run.source, of_run.train_split))
+    of = {"data": loader.source.name} | ({"weights": "best"} if best else {})
     try:
-        write_text(pathlib.Path(run) / "evaluation.json", json.dumps({"data": loader.source.name, **metrics}, indent=1) + "\n")
+        write_text(pathlib.Path(run) / "evaluation.json", json.dumps(of | metrics, indent=1) + "\n")
     except OSError as error:  # a run that may only be read
         say(f"evaluation.json could not be written into {run}: {reason(error)}")
     return metrics

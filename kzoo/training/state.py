@@ -9,7 +9,7 @@ from kzoo.archives.zips import seal
 from kzoo.errors import UserError
 from kzoo.files import replacing
 from kzoo.training.optimizer import averages
-from kzoo.weights.read import CHECKPOINT, PREVIOUS, read_checkpoint
+from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS, read_checkpoint
 from kzoo.weights.surgery import position_layers, resize_table
 
 
@@ -34,11 +34,21 @@ def save(view, run, meta):
     """Replaces the run's checkpoint atomically and keeps the one before it. Refuses to replace a good one by a state that is not finite."""
     if hasattr(view, "jax_state_sync"):
         view.jax_state_sync()
-    arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in _groups(view).items()}
+    _write(run / CHECKPOINT, _groups(view), meta, "the last good checkpoint is kept", previous=PREVIOUS)
+
+
+def save_best(view, network, run, meta):
+    """Replaces the run's best weights atomically: those of `network`, which was evaluated, and of what the view has of its own."""
+    own = {key: variable for key, variable in _groups(view).items() if key.startswith("task/")}
+    _write(run / BEST, {f"weights/{v.path}": v for v in network.weights} | own, meta, "the last good ones are kept")
+
+
+def _write(path, variables, meta, kept, previous=None):
+    arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in variables.items()}
     bad = next((key for key, value in arrays.items() if not np.isfinite(value).all()), None)
     if bad:
-        raise UserError(f"{bad} is not finite after step {meta['step']}; the last good checkpoint is kept. Lower optim.lr or clip harder.")
-    with replacing(run / CHECKPOINT, previous=PREVIOUS) as temporary:
+        raise UserError(f"{bad} is not finite after step {meta['step']}; {kept}. Lower optim.lr or clip harder.")
+    with replacing(path, previous=previous) as temporary:
         np.savez(temporary, meta=np.frombuffer(json.dumps(meta | {"sealed": True}).encode(), "uint8"), **arrays)
         seal(temporary)
 

@@ -8,7 +8,7 @@ import json
 from kzoo.errors import UserError
 from kzoo.schema import dump, flatten, parse
 from kzoo.system import Terminated, out_of_memory, read_file, reason, say, writable_name
-from kzoo.weights.read import CHECKPOINT, PREVIOUS
+from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
 RECORD = "recipe.txt"
@@ -16,6 +16,7 @@ RECEIPT = "init_from.json"
 FILES = (  # that a run writes
     CHECKPOINT,
     PREVIOUS,
+    BEST,
     RECORD,
     RECEIPT,
     ".lock",
@@ -46,6 +47,8 @@ def claimed(workdir, recipe):
             _refuse_changes(workdir, recipe)
             for leftover in workdir.glob(".*.tmp-*"):  # of kzoo.files.replacing in a process that was killed
                 leftover.unlink()
+            if not (workdir / CHECKPOINT).exists():  # of one killed before its first checkpoint, which begins anew
+                (workdir / BEST).unlink(missing_ok=True)
             yield
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kzoo import registry
 from kzoo.archives.reading import REMEDY, damaged, parsing
 from kzoo.archives.typed import from_json
-from kzoo.errors import UserError, require_backend
+from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.layers.base import set_parts
 from kzoo.schema import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
@@ -15,6 +15,7 @@ from kzoo.weights.formats.npz import Npz
 from kzoo.weights.source import open_source
 
 PREVIOUS = f"{CHECKPOINT}.previous"  # the checkpoint before the last
+BEST = "best.npz"  # the weights whose evaluation was the best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +74,17 @@ def _remedy_told(path):
     except UserError as error:
         if REMEDY not in str(error) or not path.exists():
             raise
-        step = _step_of(path.with_name(PREVIOUS))
-        anew = "train it again in another folder"
-        told = anew if step is None else f"rename {path.with_name(PREVIOUS)} to {CHECKPOINT}: the run then continues from step {step}"
-        raise UserError(f"{str(error).rstrip('.')}, or {told}.") from error
+        raise UserError(f"{str(error).rstrip('.')}, or {_way_out(path)}.") from error
+
+
+def _way_out(path):
+    """What can be done where this file of a run is damaged."""
+    if path.name == BEST:
+        return f"leave best out: the last weights are in {CHECKPOINT}"
+    step = _step_of(path.with_name(PREVIOUS))
+    if step is None:
+        return "train it again in another folder"
+    return f"rename {path.with_name(PREVIOUS)} to {CHECKPOINT}: the run then continues from step {step}"
 
 
 def _step_of(path):
@@ -90,13 +98,28 @@ def _step_of(path):
         return None
 
 
-def load(source):
+def best_of(source):
+    """The file of a run's best weights. Raises UsageError for what is no run, UserError for a run that keeps none."""
+    run = pathlib.Path(source) if isinstance(source, str | pathlib.Path) else None
+    if run is None or not (run / CHECKPOINT).is_file():
+        raise UsageError(f"best goes with the folder of a run, which {'a model' if run is None else run} is not; leave it out.")
+    if not (run / BEST).is_file():
+        raise UserError(
+            f"{run} holds no {BEST}: it has no evaluation yet, or none better than those of an earlier version, which kept none; "
+            "leave best out for its last weights, or train it further."
+        )
+    return run / BEST
+
+
+def load(source, best=False):
     """The model of a run (its averaged weights where the run keeps an average) or of a .keras file.
 
-    Raises UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another model than it names.
+    best: the weights whose evaluation was the best by the task's headline, of a run. Raises UsageError for best of anything else,
+    UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another model than it names.
     """
     require_backend()
-    with _remedy_told(pathlib.Path(source) / CHECKPOINT), open_checkpoint(source) as checkpoint:
+    source = best_of(source) if best else source
+    with _remedy_told(source if best else pathlib.Path(source) / CHECKPOINT), open_checkpoint(source) as checkpoint:
         if checkpoint.format not in ("run", "keras"):
             raise UserError(f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights alone.")
         if checkpoint.spec is None:
