@@ -118,7 +118,7 @@ def test_a_damaged_best_is_told_with_the_remedy(run, tmp_path, damage):
     bad = {"cut": good[: len(good) // 2], "changed": good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]}[damage]
     (folder / BEST).write_bytes(bad)
     with pytest.raises(UserError, match="best.npz .*, or leave best out: the last weights are in checkpoint.npz."):
-        kzoo.load(folder, best=True)
+        kzoo.export(folder, tmp_path / "artifact", "litert", best=True)
     assert kzoo.load(folder).count_params()
 
 

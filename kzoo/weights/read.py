@@ -118,8 +118,8 @@ def load(source, best=False):
     UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another model than it names.
     """
     require_backend()
-    source = best_of(source) if best else source
-    with _remedy_told(source if best else pathlib.Path(source) / CHECKPOINT), open_checkpoint(source) as checkpoint:
+    source = pathlib.Path(best_of(source) if best else source)
+    with _remedy_told(source if source.name == BEST else source / CHECKPOINT), open_checkpoint(source) as checkpoint:
         if checkpoint.format not in ("run", "keras"):
             raise UserError(f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights alone.")
         if checkpoint.spec is None:
