@@ -133,7 +133,9 @@ def test_the_commands_take_the_best(run, tmp_path, capsys):
             shown[command[0], key] = capsys.readouterr().out
     assert all(shown[command, "last"] != shown[command, "best"] for command in ("evaluate", "predict"))
     assert cli.main(["export", folder, "--best", "--format", "litert", "--out", artifact]) == 0
-    best, last, exported = (open_target(path, best=own)(pixels) for path, own in ((folder, True), (folder, False), (artifact, False)))
+    best, last, exported = (
+        open_target(path, best=own)(pixels)["probabilities"] for path, own in ((folder, True), (folder, False), (artifact, False))
+    )
     np.testing.assert_allclose(exported, best, atol=1e-4)
     assert abs(best - last).max() > 1e-3
     capsys.readouterr()

@@ -591,7 +591,7 @@ def test_models_that_cannot_be_served(tmp_path):
         kzoo.export(plain, tmp_path / "a")
     with pytest.raises(UserError, match="several feature maps"):
         kzoo.export(kzoo.get("vit_toy", features_only=True), tmp_path / "a")
-    with pytest.raises(UserError, match="the spec names 4 classes and vit_toy returns 5 logits"):
+    with pytest.raises(UserError, match="the spec names 4 classes and vit_toy returns 5 numbers"):
         kzoo.export(toy(class_names=NAMES[:4]), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 

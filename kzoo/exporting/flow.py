@@ -96,7 +96,9 @@ def _loaded(model_or_run):
         raise UserError(f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
     names = spec.class_names
     if names and len(names) != model.classes:
-        raise UserError(f"the spec names {len(names)} classes and {spec.name} returns {model.classes or 'no'} logits; mend the names.")
+        raise UserError(
+            f"the spec names {len(names)} classes and {spec.name} returns {model.classes or 'no'} numbers for classes; mend the names."
+        )
     return model
 
 
