@@ -87,6 +87,7 @@ def test_the_four_turns_are_told_by_their_logits(example):
     assert meter.result()["rotation_accuracy"] == 0.75
 
 
+@pytest.mark.backends
 def test_rates_decay_and_freezing_reach_the_views_own_weights(example):
     recipe = override(BASE, TURNS)
     network = kzoo.get("vit_toy", num_classes=0, **BASE.overrides)
@@ -103,6 +104,7 @@ def test_rates_decay_and_freezing_reach_the_views_own_weights(example):
         freeze(view, ("",))
 
 
+@pytest.mark.backends
 def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
     from kzoo.tasks.views.base import View
     from kzoo.training import state

@@ -7,9 +7,9 @@
 # - MAE. batching: x {"image", "noise"}, drawn by uniforms of the keys, no y. view: the error on masked patches. meter: that error;
 #   evaluate() adds k-NN of the encoder's features against reference(); `headline` asks the source whether there are labels.
 # - Rotation. batching: turns drawn from the keys, y their numbers. view: the head of four logits is its own layer, over the pooled
-#   vector (`options` say num_classes=0), and goes with it. evaluate() takes view(x), as only the view has the head.
+#   vector (`options` say num_classes=0), and goes with it. `judged` is the network with that head, which figures need.
 # - Colourisation. batching: x the grey picture, y the colours of its patches. view: a head over tokens (`building`
-#   says global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of view(x) too.
+#   says global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of what is `judged` too.
 # - Distillation. batching, meter, headline: classification's. view: holds the teacher, calls it on x (normalised again where the two
 #   differ) inside compute_loss; checkpoints leave out its variables.
 

@@ -56,7 +56,7 @@ class View(keras.Model):
         """
         found = [
             (f"task/{attribute}{_below(part, weight)}", weight)
-            for attribute, part in vars(self).items()
+            for attribute, part in (vars(self) | vars(self).get("_modules", {})).items()  # where torch puts those that are layers
             if not attribute.startswith("_") and isinstance(part, keras.layers.Layer | keras.Variable) and part is not self.network
             for weight in (part.weights if isinstance(part, keras.layers.Layer) else [part])
         ]
