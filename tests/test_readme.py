@@ -112,7 +112,8 @@ def test_a_family_of_ones_own(place, seen, capsys):
     seen(site)
     recipe = next(text for text in SNIPPETS if "RECIPES" in text)
     (place / "stripes_digits.py").write_text(recipe)
-    lines = [*used.strip().split(" && "), *next(text for _, text in BLOCKS if "train stripes_digits.py" in text).splitlines()]
+    recipes = [line for language, text in BLOCKS if not language and "train stripes_digits.py" in text for line in text.splitlines()]
+    lines = [*used.strip().split(" && "), *recipes]
     for line in lines:
         words = shlex.split(line)[1:]
         words += ["--set", "steps=2"] if words[0] == "train" and "--preview" not in words else []
