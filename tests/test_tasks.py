@@ -70,6 +70,7 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
 
     assert whole.metrics.keys() == {"rotation_accuracy", "loss", "images"} and whole.metrics["images"] == 355
     assert kzoo.evaluate(tmp_path / "killed") == kzoo.evaluate(whole.workdir) == whole.metrics
+    assert kzoo.evaluate(whole.workdir, best=True) == whole.metrics  # of one evaluation
     view = trained_view(make(override(BASE, TURNS).task), whole.model, whole.workdir)
     assert np.array_equal(view.head.kernel, first["task_average/head/kernel"])
     assert whole.model.output_shape == (None, 32) and whole.model.spec.overrides["num_classes"] == 0

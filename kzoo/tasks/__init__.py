@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import pathlib
 
 from kzoo import registry
 from kzoo.errors import UserError, unknown
@@ -22,14 +23,17 @@ def make(settings):
     return TASKS[kind](settings)
 
 
-def trained_view(task, network, run):
-    """The task's view of a run's network, its own weights those of the run (averaged where it keeps an average).
+def trained_view(task, network, run, best=False):
+    """The task's view of a run's network, its own weights those of the run (averaged where it keeps an average), or of its best.
 
     None where the run's checkpoint holds nothing of a view's own. Raises UserError for one of another view.
     """
-    from kzoo.weights.read import read_checkpoint
+    from kzoo.weights.formats.npz import CHECKPOINT, Npz
+    from kzoo.weights.read import best_of
 
-    held = read_checkpoint(run, ("task/", "task_average/"))[0]
+    with Npz(best_of(run) if best else pathlib.Path(run) / CHECKPOINT) as file:
+        file.meta()  # which compares the seal
+        held = {key: file.stored(key) for key in file.tensors if key.startswith(("task/", "task_average/"))}
     if not held:
         return None
     view = task.view(network)

@@ -69,7 +69,7 @@ def evaluate(run, data=None, best=False):
         return loader_for(task, model, opened, of_run)
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
-    metrics = task.evaluate(trained_view(task, model, run), model, loader, lambda: pass_over(of_run.source, of_run.train_split))
+    metrics = task.evaluate(trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split))
     of = {"data": loader.source.name} | ({"weights": "best"} if best else {})
     try:
         write_text(pathlib.Path(run) / "evaluation.json", json.dumps(of | metrics, indent=1) + "\n")
