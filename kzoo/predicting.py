@@ -16,18 +16,14 @@ from kzoo.system import output_folder, printable, say
 
 
 class ModelPredictor:
-    """The answers of a Keras model, by the task of its family."""
+    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where that has weights."""
 
-    def __init__(self, model):
-        self.model, self.labels, self.task = model, model.spec.class_names, tasks.of(model)
-        self.take = data.Take(model.input_shape[1:3], model.input_shape[3], model.spec.preprocessing)
-
-    @property
-    def channels(self):
-        return self.take.channels
+    def __init__(self, model, task=None, view=None):
+        self.model, self.labels, self.task, self.view = model, model.spec.class_names, task or tasks.of(model), view
+        self.channels = model.take.channels
 
     def __call__(self, picture):
-        return self.task.predict(self.model, None, picture, self.take)
+        return self.task.predict(self.model, self.view, picture, self.model.take)
 
 
 class ArtifactPredictor:
@@ -96,17 +92,26 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
 
         model = reduce_precision(model, dtype, **run_pictures(target))
         say(model.precision_report)
-    return ModelPredictor(model)
+    recipe = _recipe_of(target)
+    if recipe is None:
+        return ModelPredictor(model)
+    task = tasks.make(recipe.task)
+    return ModelPredictor(model, task, tasks.trained_view(task, model, target, best))
+
+
+def _recipe_of(target):
+    """The Recipe of a run; None for other targets."""
+    from kzoo.training.workdir import RECORD, read_record
+
+    record = pathlib.Path(target) / RECORD
+    return read_record(record)[0] if record.is_file() else None
 
 
 def run_pictures(target, count=8):
     """{"pictures", "pictures_from"} of a run's own evaluation data, to verify an export with; {} for other targets."""
-    from kzoo.training.evaluation import read_recipe
-    from kzoo.training.workdir import RECORD
-
-    if not (pathlib.Path(target) / RECORD).is_file():
+    recipe = _recipe_of(target)
+    if recipe is None:
         return {}
-    recipe = read_recipe(target)[0]
     try:
         source = data.open_source(recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
         pictures = [source.read(i)[0] for i in range(min(count, len(source)))]

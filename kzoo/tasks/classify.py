@@ -99,15 +99,7 @@ class Classify(Task):
 
     def draw(self, path, picture, outputs, answer):
         """The classes as bars beside the picture."""
-        figure = new_figure(7, 3)
-        left, right = figure.subplots(1, 2)
-        left.imshow(thumbnail(picture))
-        left.axis("off")
-        classes = answer["classes"][::-1]
-        bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
-        right.bar_label(bars, fmt="%.3f", padding=3)
-        right.set(xlim=(0, 1.15), xlabel="probability")
-        save(figure, path)
+        draw_bars(path, picture, [(c["label"], c["probability"]) for c in answer["classes"]])
 
     def captions(self, batch, names):
         """The label's name; of probabilities, the two largest classes that are not 0."""
@@ -144,6 +136,18 @@ class ClassMeter(Meter):
         ranks = np.concatenate(self.ranks)
         figures = {"accuracy": float(np.mean(ranks == 0)), "loss": float(np.concatenate(self.losses).mean())}
         return figures | ({"top5_accuracy": float(np.mean(ranks < 5))} if self.classes > 5 else {})
+
+
+def draw_bars(path, picture, shares):
+    """Writes the picture with a bar of each (word, probability) beside it, the first at the top, as PNG."""
+    figure = new_figure(7, 3)
+    left, right = figure.subplots(1, 2)
+    left.imshow(thumbnail(picture))
+    left.axis("off")
+    words, probabilities = zip(*shares[::-1], strict=True)
+    right.bar_label(right.barh(words, probabilities), fmt="%.3f", padding=3)
+    right.set(xlim=(0, 1.15), xlabel="probability")
+    save(figure, path)
 
 
 def _gives_logits(network):
