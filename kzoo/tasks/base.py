@@ -33,6 +33,7 @@ class Task:
     settings_class = TaskSettings
     targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
     curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
+    taught = False  # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
     building = {}  # overrides of the network while it trains, never in its spec
 
     def __init__(self, settings=None):

@@ -35,6 +35,11 @@ class View(keras.Model):
         for each in (cls, View):  # all go by one name in a file, for which Keras then asks the last of them
             keras.saving.register_keras_serializable("kzoo", "View")(each)
 
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Keras' saving of the whole task. Raises as get_config, before a file is touched."""
+        self.get_config()
+        super().save(filepath, overwrite=overwrite, **kwargs)
+
     def get_config(self):
         """What rebuilds it: kind and settings of its task, the network, and which parts are frozen. Raises UserError for a lent teacher."""
         if self.lent:
