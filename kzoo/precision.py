@@ -7,9 +7,7 @@ is slower than float32. Norms, softmax and the head's logits stay float32, as th
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
-from kzoo.data import prepare
 from kzoo.data.samples import samples, with_channels
 from kzoo.errors import unknown
 from kzoo.models.base import computing_in
@@ -50,12 +48,11 @@ def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the 
     pictures, pictures_from = samples(pictures, pictures_from)
     exact = model if precision_of(model) == "float32" else twin(model, "float32")
     reduced = twin(model, dtype)
-    size, channels, preprocessing = model.take
-    inputs = np.stack([prepare(with_channels(picture, channels), size, preprocessing) for picture in pictures])
     task = of(model)
-    outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), None) for m in (exact, reduced))
+    inputs, sizes = task.prepared([with_channels(picture, model.take.channels) for picture in pictures], model.take)
+    outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), sizes) for m in (exact, reduced))
     found = task.agreement(*(keras.tree.map_structure(keras.ops.convert_to_numpy, each) for each in outputs))
-    reduced.precision_report = PrecisionReport(dtype, pictures_from, len(inputs), **found)
+    reduced.precision_report = PrecisionReport(dtype, pictures_from, len(pictures), **found)
     return reduced
 
 

@@ -99,10 +99,18 @@ class Task:
         return network
 
     def inputs(self, images, take):
-        """uint8 pictures (B, h, w, C) of any sizes -> (what the network takes, the pictures' own sizes, None where outputs need none)."""
+        """uint8 pictures (B, h, w, C) of one size, any -> (what the network takes, their own sizes (B, 2), None where outputs need none).
+
+        Runs inside artifacts: in a SavedModel encoded pictures come one by one, and what the network takes of each has to be of one
+        shape; in one of a fixed size the pictures were brought to it before, which is then their own.
+        """
         from kzoo.preprocess import preprocess
 
         return preprocess(images, take.image_size, take.preprocessing), None
+
+    def prepared(self, pictures, take):
+        """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are compared with."""
+        return np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures]), None
 
     def outputs(self, network, raw, sizes):
         """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own output."""
@@ -132,16 +140,16 @@ class Task:
         return {"classes": None}
 
     def example(self, network, batch, seed=0):
-        """A generated batch for one step: (x,) or (x, y)."""
-        return (np.random.default_rng(seed).normal(size=(batch, *network.input_shape[1:])).astype("float32"),)
+        """A generated batch for one step: (x,) or (x, y), x one array of pictures."""
+        size, channels, _ = network.take
+        return (np.random.default_rng(seed).normal(size=(batch, *size, channels)).astype("float32"),)
 
     def predict(self, network, view, picture, take):
         """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""
         import keras
 
-        prepared = prepare(picture, take.image_size, take.preprocessing)
-        raw = network.predict_on_batch(prepared[None])
-        outputs = self.outputs(network, raw, np.array([picture.shape[:2]]))
+        inputs, sizes = self.prepared([picture], take)
+        outputs = self.outputs(network, network.predict_on_batch(inputs), sizes)
         return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
 
     def answer(self, outputs, labels, top):
