@@ -134,8 +134,12 @@ def check_drawing(predictor, attention):
         raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
 
 
+class Answer(dict):
+    """{"image": path, ...the task's answer}, with the `outputs` that it was read from."""
+
+
 def predict(predictor, images, top=5):
-    """[{"image": path, ...the answer}] of picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
+    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
 
     Raises UserError that names a file that is missing or no picture.
     """
@@ -143,7 +147,8 @@ def predict(predictor, images, top=5):
     results = []
     for path in map(pathlib.Path, images):
         outputs = predictor(_picture(path, predictor.channels))
-        results.append({"image": str(path)} | predictor.task.answer(outputs, predictor.labels, top))
+        results.append(Answer({"image": str(path)} | predictor.task.answer(outputs, predictor.labels, top)))
+        results[-1].outputs = outputs
     return results
 
 
@@ -152,12 +157,11 @@ def _picture(path, channels=3):
 
 
 def draw(predictor, results, folder):
-    """Writes each picture with its answer into `folder` (PNG). Needs the extra "plots"."""
+    """Writes each picture with its answer, as `predict` gave it, into `folder` (PNG). Needs the extra "plots"."""
     folder = output_folder(folder)
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])
-        outputs = predictor(_picture(path, predictor.channels))
-        predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), outputs, result)
+        predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), result.outputs, result)
 
 
 def draw_attention(predictor, results, folder):
@@ -170,18 +174,18 @@ def draw_attention(predictor, results, folder):
 
     check_drawing(predictor, attention=True)
 
-    model, folder = predictor.model, pathlib.Path(folder)
-    preprocessing, size = model.spec.preprocessing, model.input_shape[1:3]
+    model, task, folder = predictor.model, predictor.task, pathlib.Path(folder)
     paths = []
     for number, result in enumerate(results):
-        path, best = pathlib.Path(result["image"]), result["classes"][0]
-        picture = data.fit(_picture(path, predictor.channels), size, preprocessing)
-        images = data.normalise(picture, preprocessing)[None]
-        maps, rolled = explain.attention(model, images)[0, -1], explain.rollout(model, images)[0]
+        path = pathlib.Path(result["image"])
+        picture = _picture(path, predictor.channels)
+        inputs, _ = task.prepared([picture], model.take)
+        maps, rolled = explain.attention(model, inputs)[0, -1], explain.rollout(model, inputs)[0]
         output_folder(folder)
         paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
-        title = f"{model.spec.name}: {best['label']} {best['probability']:.2f}"
-        explain.draw_attention(paths[-1], picture.round().astype("uint8"), maps, rolled, title)
+        title = f"{model.spec.name}: {task.line(task.answer(result.outputs, predictor.labels, 1))}"
+        fitted = data.fit(picture, model.take.image_size, model.take.preprocessing)
+        explain.draw_attention(paths[-1], fitted.round().astype("uint8"), maps, rolled, title)
     return paths + _draw_weights(model, folder)
 
 

@@ -86,8 +86,14 @@ def the_turns_of_a_picture_are_predicted(example, run, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype="uint8")
     Image.fromarray(pixels).save(tmp_path / "a.png")
     words = ["predict", str(run.workdir), str(tmp_path / "a.png"), "--top", "3", "--out", str(tmp_path / "drawn")]
-    code, told = fresh(example, f"from kzoo.cli import main; main({[*words, '--json']})")
-    assert code == 0 and Image.open(tmp_path / "drawn" / "000_a.png").size > (200, 100)
+    count = "from kzoo_rotation import Rotation; once, asked = Rotation.predict, []\n"
+    count += "Rotation.predict = lambda *given: asked.append(given[3].shape) or once(*given)\n"
+    code, told = fresh(example, f"{count}from kzoo.cli import main; main({[*words, '--attention', '--json']}); assert asked == [(8, 8, 1)]")
+    assert (
+        code == 0
+        and (tmp_path / "drawn" / "000_a.attention.png").is_file()
+        and Image.open(tmp_path / "drawn" / "000_a.png").size > (200, 100)
+    )
     vector = run.model.predict_on_batch(kzoo.preprocessor(run.model)(pixels[None, ..., None]))[0].astype("float64")
     held = arrays(run.workdir)
     hidden = vector @ held["task_average/hidden/kernel"] + held["task/hidden/bias"]

@@ -34,6 +34,7 @@ class Task:
     targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
     curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
     taught = False  # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
+    agreements = ("max_abs_difference", "largest_output", "correlation")  # the figures of `agreement`, the first two of all outputs
     building = {}  # overrides of the network while it trains, never in its spec
 
     def __init__(self, settings=None):
@@ -134,6 +135,10 @@ class Task:
         if own.std() > 0 and other.std() > 0:
             record["correlation"] = float(np.corrcoef(own, other)[0, 1])
         return record
+
+    def agreed(self, record):
+        """What an agreement says beside the differences, in words; "" for nothing."""
+        return ""
 
     def facts(self, network):
         """What an artifact's card says of the network's answers: `classes`, how many there are, None for none."""
