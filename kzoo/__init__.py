@@ -27,8 +27,21 @@ def __dir__():
     return [*globals(), *__all__]
 
 
+def _register():
+    """Makes known to Keras the classes that its files name: the model's and, for the views of all tasks, one that loads theirs."""
+    import keras
+
+    importlib.import_module("kzoo.models.base")
+
+    @keras.saving.register_keras_serializable("kzoo")
+    class View(keras.Model):  # until the one of its name is imported: that loads more than listing and building need
+        @classmethod
+        def from_config(cls, config, custom_objects=None):
+            return importlib.import_module("kzoo.tasks.views.base").View.from_config(config, custom_objects)
+
+
 class _AfterKeras:
-    """Registers the model class as soon as Keras is imported, by whomever, so that `keras.models.load_model` finds it.
+    """Registers our classes as soon as Keras is imported, by whomever, so that `keras.models.load_model` finds them.
 
     Importing kzoo must not import Keras, and Keras looks its custom classes up in its own register alone.
     """
@@ -49,13 +62,13 @@ class _AfterKeras:
             def run_and_register(module):
                 run(module)
                 sys.meta_path.remove(self)  # not before: looking for a module is not yet importing it
-                importlib.import_module("kzoo.models.base")
+                _register()
 
             spec.loader.exec_module = run_and_register
         return spec
 
 
 if "keras" in sys.modules:
-    importlib.import_module("kzoo.models.base")
+    _register()
 else:
     sys.meta_path.insert(0, _AfterKeras())

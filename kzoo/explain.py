@@ -21,18 +21,18 @@ LARGEST_MOSAIC = 16  # position tables of more rows or columns are thinned out, 
 def attention(model, images, stage=-1):
     """What the pooled vector takes from each patch: float32 (B, layers, heads, H, W) on the grid of patches, layers in order.
 
-    images (B, height, width, C) are the model's input, normalised. A layer's map is the softmax weights of the class token's query
-    where that token is the pooled vector, else the mean over the patches' queries. Attention pooling adds one layer, the weights of its
-    own query. A map sums to 1 less what goes to class and register tokens. Where attention comes in several stages, with grids or
-    numbers of heads of their own, `stage` counts them: 0 the first, -1 the last. Raises UserError for a model without attention, or
-    without that stage.
+    images (B, height, width, C), normalised, or the structure that the model takes in their place. A layer's map is the softmax weights of
+    the class token's query where that token is the pooled vector, else the mean over the patches' queries. Attention pooling adds one
+    layer, the weights of its own query. A map sums to 1 less what goes to class and register tokens. Where attention comes in several
+    stages, with grids or numbers of heads of their own, `stage` counts them: 0 the first, -1 the last. Raises UserError for a model
+    without attention, or without that stage.
     """
     weights, prefix, grid, pooling = _weights(model, images, stage)
     queries = _pooled_queries(model, weights[0].shape[-1], prefix)
     maps = [np.einsum("n,bhnm->bhm", queries, w)[..., prefix:] for w in weights]
     if pooling is not None:
         maps.append(pooling)
-    return np.stack(maps, axis=1).reshape(len(images), len(maps), -1, *grid)
+    return np.stack(maps, axis=1).reshape(len(maps[0]), len(maps), -1, *grid)
 
 
 def rollout(model, images):
@@ -45,7 +45,7 @@ def rollout(model, images):
     weights, prefix, grid, pooling = _weights(model, images, -1)
     count = weights[0].shape[-1]
     if pooling is None:
-        flow = np.tile(_pooled_queries(model, count, prefix), (len(images), 1))
+        flow = np.tile(_pooled_queries(model, count, prefix), (len(weights[0]), 1))
     else:
         flow = np.pad(pooling.mean(axis=1), ((0, 0), (prefix, 0)))
     for w in reversed(weights):  # from the pooled vector back to the input: vectors times matrices

@@ -7,9 +7,7 @@ is slower than float32. Norms, softmax and the head's logits stay float32, as th
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
-from kzoo.data import prepare
 from kzoo.data.samples import samples, with_channels
 from kzoo.errors import unknown
 from kzoo.models.base import computing_in
@@ -27,15 +25,17 @@ class PrecisionReport:
     dtype: str
     pictures: str  # where they are from
     images: int
-    max_abs_difference: float
-    largest_output: float
-    correlation: float | None = None  # None where the outputs do not vary
-    top1_agreement: float | None = None  # share of pictures whose best class stayed the same; None without a head
+    agreement: dict  # the task's figures by name, which are attributes of the report too; None where these outputs have none
+    words: str  # what the task says of them
+
+    def __getattr__(self, name):
+        if name not in vars(self).get("agreement", ()):  # which a copy asks for before it has any
+            raise AttributeError(f"a report of these outputs has no figure {name!r}")
+        return self.agreement[name]
 
     def __str__(self):
         text = f"{self.dtype} on {self.images} pictures ({self.pictures}): largest difference from float32 {self.max_abs_difference:.2g}"
-        text += f", largest output {self.largest_output:.3g}"
-        return text if self.top1_agreement is None else f"{text}, same best class for {self.top1_agreement:.1%}"
+        return ", ".join(filter(None, (text, f"largest output {self.largest_output:.3g}", self.words)))
 
 
 def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the caller's pictures"):
@@ -50,12 +50,13 @@ def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the 
     pictures, pictures_from = samples(pictures, pictures_from)
     exact = model if precision_of(model) == "float32" else twin(model, "float32")
     reduced = twin(model, dtype)
-    size, channels, preprocessing = model.take
-    inputs = np.stack([prepare(with_channels(picture, channels), size, preprocessing) for picture in pictures])
     task = of(model)
-    outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), None) for m in (exact, reduced))
+    inputs, sizes = task.prepared([with_channels(picture, model.take.channels) for picture in pictures], model.take)
+    outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), sizes) for m in (exact, reduced))
     found = task.agreement(*(keras.tree.map_structure(keras.ops.convert_to_numpy, each) for each in outputs))
-    reduced.precision_report = PrecisionReport(dtype, pictures_from, len(inputs), **found)
+    reduced.precision_report = PrecisionReport(
+        dtype, pictures_from, len(pictures), dict.fromkeys(task.agreements) | found, task.agreed(found)
+    )
     return reduced
 
 

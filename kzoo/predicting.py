@@ -16,18 +16,14 @@ from kzoo.system import output_folder, printable, say
 
 
 class ModelPredictor:
-    """The answers of a Keras model, by the task of its family."""
+    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where that has weights."""
 
-    def __init__(self, model):
-        self.model, self.labels, self.task = model, model.spec.class_names, tasks.of(model)
-        self.take = data.Take(model.input_shape[1:3], model.input_shape[3], model.spec.preprocessing)
-
-    @property
-    def channels(self):
-        return self.take.channels
+    def __init__(self, model, task=None, view=None):
+        self.model, self.labels, self.task, self.view = model, model.spec.class_names, task or tasks.of(model), view
+        self.channels = model.take.channels
 
     def __call__(self, picture):
-        return self.task.predict(self.model, None, picture, self.take)
+        return self.task.predict(self.model, self.view, picture, self.model.take)
 
 
 class ArtifactPredictor:
@@ -96,17 +92,26 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
 
         model = reduce_precision(model, dtype, **run_pictures(target))
         say(model.precision_report)
-    return ModelPredictor(model)
+    recipe = _recipe_of(target)
+    if recipe is None:
+        return ModelPredictor(model)
+    task = tasks.make(recipe.task)
+    return ModelPredictor(model, task, tasks.trained_view(task, model, target, best))
+
+
+def _recipe_of(target):
+    """The Recipe of a run; None for other targets."""
+    from kzoo.training.workdir import RECORD, read_record
+
+    record = pathlib.Path(target) / RECORD
+    return read_record(record)[0] if record.is_file() else None
 
 
 def run_pictures(target, count=8):
     """{"pictures", "pictures_from"} of a run's own evaluation data, to verify an export with; {} for other targets."""
-    from kzoo.training.evaluation import read_recipe
-    from kzoo.training.workdir import RECORD
-
-    if not (pathlib.Path(target) / RECORD).is_file():
+    recipe = _recipe_of(target)
+    if recipe is None:
         return {}
-    recipe = read_recipe(target)[0]
     try:
         source = data.open_source(recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
         pictures = [source.read(i)[0] for i in range(min(count, len(source)))]
@@ -129,8 +134,12 @@ def check_drawing(predictor, attention):
         raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
 
 
+class Answer(dict):
+    """{"image": path, ...the task's answer}, with the `outputs` that it was read from."""
+
+
 def predict(predictor, images, top=5):
-    """[{"image": path, ...the answer}] of picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
+    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
 
     Raises UserError that names a file that is missing or no picture.
     """
@@ -138,7 +147,8 @@ def predict(predictor, images, top=5):
     results = []
     for path in map(pathlib.Path, images):
         outputs = predictor(_picture(path, predictor.channels))
-        results.append({"image": str(path)} | predictor.task.answer(outputs, predictor.labels, top))
+        results.append(Answer({"image": str(path)} | predictor.task.answer(outputs, predictor.labels, top)))
+        results[-1].outputs = outputs
     return results
 
 
@@ -147,12 +157,11 @@ def _picture(path, channels=3):
 
 
 def draw(predictor, results, folder):
-    """Writes each picture with its answer into `folder` (PNG). Needs the extra "plots"."""
+    """Writes each picture with its answer, as `predict` gave it, into `folder` (PNG). Needs the extra "plots"."""
     folder = output_folder(folder)
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])
-        outputs = predictor(_picture(path, predictor.channels))
-        predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), outputs, result)
+        predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), result.outputs, result)
 
 
 def draw_attention(predictor, results, folder):
@@ -165,18 +174,18 @@ def draw_attention(predictor, results, folder):
 
     check_drawing(predictor, attention=True)
 
-    model, folder = predictor.model, pathlib.Path(folder)
-    preprocessing, size = model.spec.preprocessing, model.input_shape[1:3]
+    model, task, folder = predictor.model, predictor.task, pathlib.Path(folder)
     paths = []
     for number, result in enumerate(results):
-        path, best = pathlib.Path(result["image"]), result["classes"][0]
-        picture = data.fit(_picture(path, predictor.channels), size, preprocessing)
-        images = data.normalise(picture, preprocessing)[None]
-        maps, rolled = explain.attention(model, images)[0, -1], explain.rollout(model, images)[0]
+        path = pathlib.Path(result["image"])
+        picture = _picture(path, predictor.channels)
+        inputs, _ = task.prepared([picture], model.take)
+        maps, rolled = explain.attention(model, inputs)[0, -1], explain.rollout(model, inputs)[0]
         output_folder(folder)
         paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
-        title = f"{model.spec.name}: {best['label']} {best['probability']:.2f}"
-        explain.draw_attention(paths[-1], picture.round().astype("uint8"), maps, rolled, title)
+        title = f"{model.spec.name}: {task.line(task.answer(result.outputs, predictor.labels, 1))}"
+        fitted = data.fit(picture, model.take.image_size, model.take.preprocessing)
+        explain.draw_attention(paths[-1], fitted.round().astype("uint8"), maps, rolled, title)
     return paths + _draw_weights(model, folder)
 
 

@@ -1,5 +1,7 @@
 """Tasks of plugins: found by their kind, and the example's, whose view has weights of its own, from training to evaluation."""
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -8,9 +10,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import kzoo
 from kzoo import registry
+from kzoo.predicting import open_target
 from kzoo.schema import SETTINGS, Classify, Data, Optim, Recipe, dump, override, parse
 from kzoo.tasks import make, trained_view
 from kzoo.tasks.base import TASKS
@@ -74,6 +78,35 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
     view = trained_view(make(override(BASE, TURNS).task), whole.model, whole.workdir)
     assert np.array_equal(view.head.kernel, first["task_average/head/kernel"])
     assert whole.model.output_shape == (None, 32) and whole.model.spec.overrides["num_classes"] == 0
+    the_turns_of_a_picture_are_predicted(example, whole, tmp_path)
+
+
+def the_turns_of_a_picture_are_predicted(example, run, tmp_path):
+    """In a fresh process, by the averaged head: against its weights and the network's vector in float64."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype="uint8")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    words = ["predict", str(run.workdir), str(tmp_path / "a.png"), "--top", "3", "--out", str(tmp_path / "drawn")]
+    count = "from kzoo_rotation import Rotation; once, asked = Rotation.predict, []\n"
+    count += "Rotation.predict = lambda *given: asked.append(given[3].shape) or once(*given)\n"
+    code, told = fresh(example, f"{count}from kzoo.cli import main; main({[*words, '--attention', '--json']}); assert asked == [(8, 8, 1)]")
+    assert (
+        code == 0
+        and (tmp_path / "drawn" / "000_a.attention.png").is_file()
+        and Image.open(tmp_path / "drawn" / "000_a.png").size > (200, 100)
+    )
+    vector = run.model.predict_on_batch(kzoo.preprocessor(run.model)(pixels[None, ..., None]))[0].astype("float64")
+    held = arrays(run.workdir)
+    hidden = vector @ held["task_average/hidden/kernel"] + held["task/hidden/bias"]
+    hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
+    shares = np.exp(hidden @ held["task_average/head/kernel"] + held["task_average/head/bias"])
+    expected = {90 * quarters: share for quarters, share in enumerate(shares / shares.sum())}
+    ((answer,), _), found = json.JSONDecoder().raw_decode(told), open_target(run.workdir, best=True)(pixels[..., None])["probabilities"]
+    turns = {turn["degrees"]: turn["probability"] for turn in answer["turns"]}
+    assert list(turns) == sorted(expected, key=expected.get, reverse=True)[:3]
+    assert turns == pytest.approx({degrees: expected[degrees] for degrees in turns}, abs=1e-6)
+    np.testing.assert_allclose(found, list(expected.values()), atol=1e-6)  # the best are of the one evaluation
+    with pytest.raises(kzoo.UserError, match="lies in its run alone"):
+        make(override(BASE, TURNS).task).predict(run.model, None, pixels[..., None], run.model.take)
 
 
 def test_the_four_turns_are_told_by_their_logits(example):

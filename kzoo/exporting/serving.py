@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from kzoo.data import Take
@@ -16,11 +18,23 @@ class Serving:
         self.task = of(model)
         self.model, self.spec = self.task.served(model), model.spec
         self.image_size, self.channels, _ = model.take
+        self._sizes = self.task.inputs(np.zeros((1, *self.image_size, self.channels), np.uint8), self.take(self.normalisation))[1]
+
+    def take(self, preprocessing):
+        """The Take of pictures to be prepared so."""
+        return Take(self.image_size, self.channels, preprocessing)
+
+    @property
+    def taken(self):
+        """The signature of what `outputs` takes: (structure of the model's inputs,), and the pictures' sizes where the task needs them."""
+        inputs = keras.tree.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input)
+        return (inputs,) if self._sizes is None else (inputs, tf.TensorSpec((None, 2), self._sizes.dtype))
 
     @property
     def shapes(self):
         """{name: shape} of the outputs, the model's own first; the batch is None."""
-        return {name: list(tensor.shape) for name, tensor in self.task.outputs(self.model, self.model.output, None).items()}
+        sizes = None if self._sizes is None else keras.KerasTensor((None, 2), keras.backend.standardize_dtype(self._sizes.dtype))
+        return {name: list(tensor.shape) for name, tensor in self.task.outputs(self.model, self.model.output, sizes).items()}
 
     @property
     def normalisation(self):
@@ -33,7 +47,7 @@ class Serving:
 
     def own_size(self, images):
         """uint8 (B, H, W, C) of the model's own size -> outputs."""
-        return self.outputs(*self.task.inputs(images, Take(self.image_size, self.channels, self.normalisation)))
+        return self.outputs(*self.task.inputs(images, self.take(self.normalisation)))
 
     def any_size(self, images):
         """uint8 (B, h, w, C) of any size -> outputs."""
@@ -41,15 +55,16 @@ class Serving:
 
     def encoded(self, encoded):
         """Encoded pictures, string (B,), each of any size -> outputs."""
-        shape = tf.TensorSpec((*self.image_size, self.channels), tf.float32)
-        return self.outputs(tf.map_fn(self._prepare_encoded, encoded, fn_output_signature=shape))
+        one = keras.tree.map_structure(lambda spec: tf.TensorSpec(spec.shape[1:], spec.dtype), self.taken)
+        return self.outputs(*tf.map_fn(self._prepare_encoded, encoded, fn_output_signature=one))
 
     def _prepare(self, images):
-        inputs, sizes = self.task.inputs(images, Take(self.image_size, self.channels, self.spec.preprocessing))
-        return tf.ensure_shape(inputs, (None, *self.image_size, self.channels)), sizes
+        """What `outputs` takes, by the signature `taken`."""
+        prepared = self.task.inputs(images, self.take(self.spec.preprocessing))[: len(self.taken)]
+        return keras.tree.map_structure(lambda tensor, spec: tf.ensure_shape(tensor, spec.shape), prepared, self.taken)
 
     def _prepare_encoded(self, encoded):
-        return self._prepare(decode(encoded, self.channels)[None])[0][0]
+        return keras.tree.map_structure(lambda tensor: tensor[0], self._prepare(decode(encoded, self.channels)[None]))
 
     @property
     def decodes(self):

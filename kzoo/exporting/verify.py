@@ -6,6 +6,7 @@ import io
 import statistics
 import time
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
@@ -24,13 +25,14 @@ class Reference:
 
     def __init__(self, serving):
         self.serving = serving
-        spec = tf.TensorSpec((None, *serving.image_size, serving.channels), tf.float32)
-        self._outputs = tf.function(serving.outputs, input_signature=[spec], autograph=False)
+        self._outputs = tf.function(serving.outputs, input_signature=serving.taken, autograph=False)
 
     def __call__(self, pictures, preprocessing):
         """uint8 pictures (h, w, C) of any sizes -> {output name: float32 array}."""
-        inputs = np.stack([prepare(picture, self.serving.image_size, preprocessing) for picture in pictures])
-        return {name: value.numpy() for name, value in self._outputs(inputs).items()}
+        taken = self.serving.taken
+        prepared = self.serving.task.prepared(pictures, self.serving.take(preprocessing))[: len(taken)]
+        prepared = keras.tree.map_structure(lambda array, spec: tf.constant(array, spec.dtype), prepared, taken)
+        return {name: value.numpy() for name, value in self._outputs(*prepared).items()}
 
 
 def verify(artifact, serving, pictures, exact):

@@ -5,7 +5,7 @@ import importlib
 import pathlib
 
 from kzoo import registry
-from kzoo.errors import UserError, unknown
+from kzoo.errors import UsageError, UserError, unknown
 from kzoo.tasks.base import TASKS, register_task
 
 __all__ = ["make", "of", "register_task", "task", "trained_view"]
@@ -57,19 +57,27 @@ def named(kind):
     return make(registry.settings_class(kind)())
 
 
-def task(model, kind=None, **settings):
+def task(model, kind=None, *, teacher=None, **settings):
     """A keras.Model that trains `model`: call `compile(optimizer=...)` and `fit` on your own data; it brings the loss itself.
 
     `model` is one of kzoo's or, for "classify", any Keras model that gives logits (B, C); the weights trained are its own. kind is the
     task, by default that of the model's family; settings are the fields of kzoo.schema's class of that kind, for "classify" loss,
-    label_smoothing in [0, 1) and target_threshold. Raises UsageError for an unknown kind or setting.
+    label_smoothing in [0, 1) and target_threshold. teacher: of a task that learns from one, anything that Keras can call; it is called and
+    never changed, and the task cannot be saved whole. Raises UsageError for an unknown kind or setting, and for a teacher of other tasks.
     """
     kind = kind or _kind_of(model)
     chosen = registry.settings_class(kind)
     valid = [field.name for field in dataclasses.fields(chosen)]
     for option in set(settings) - set(valid):
         raise unknown(f"option of the task {kind}", option, valid)
-    return make(chosen(**settings)).view(model)
+    made = make(chosen(**settings))
+    if teacher is None:
+        return made.view(model)
+    if not made.taught:
+        raise UsageError(f"the task {kind} learns from no teacher; leave teacher out.")
+    view = made.view(model, teacher=teacher)
+    view.lent = True
+    return view
 
 
 def _kind_of(model):

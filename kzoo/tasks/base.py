@@ -33,6 +33,8 @@ class Task:
     settings_class = TaskSettings
     targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
     curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
+    taught = False  # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
+    agreements = ("max_abs_difference", "largest_output", "correlation")  # the figures of `agreement`, the first two of all outputs
     building = {}  # overrides of the network while it trains, never in its spec
 
     def __init__(self, settings=None):
@@ -98,10 +100,18 @@ class Task:
         return network
 
     def inputs(self, images, take):
-        """uint8 pictures (B, h, w, C) of any sizes -> (what the network takes, the pictures' own sizes, None where outputs need none)."""
+        """uint8 pictures (B, h, w, C) of one size, any -> (what the network takes, their own sizes (B, 2), None where outputs need none).
+
+        Runs inside artifacts: in a SavedModel encoded pictures come one by one, and what the network takes of each has to be of one
+        shape; in one of a fixed size the pictures were brought to it before, which is then their own.
+        """
         from kzoo.preprocess import preprocess
 
         return preprocess(images, take.image_size, take.preprocessing), None
+
+    def prepared(self, pictures, take):
+        """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are compared with."""
+        return np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures]), None
 
     def outputs(self, network, raw, sizes):
         """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own output."""
@@ -126,21 +136,25 @@ class Task:
             record["correlation"] = float(np.corrcoef(own, other)[0, 1])
         return record
 
+    def agreed(self, record):
+        """What an agreement says beside the differences, in words; "" for nothing."""
+        return ""
+
     def facts(self, network):
         """What an artifact's card says of the network's answers: `classes`, how many there are, None for none."""
         return {"classes": None}
 
     def example(self, network, batch, seed=0):
-        """A generated batch for one step: (x,) or (x, y)."""
-        return (np.random.default_rng(seed).normal(size=(batch, *network.input_shape[1:])).astype("float32"),)
+        """A generated batch for one step: (x,) or (x, y), x one array of pictures."""
+        size, channels, _ = network.take
+        return (np.random.default_rng(seed).normal(size=(batch, *size, channels)).astype("float32"),)
 
     def predict(self, network, view, picture, take):
         """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""
         import keras
 
-        prepared = prepare(picture, take.image_size, take.preprocessing)
-        raw = network.predict_on_batch(prepared[None])
-        outputs = self.outputs(network, raw, np.array([picture.shape[:2]]))
+        inputs, sizes = self.prepared([picture], take)
+        outputs = self.outputs(network, network.predict_on_batch(inputs), sizes)
         return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
 
     def answer(self, outputs, labels, top):

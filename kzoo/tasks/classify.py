@@ -15,6 +15,7 @@ class Classify(Task):
 
     settings_class = schema.Classify
     curves = ("loss", "accuracy")
+    agreements = (*Task.agreements, "top1_agreement")
 
     def headline(self, source):
         return "accuracy", 1
@@ -25,9 +26,9 @@ class Classify(Task):
     def accept(self, network, source):
         """The source's class names, where the network has a logit for each of its classes and no others."""
         name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
-        if not _gives_logits(network):
+        classes = network.classes
+        if not classes:
             raise UserError(f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class.")
-        classes = network.output_shape[-1]
         if source.num_classes > classes:
             raise UserError(
                 f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to train it, and "
@@ -50,7 +51,7 @@ class Classify(Task):
 
     def outputs(self, network, raw, sizes):
         """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a head."""
-        if not _gives_logits(network):
+        if not network.classes:
             return super().outputs(network, raw, sizes)
         from keras import ops
 
@@ -64,15 +65,18 @@ class Classify(Task):
             record["top1_agreement"] = float(np.mean(_best(expected["logits"]) == _best(found["logits"])))
         return record
 
+    def agreed(self, record):
+        return f"same best class for {record['top1_agreement']:.1%}" if "top1_agreement" in record else ""
+
     def facts(self, network):
-        return {"classes": network.output_shape[-1] if _gives_logits(network) else None}
+        return {"classes": network.classes or None}
 
     def example(self, network, batch, seed=0):
         """Labels that go through all classes; none for a network without a head."""
         (images,) = super().example(network, batch, seed)
-        if not _gives_logits(network):
+        if not network.classes:
             return (images,)
-        return images, (np.arange(batch) % network.output_shape[-1]).astype("int32")
+        return images, (np.arange(batch) % network.classes).astype("int32")
 
     def predict(self, network, view, picture, take):
         """Probabilities in float64."""
@@ -99,15 +103,7 @@ class Classify(Task):
 
     def draw(self, path, picture, outputs, answer):
         """The classes as bars beside the picture."""
-        figure = new_figure(7, 3)
-        left, right = figure.subplots(1, 2)
-        left.imshow(thumbnail(picture))
-        left.axis("off")
-        classes = answer["classes"][::-1]
-        bars = right.barh([c["label"] for c in classes], [c["probability"] for c in classes])
-        right.bar_label(bars, fmt="%.3f", padding=3)
-        right.set(xlim=(0, 1.15), xlabel="probability")
-        save(figure, path)
+        draw_bars(path, picture, [(c["label"], c["probability"]) for c in answer["classes"]])
 
     def captions(self, batch, names):
         """The label's name; of probabilities, the two largest classes that are not 0."""
@@ -146,10 +142,16 @@ class ClassMeter(Meter):
         return figures | ({"top5_accuracy": float(np.mean(ranks < 5))} if self.classes > 5 else {})
 
 
-def _gives_logits(network):
-    from kzoo.models.base import gives_logits  # with Keras
-
-    return gives_logits(network)
+def draw_bars(path, picture, shares):
+    """Writes the picture with a bar of each (word, probability) beside it, the first at the top, as PNG."""
+    figure = new_figure(7, 3)
+    left, right = figure.subplots(1, 2)
+    left.imshow(thumbnail(picture))
+    left.axis("off")
+    words, probabilities = zip(*shares[::-1], strict=True)
+    right.bar_label(right.barh(words, probabilities), fmt="%.3f", padding=3)
+    right.set(xlim=(0, 1.15), xlabel="probability")
+    save(figure, path)
 
 
 def _best(logits):

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 import kzoo
+from kzoo.data import prepare
 from kzoo.data.batching import Array, Labels
 from kzoo.errors import UserError
 from kzoo.schema import TaskSettings
 from kzoo.tasks.base import Task
-from kzoo.tasks.classify import ClassMeter
+from kzoo.tasks.classify import ClassMeter, draw_bars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Rotation(Task):
         return super().options(source) | {"num_classes": 0}
 
     def accept(self, network, source):
-        height, width = network.input_shape[1:3]
+        height, width = network.take.image_size
         if height != width or not isinstance(network.output_shape, tuple) or len(network.output_shape) != 2:
             raise UserError(f"{network.spec.name} must give a vector (num_classes=0) of square pictures to tell their turns apart.")
         return ()
@@ -79,6 +80,23 @@ class Rotation(Task):
 
     def meter(self, network, source):
         return TurnMeter()
+
+    def predict(self, network, view, picture, take):
+        """{"probabilities": (4,) float32}: that the picture was turned by so many quarters, by the run's trained head."""
+        if view is None:
+            raise UserError("the head that tells turns apart lies in its run alone: predict with the folder of a run.")
+        vectors = network.predict_on_batch(prepare(picture, take.image_size, take.preprocessing)[None])
+        return {"probabilities": view.probabilities(vectors)[0]}
+
+    def answer(self, outputs, labels, top):
+        turns = [{"degrees": 90 * quarters, "probability": float(share)} for quarters, share in enumerate(outputs["probabilities"])]
+        return {"turns": sorted(turns, key=lambda turn: -turn["probability"])[:top]}
+
+    def line(self, answer):
+        return ", ".join(f"{turn['degrees']} degrees {turn['probability']:.4f}" for turn in answer["turns"])
+
+    def draw(self, path, picture, outputs, answer):
+        draw_bars(path, picture, [(f"{turn['degrees']} degrees", turn["probability"]) for turn in answer["turns"]])
 
     def captions(self, batch, names):
         return [f"{90 * quarters} degrees" for quarters in batch[1]]

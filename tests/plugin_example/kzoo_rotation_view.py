@@ -22,14 +22,18 @@ class RotationView(View):
         self.head.build((None, width))
 
     def call(self, inputs, training=None):
-        return self._turns(self.network(inputs, training=training))
+        return self.turns(self.network(inputs, training=training))
 
-    def _turns(self, vectors):
+    def turns(self, vectors):
         return self.head(self.hidden(vectors) if self.settings.hidden else vectors)
+
+    def probabilities(self, vectors):
+        """Of the four turns, NumPy (B, 4)."""
+        return keras.ops.convert_to_numpy(keras.ops.softmax(self.turns(vectors)))
 
     def with_head(self, network):
         """images -> logits (B, 4), by this head over a network of the same width."""
-        return keras.Model(network.inputs, self._turns(network.outputs[0]))
+        return keras.Model(network.inputs, self.turns(network.outputs[0]))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         self.tell(rotation_accuracy=hits(y_pred, y))

@@ -1,8 +1,16 @@
 """What every task's keras.Model has in common."""
 
+import dataclasses
+
 import keras
 
+from kzoo import registry
+from kzoo.archives.typed import from_json
+from kzoo.errors import UserError
+from kzoo.layers.base import parts_config, set_parts, split_config
 
+
+@keras.saving.register_keras_serializable("kzoo")
 class View(keras.Model):
     """What `fit` trains: a network, the loss (Keras' own hook compute_loss) and running figures, by a task's settings.
 
@@ -12,6 +20,7 @@ class View(keras.Model):
 
     terms = ()  # names of running means beside the loss, which compute_loss tells
     given = ()  # variables that checkpoints leave out
+    lent = False  # whether it holds a teacher that no setting names: it then cannot be saved whole
 
     def __init__(self, network, settings):
         super().__init__()
@@ -20,6 +29,44 @@ class View(keras.Model):
         self.means = {name: keras.metrics.Mean(name=name) for name in self.terms}
         # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another order.
         self.built = network.built
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for each in (cls, View):  # all go by one name in a file, for which Keras then asks the last of them
+            keras.saving.register_keras_serializable("kzoo", "View")(each)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Keras' saving of the whole task. Raises as get_config, before a file is touched."""
+        self.get_config()
+        super().save(filepath, overwrite=overwrite, **kwargs)
+
+    def get_config(self):
+        """What rebuilds it: kind and settings of its task, the network, and which parts are frozen. Raises UserError for a lent teacher."""
+        if self.lent:
+            raise UserError(
+                "this task holds a teacher that it was handed as an object, which no file can name: save the model that it trains, "
+                "task.network.save(...), and give the teacher again."
+            )
+        network, settings = keras.saving.serialize_keras_object(self.network), dataclasses.asdict(self.settings)
+        told = {"kind": self.settings.kind, "settings": settings, "network": network, "view": type(self).__name__}
+        return told | parts_config(self)
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The view of the task that a config names, of a plugin too; of a subclass that goes by a name of its own, that subclass."""
+        from kzoo.tasks import make
+
+        config, parts = split_config(config)
+        settings = from_json(registry.settings_class(config["kind"]), config["settings"], "the settings of its task")
+        network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
+        view = make(settings).view(network) if cls is View else cls(network, settings)
+        if type(view).__name__ != config["view"]:
+            raise UserError(
+                f"it was saved from {config['view']}, but the task {settings.kind} trains by {type(view).__name__}: load it with the "
+                "version that saved it, or put keras.saving.register_keras_serializable() over a subclass of your own and save again."
+            )
+        set_parts(view, parts)
+        return view
 
     def build(self, input_shape):
         self.built = True  # the network builds itself when it is first called
