@@ -7,11 +7,12 @@ import pathlib
 
 import numpy as np
 
-from kzoo import data, registry, tasks
+from kzoo import data, registry, tasks, zoo
 from kzoo.errors import UsageError, UserError, require, require_backend
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
-from kzoo.schema import Preprocessing, override, tupled
+from kzoo.schema import Preprocessing
+from kzoo.settings import override, tupled
 from kzoo.system import output_folder, printable, say
 
 
@@ -64,7 +65,7 @@ def open_model(target, weights=None, random_weights=False, best=False):
         tags = f", its tag (kzoo info {target} lists them)" if registry.list_models(f"{target}.*") else ""
         raise UsageError(f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without.")
     require_backend()
-    return registry.get(target, weights=weights)
+    return zoo.get(target, weights=weights)
 
 
 def _refuse_weights(what, weights, random_weights):
@@ -101,8 +102,8 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
 
 def run_pictures(target, count=8):
     """{"pictures", "pictures_from"} of a run's own evaluation data, to verify an export with; {} for other targets."""
+    from kzoo.recipe_files import RECORD
     from kzoo.training.evaluation import read_recipe
-    from kzoo.training.workdir import RECORD
 
     if not (pathlib.Path(target) / RECORD).is_file():
         return {}

@@ -9,7 +9,8 @@ import math
 import pathlib
 
 from kzoo.errors import UserError
-from kzoo.schema import Preprocessing, override, tupled
+from kzoo.schema import Preprocessing
+from kzoo.settings import override, tupled
 
 KIND = "kzoo artifact"  # the value of "kind" in card.json, by which a folder is known to be ours
 PAYLOAD = {"saved_model": "1", "onnx": "model.onnx", "litert": "model.tflite"}  # what the runtime of a format opens

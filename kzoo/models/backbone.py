@@ -13,7 +13,7 @@ from kzoo import registry
 from kzoo.errors import UsageError
 from kzoo.models.base import computing_in
 from kzoo.models.layouts import Foreign
-from kzoo.schema import option_table
+from kzoo.settings import option_table
 
 
 @dataclass(frozen=True, kw_only=True)

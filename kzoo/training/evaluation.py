@@ -10,10 +10,10 @@ import keras
 from kzoo import data as kdata
 from kzoo.errors import UserError
 from kzoo.files import write_text
+from kzoo.recipe_files import RECORD, read_record
 from kzoo.system import reason, say
 from kzoo.tasks import make, trained_view
 from kzoo.training.optimizer import averages
-from kzoo.training.workdir import RECORD, read_record
 from kzoo.weights import load
 
 
