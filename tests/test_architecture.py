@@ -1,4 +1,4 @@
-"""Imports point down only, those inside functions too; listing is free, and building a model loads little: read from the sources and from fresh processes."""
+"""Imports point down only, also inside functions; listing is free, building a model loads little: by the sources and fresh processes."""
 
 import ast
 import json
@@ -147,4 +147,4 @@ def test_what_all_tasks_share_names_no_figure_of_one(part):
 def test_building_a_vit_loads_few_of_our_modules():
     ours = [name for name in loaded_after("import kzoo; kzoo.get('vit_toy')") if name.split(".")[0] == "kzoo"]
     assert "kzoo.models.vit" in ours
-    assert len(ours) <= 13, ours
+    assert len(ours) <= 14, ours
