@@ -12,6 +12,7 @@ import numpy as np
 
 from kzoo import registry, zoo
 from kzoo.errors import UserError, require
+from kzoo.exporting.formats import FORMATS
 from kzoo.models.base import computing_in
 from kzoo.tasks import of
 from kzoo.training.optimizer import compiled_as
@@ -184,7 +185,7 @@ def _exports(format):
 
 CHECKS = (
     build, reload, gradients, xla_step, bfloat16, sizes, channels, heads, features,
-    _exports("saved_model"), _exports("onnx"), _exports("litert"),
+    *map(_exports, FORMATS),
 )  # fmt: skip
 
 
