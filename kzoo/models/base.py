@@ -67,16 +67,10 @@ class ModelConfig(Settings):
         return {}
 
     def __post_init__(self):
-        size = self.image_size
-        pair = (size, size) if isinstance(size, int) else tuple(size)
-        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-            raise UsageError(f"image_size must be a positive whole number or (height, width), not {size!r}.")
-        self.require_at_least(1, "image_size")
-        if not isinstance(self.in_channels, int) or self.in_channels < 1:
-            raise UsageError(f"in_channels must be a whole number of at least 1, not {self.in_channels!r}.")
-        if not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise UsageError(f"num_classes must be a whole number of at least 0, not {self.num_classes!r}.")
-        self.require_at_least(0, "in_channels", "num_classes")
+        if len(self.size) != 2:
+            raise UsageError(f"image_size must be a side or (height, width), not {self.image_size!r}.")
+        self.require_at_least(1, "image_size", "in_channels")
+        self.require_at_least(0, "num_classes")
         if self.out_indices is not None and not self.features_only:
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
 
