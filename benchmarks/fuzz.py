@@ -82,7 +82,7 @@ def samples(root):
 
     model = randomised(kzoo.get("vit_toy"), seed=1)
     weights = {weight.path: np.asarray(weight) for weight in model.weights}
-    layouts = registry.module_of("vit_toy").LAYOUTS
+    layouts = registry.config_of("vit_toy")[1].layouts()
     timm, google = (encode(model, layouts[name], config_of_model(model)) for name in ("timm", "google"))
     tensors = {name: torch.tensor(array) for name, array in timm.items()}
     told = {"spec": dataclasses.asdict(model.spec), "step": 3, "history": [], "metrics": {}, "seconds": 1.0, "side": None}

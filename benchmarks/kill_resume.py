@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from benchmarks.common import CHILD_ENVIRONMENT, ROOT, emit, parser, progress
-from kzoo import schema
+from kzoo import recipe_files, schema, settings
 
 RECIPE = schema.Recipe(
     model="vit_toy",
@@ -81,7 +81,7 @@ def weights_digest(workdir):
 def measure(recipe, folder, kills, seed):
     """The figures of one comparison, as emit() prints them; `folder` is empty and keeps the runs."""
     recipe_file = folder / "recipe.txt"
-    recipe_file.write_text(schema.dump(recipe))
+    recipe_file.write_text(recipe_files.dump(recipe))
     start = time.perf_counter()
     train(recipe_file, folder / "untouched")
     duration = time.perf_counter() - start
@@ -112,7 +112,7 @@ def main():
     options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe, as kzoo train does")
     options = options.parse_args()
-    recipe = schema.override(RECIPE, dict(pair.split("=", 1) for pair in options.set))
+    recipe = settings.override(RECIPE, dict(pair.split("=", 1) for pair in options.set))
     with tempfile.TemporaryDirectory() as folder:
         result = measure(recipe, pathlib.Path(folder), options.kills, options.seed)
     emit("kill_resume", result, options.save)

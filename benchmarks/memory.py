@@ -21,7 +21,8 @@ def child(model, batch, changes):
     import resource
 
     import kzoo.data
-    from kzoo.schema import Data, Recipe, override
+    from kzoo.schema import Data, Recipe
+    from kzoo.settings import override
     from kzoo.training.optimizer import Rate
     from kzoo.training.stage import Stage
 

@@ -10,8 +10,9 @@ import time
 import keras
 import numpy as np
 
-from kzoo import registry
+from kzoo import registry, zoo
 from kzoo.errors import UserError, require
+from kzoo.exporting.formats import FORMATS
 from kzoo.models.base import computing_in
 from kzoo.tasks import of
 from kzoo.training.optimizer import compiled_as
@@ -46,7 +47,7 @@ def randomise(model, seed=0):
 
 def build(name):
     """Finite float32 outputs of the announced shape, at two batch sizes; the batch does not mix."""
-    model = randomise(registry.get(name))
+    model = randomise(zoo.get(name))
     images = _images(model, 3)
     for whole, one, shape in zip(outputs_of(model, images), outputs_of(model, images[:1]), _shapes(model), strict=True):
         _expect(whole.dtype == np.float32 and np.isfinite(whole).all(), f"outputs are {whole.dtype} or not finite")
@@ -66,7 +67,7 @@ def _close(value, reference, tolerance, what):
 
 def reload(name):
     """A saved and loaded model gives equal outputs and carries its spec; each layer rebuilds from its own config."""
-    model = randomise(registry.get(name))
+    model = randomise(zoo.get(name))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
         model.save(path)
@@ -97,7 +98,7 @@ def _fit_batch(model, steps=1, rate=1.0, xla=False):
 
 def gradients(name):
     """One step moves every trainable weight."""
-    model = randomise(registry.get(name))
+    model = randomise(zoo.get(name))
     before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
     _fit_batch(model)
     still = [w.path for w, old in zip(model.trainable_weights, before, strict=True) if np.array_equal(keras.ops.convert_to_numpy(w), old)]
@@ -108,18 +109,18 @@ def xla_step(name):
     """The whole training step compiles under XLA, by the step's own word."""
     if keras.backend.backend() == "torch":
         return "torch has no XLA"
-    compiled = compiled_as(_fit_batch(registry.get(name), steps=2, rate=0.01, xla=True))
+    compiled = compiled_as(_fit_batch(zoo.get(name), steps=2, rate=0.01, xla=True))
     _expect(compiled == "xla", f"the step runs as {compiled}")
 
 
 def bfloat16(name):
     """With products in bfloat16, and with weights too, outputs are float32 and near those of float32; a step of the first is finite."""
-    reference = randomise(registry.get(name))
+    reference = randomise(zoo.get(name))
     images = _images(reference)
     exact, twins = outputs_of(reference, images), []
     for policy in ("mixed_bfloat16", "bfloat16"):
         with computing_in(policy):
-            twins.append(registry.get(name))
+            twins.append(zoo.get(name))
         twins[-1].set_weights(reference.get_weights())
         for a, b in zip(exact, outputs_of(twins[-1], images), strict=True):
             _expect(b.dtype == np.float32, f"outputs are {b.dtype}")
@@ -130,21 +131,21 @@ def bfloat16(name):
 def sizes(name):
     """Another, non-square size builds and runs."""
     height, width = registry.config_of(name)[1].size
-    model = registry.get(name, image_size=(height, width * 3 // 2))
+    model = zoo.get(name, image_size=(height, width * 3 // 2))
     _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
 
 
 def channels(name):
     """One and four input channels build and run, with a preprocessing that fits."""
     for count in (1, 4):
-        model = registry.get(name, in_channels=count)
+        model = zoo.get(name, in_channels=count)
         _expect(len(model.spec.preprocessing.mean) == count, f"the preprocessing does not follow in_channels={count}")
         _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
 
 
 def heads(name):
     """Any number of classes, and none: the pooled vector."""
-    seven, pooled = registry.get(name, num_classes=7), registry.get(name, num_classes=0)
+    seven, pooled = zoo.get(name, num_classes=7), zoo.get(name, num_classes=0)
     _expect(seven.output_shape == (None, 7), f"num_classes=7 gives {seven.output_shape}")
     _expect(len(pooled.output_shape) == 2, f"num_classes=0 gives {pooled.output_shape}, not a vector")
     _expect(len(pooled.weights) < len(seven.weights), "num_classes=0 still has a head")
@@ -152,8 +153,8 @@ def heads(name):
 
 def features(name):
     """features_only gives the maps that feature_info announces, finest first, with gradients for all that they use."""
-    facts = {stage["index"]: stage for stage in registry.info(name).feature_info}
-    model = registry.get(name, features_only=True, out_indices=tuple(facts))
+    facts = {stage["index"]: stage for stage in zoo.info(name).feature_info}
+    model = zoo.get(name, features_only=True, out_indices=tuple(facts))
     height, width = model.take.image_size
     outputs = outputs_of(model, _images(model))
     _expect(len(outputs) == len(facts), f"{len(outputs)} maps, announced {len(facts)}")
@@ -175,7 +176,7 @@ def _exports(format):
         if keras.backend.backend() != "tensorflow":
             return "exports are checked under the TensorFlow backend"
         with tempfile.TemporaryDirectory() as folder:
-            export(randomise(registry.get(name)), pathlib.Path(folder) / format, format)
+            export(randomise(zoo.get(name)), pathlib.Path(folder) / format, format)
 
     check.__name__ = f"export_{format}"
     check.__doc__ = f"The {format} artifact agrees with Keras in its own runtime."
@@ -184,7 +185,7 @@ def _exports(format):
 
 CHECKS = (
     build, reload, gradients, xla_step, bfloat16, sizes, channels, heads, features,
-    _exports("saved_model"), _exports("onnx"), _exports("litert"),
+    *map(_exports, FORMATS),
 )  # fmt: skip
 
 

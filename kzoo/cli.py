@@ -185,10 +185,10 @@ def _emit(options, value, text):
 
 
 def list_(options):
-    from kzoo import registry
+    from kzoo import recipe_files, registry
 
     if options.recipes:
-        names = registry.list_recipes(options.pattern)
+        names = recipe_files.list_recipes(options.pattern)
     else:
         names = registry.list_models(options.pattern, task=options.task, family=options.family, weights=options.weights or None)
     if not names:
@@ -197,11 +197,11 @@ def list_(options):
 
 
 def info(options):
-    from kzoo import registry
+    from kzoo import registry, zoo
 
     registry.find(options.name)
     _backend(options)
-    facts = dataclasses.asdict(registry.info(options.name))
+    facts = dataclasses.asdict(zoo.info(options.name))
     shown = facts | {
         "params": f"{facts['params']:,}",
         "gmacs": f"{facts['gmacs']:.3f}",

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 import kzoo
-from kzoo import registry
+from kzoo import schema
 from kzoo.predicting import open_target
-from kzoo.schema import SETTINGS, Classify, Data, Optim, Recipe, dump, override, parse
+from kzoo.recipe_files import dump, parse
+from kzoo.schema import SETTINGS, Classify, Data, Optim, Recipe
+from kzoo.settings import override
 from kzoo.tasks import make, trained_view
 from kzoo.tasks.base import TASKS
 from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales
@@ -180,9 +182,9 @@ def test_a_record_names_a_plugins_task_which_is_imported_alone(example, tmp_path
     (tmp_path / "recipe.txt").write_text(dump(override(BASE, TURNS)))
     code = (
         f"import sys; from kzoo import schema; text = open({str(tmp_path / 'recipe.txt')!r}).read()\n"
-        "schema.override(schema.Recipe(model='vit_toy'), {'task.kind': 'classify'})\n"
+        "settings.override(schema.Recipe(model='vit_toy'), {'task.kind': 'classify'})\n"
         "assert not any(name.startswith(('kzoo_', 'keras')) for name in sys.modules)\n"
-        "print(schema.parse(text)[0].task)\n"
+        "print(recipe_files.parse(text)[0].task)\n"
         "assert [name for name in sys.modules if name.startswith(('kzoo_', 'keras'))] == ['kzoo_rotation']"
     )
     assert fresh(example, code) == (0, "Rotate(hidden=8)\n")
@@ -233,7 +235,7 @@ def test_two_claims_to_one_task_are_told(tmp_path, seen, apart, kind):
     seen(tmp_path)
     first, second = {"plugged": ("plugged-one", "plugged-two"), "classify": ("kzoo", "plugged-one")}[kind]
     with pytest.raises(kzoo.UserError, match=rf"task name '{kind}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"):
-        registry.settings_class(kind)
+        schema.settings_class(kind)
     assert override(BASE, {"task.kind": "classify"}) == BASE
 
 

@@ -14,7 +14,7 @@ import scipy.special
 import torch
 
 import kzoo
-from kzoo import schema
+from kzoo import recipe_files, schema, settings
 from kzoo.errors import UserError
 from kzoo.tasks import make
 from kzoo.training.evaluation import loader_for
@@ -24,8 +24,8 @@ from kzoo.weights.read import read_checkpoint
 from tests.test_training_run import RECIPE, assert_same_end, interrupt_after, learned, train
 
 ROOT = pathlib.Path(__file__).parent.parent
-GROWING = schema.override(RECIPE, {"progressive": (8, 16), "optim.accumulate": 2})  # the third epoch has another size than the first two
-STILL = schema.override(RECIPE, {f"overrides.{key}": 0.0 for key in RECIPE.overrides if "drop" in key})
+GROWING = settings.override(RECIPE, {"progressive": (8, 16), "optim.accumulate": 2})  # the third epoch has another size than the first two
+STILL = settings.override(RECIPE, {f"overrides.{key}": 0.0 for key in RECIPE.overrides if "drop" in key})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_next_stage_takes_over_tables_and_their_moments():
 
 def test_progressive_must_end_at_the_models_own_size(tmp_path):
     with pytest.raises(UserError, match="progressive ends at 12 pixels.*16 x 16"):
-        train(tmp_path / "run", schema.override(GROWING, {"progressive": (8, 12)}))
+        train(tmp_path / "run", settings.override(GROWING, {"progressive": (8, 12)}))
 
 
 def test_recomputed_activations_change_nothing(tmp_path):
@@ -85,7 +85,7 @@ def test_recomputed_activations_change_nothing(tmp_path):
 def test_mixed_pictures_train(tmp_path):
     """Targets are probabilities: the loss of a first step, when all classes are alike, is still the logarithm of their number."""
     changes = {"data.augment.mixup": 0.8, "data.augment.cutmix": 1.0, "optim.lr": 0.0, "steps": 1}
-    run = train(tmp_path / "run", schema.override(RECIPE, changes | {"schedule.min_lr": 0.0}))
+    run = train(tmp_path / "run", settings.override(RECIPE, changes | {"schedule.min_lr": 0.0}))
     assert run.history[0]["loss"] == pytest.approx(np.log(4), rel=1e-3)
 
 
@@ -98,7 +98,7 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from kzoo import schema
 from kzoo.training import engine
-recipe, _ = schema.parse(open(sys.argv[1]).read())
+recipe, _ = recipe_files.parse(open(sys.argv[1]).read())
 runs = [engine.train(recipe, f"{sys.argv[2]}/{p}", {"data_parallel": p}) for p in (False, True)]
 print(json.dumps([run.history for run in runs]))
 """
@@ -108,7 +108,7 @@ print(json.dumps([run.history for run in runs]))
 def test_several_devices_have_the_losses_of_one(tmp_path, backend):
     """Two logical CPU devices under TensorFlow's MirroredStrategy, eight under Keras' DataParallel on JAX."""
     changes = {"data.augment.shift": 0, "optim.clip_norm": 0.05, "optim.name": "sgd", "optim.lr": 0.5, "xla": "auto"}
-    (tmp_path / "recipe.txt").write_text(schema.dump(schema.override(STILL, changes)))
+    (tmp_path / "recipe.txt").write_text(recipe_files.dump(settings.override(STILL, changes)))
     environment = {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", CHILD, str(tmp_path / "recipe.txt"), str(tmp_path)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
@@ -131,23 +131,23 @@ def test_a_transfer_keeps_the_architecture_that_it_starts_from(grown, tmp_path):
     """Another model's recipe, other classes, another size: the network is the run's own, its head new, its table resized."""
     changes = {"data.source": "fake:size=16,n=26,classes=3", "overrides.image_size": 24, "xla": "off", "steps": 1, "data.batch_size": 8}
     recipe = schema.Recipe(model="vit_base_patch16_224", init_from=str(grown.workdir), keep_architecture=True)
-    run = train(tmp_path / "run", schema.override(recipe, changes))
+    run = train(tmp_path / "run", settings.override(recipe, changes))
     spec = run.model.spec
     assert (spec.name, spec.overrides["patch_size"], spec.overrides["drop_path_rate"]) == ("vit_toy", 4, 0.2)
     assert run.model.input_shape == (None, 24, 24, 3) and run.model.output_shape == (None, 3)
     receipt = json.loads((run.workdir / "init_from.json").read_text())
     assert receipt["resized"] == ["pos_embed/table"] and set(receipt["reinitialised"]) == {"head/kernel", "head/bias"}
-    assert train(run.workdir, schema.override(recipe, changes)).metrics == run.metrics  # already done: nothing is trained
+    assert train(run.workdir, settings.override(recipe, changes)).metrics == run.metrics  # already done: nothing is trained
 
 
 def test_frozen_weights_of_a_run_are_the_initial_ones_and_stay_frozen(tmp_path):
     keras.utils.set_random_seed(RECIPE.seed)
     frozen = ("patch_embed", "blocks_0", "blocks_1/attn/proj/bias", "head/bias")
-    run = train(tmp_path / "run", schema.override(STILL, {"optim.freeze": frozen, "optim.ema": None}))
+    run = train(tmp_path / "run", settings.override(STILL, {"optim.freeze": frozen, "optim.ema": None}))
     for saved in (run.model, kzoo.load(run.workdir / "model.keras")):
         assert [w.path for w in saved.trainable_weights] == [w.path for w in saved.weights if not w.path.startswith(frozen)]
     arrays = read_checkpoint(run.workdir)[0]
-    one = train(tmp_path / "one", schema.override(STILL, {"optim.lr": 0.0, "optim.ema": None, "steps": 1}))
+    one = train(tmp_path / "one", settings.override(STILL, {"optim.lr": 0.0, "optim.ema": None, "steps": 1}))
     first = read_checkpoint(one.workdir)[0]
     same = {key: np.array_equal(arrays[key], first[key]) for key in arrays if key.startswith("weights/")}
     assert all(same[key] == ("patch_embed" in key or "blocks_0" in key) for key in same if "kernel" in key)

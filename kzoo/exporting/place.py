@@ -13,7 +13,8 @@ import shutil
 import sys
 
 from kzoo.errors import UserError
-from kzoo.exporting.papers import CARD, LABELS, PAYLOAD, own_format
+from kzoo.exporting.formats import FORMATS
+from kzoo.exporting.papers import CARD, LABELS, own_format
 
 PAPERS = {CARD, "card.md", LABELS}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # from Linux' fcntl.h and fs.h
@@ -47,7 +48,7 @@ def _refuse_strangers(path, found, format):
         raise UserError(f"{path} is not empty and holds no kzoo artifact; name a new folder.")
     if there != format:
         raise UserError(f"{path} holds a {there} artifact; name another folder for {format}.")
-    foreign = found - PAPERS - {PAYLOAD[format]}
+    foreign = found - PAPERS - {FORMATS[format].payload}
     if foreign:
         raise UserError(f"{path} holds {sorted(foreign)[0]}, which kzoo did not write; move it away or name a new folder.")
 

@@ -12,22 +12,22 @@ import time
 
 import keras
 
-from kzoo import __version__, registry
+from kzoo import __version__
 from kzoo import data as kdata
-from kzoo.errors import UserError, unknown
+from kzoo.errors import UserError
 from kzoo.files import replacing, write_text
 from kzoo.layers.base import parts_config
 from kzoo.models.base import computing_in
-from kzoo.schema import Recipe, dump, flatten, override
-from kzoo.schema import smoke as shrink
+from kzoo.recipe_files import RECORD, dump
+from kzoo.settings import override
 from kzoo.system import Terminated, say, terminable
 from kzoo.tasks import make
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for
 from kzoo.training.optimizer import Rate, compiled_as, require_xla, updates
-from kzoo.training.stage import Stage, adopt, build_network, side_at
-from kzoo.training.workdir import RECEIPT, RECORD, claimed, read_record
+from kzoo.training.stage import Stage, build_network, settle, side_at
+from kzoo.training.workdir import RECEIPT, claimed
 from kzoo.weights import fit, load
 from kzoo.weights.fit import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
@@ -48,34 +48,6 @@ class Run:
     def model(self):
         """The trained model (averaged weights where the recipe keeps an average)."""
         return load(self.workdir)
-
-
-def find_recipe(source):
-    """(name, Recipe) from a recipe's name, a Recipe, a run's recipe.txt, or a recipe file `X.py` or `X.py:NAME`."""
-    if isinstance(source, Recipe):
-        return source.model, source
-    path, _, wanted = str(source).partition(".py:")
-    path = pathlib.Path(path + ".py" if wanted else path)
-    if path.suffix == ".txt" and path.exists():
-        return path.parent.name, read_record(path)[0]
-    if path.suffix == ".py" and path.exists():
-        recipes = registry.load_recipes(path)
-        name = wanted or next(iter(recipes))
-        if name not in recipes:
-            raise unknown(f"recipe of {path.name}", name, recipes)
-        return name, recipes[name]
-    if path.suffix in (".txt", ".py"):
-        raise UserError(f"{path} does not exist; give the name of a recipe (kzoo.list_recipes()), a recipe file or a run's recipe.txt.")
-    return str(source), registry.recipe(str(source))
-
-
-def settle(source, overrides=None, smoke=False):
-    """(name, Recipe) as it will run: found, shrunk for a smoke, its fields' types checked, {dotted key: value} overrides applied."""
-    name, recipe = find_recipe(source)
-    if smoke:
-        recipe = shrink(recipe, registry.toy_of(recipe.model))
-    recipe = override(recipe, flatten(recipe))  # checks the types of one written in Python
-    return name, adopt(override(recipe, overrides or {}))
 
 
 def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):

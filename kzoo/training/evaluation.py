@@ -8,12 +8,11 @@ import pathlib
 import keras
 
 from kzoo import data as kdata
-from kzoo.errors import UserError
 from kzoo.files import write_text
+from kzoo.recipe_files import read_recipe
 from kzoo.system import reason, say
 from kzoo.tasks import make, trained_view
 from kzoo.training.optimizer import averages
-from kzoo.training.workdir import RECORD, read_record
 from kzoo.weights import load
 
 
@@ -44,14 +43,6 @@ def averaged(view):
     finally:
         for variable, value in zip(view.trainable_variables, raw, strict=True):
             variable.assign(value)
-
-
-def read_recipe(run):
-    """(Recipe, record) of a run's recipe.txt."""
-    path = pathlib.Path(run) / RECORD
-    if not path.is_file():
-        raise UserError(f"{run} is not a run: it has no {RECORD}; give the --workdir of kzoo train.")
-    return read_record(path)
 
 
 def evaluate(run, data=None, best=False):

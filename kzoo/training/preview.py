@@ -9,9 +9,8 @@ from kzoo import data as kdata
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.system import output_folder, printable
 from kzoo.tasks import make
-from kzoo.training.engine import settle
 from kzoo.training.optimizer import Rate, updates
-from kzoo.training.stage import take_of, training_loader
+from kzoo.training.stage import settle, take_of, training_loader
 
 LARGEST = 32  # pictures shown; a larger batch is cut to them, and mixing finds its partners among them
 COLUMNS = 8

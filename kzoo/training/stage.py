@@ -5,10 +5,15 @@ import dataclasses
 from kzoo import data as kdata
 from kzoo import registry
 from kzoo.errors import UserError
+from kzoo.models.base import build
+from kzoo.recipe_files import find_recipe
+from kzoo.recipe_files import smoke as shrink
+from kzoo.settings import flatten, override
 from kzoo.tasks import make
 from kzoo.training import state
 from kzoo.training.optimizer import freeze, make_optimizer, require_xla, wants_xla
 from kzoo.weights.read import spec_of
+from kzoo.zoo import get
 
 
 class Stage:
@@ -50,12 +55,21 @@ def model_options(recipe, source, side=None):
 def build_network(recipe, source, side=None):
     """The model for this data. Raises UserError where the two do not fit each other, as the task says."""
     options = model_options(recipe, source, side)
-    model = registry.build(recipe.model, options) if recipe.init_from else registry.get(recipe.model, **options)
+    model = build(recipe.model, options) if recipe.init_from else get(recipe.model, **options)
     task = make(recipe.task)
     names = task.accept(model, source)
     architecture = {key: value for key, value in model.spec.overrides.items() if key != "remat" and key not in task.building}
     model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=names)
     return model
+
+
+def settle(source, overrides=None, smoke=False):
+    """(name, Recipe) as it will run: found, shrunk for a smoke, its fields' types checked, {dotted key: value} overrides applied."""
+    name, recipe = find_recipe(source)
+    if smoke:
+        recipe = shrink(recipe, registry.toy_of(recipe.model))
+    recipe = override(recipe, flatten(recipe))  # checks the types of one written in Python
+    return name, adopt(override(recipe, overrides or {}))
 
 
 def adopt(recipe):

@@ -4,11 +4,11 @@ import contextlib
 import pathlib
 from dataclasses import dataclass
 
-from kzoo import registry
 from kzoo.archives.reading import REMEDY, damaged, parsing
 from kzoo.archives.typed import from_json
 from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.layers.base import set_parts
+from kzoo.models.base import build
 from kzoo.schema import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.npz import Npz
@@ -143,7 +143,7 @@ def _of_run(checkpoint):
     from kzoo.weights.surgery import built_within
 
     spec = checkpoint.spec
-    model = built_within(checkpoint, lambda: registry.build(spec.name, spec.overrides))
+    model = built_within(checkpoint, lambda: build(spec.name, spec.overrides))
     model.spec = spec
     if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
         raise UserError(
