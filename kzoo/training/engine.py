@@ -120,6 +120,8 @@ class _Session:
             self._initialise()
         self.stage.compile(self.schedule)
         self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
+        if not self.stage.is_last:
+            state.require_carried(self.view, self.task.view(self.finest))
         self.evaluation = loader_for(self.task, self.finest, sources[1], recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation

@@ -66,6 +66,12 @@ class _OfRun:
 
     scales = {}  # id of a weight: factor of its rate, where that is not 1
 
+    def add_variable_from_reference(self, reference_variable, *args, **kwargs):
+        """Keeps of each of its variables, averages and gathered gradients among them, whose it is: `owners`, by ids."""
+        variable = super().add_variable_from_reference(reference_variable, *args, **kwargs)
+        self.owners[id(variable)] = id(reference_variable)
+        return variable
+
     def finalize_variable_values(self, var_list):
         """Leaves the averages beside the raw weights: Keras would overwrite them after every `fit`, that is every epoch."""
 
@@ -182,7 +188,7 @@ def make_optimizer(recipe, schedule, model):
     if o.accumulate > 1:
         common |= {"gradient_accumulation_steps": o.accumulate}
     optimizer = type(rule.__name__, (_OfRun, rule), {})(**common, **arguments)
-    weights = trained(model)
+    optimizer.owners, weights = {}, trained(model)
     optimizer.scales = {id(weights[name]): scale for name, scale in rate_scales(o, model).items()}
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     return optimizer
