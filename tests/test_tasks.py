@@ -11,9 +11,11 @@ import pytest
 
 import kzoo
 from kzoo import registry
+from kzoo.data.sources import FakeSource
 from kzoo.schema import SETTINGS, Classify, Data, Optim, Recipe, dump, override, parse
 from kzoo.tasks import make, trained_view
 from kzoo.tasks.base import TASKS
+from kzoo.training.evaluation import loader_for
 from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales
 from tests.test_packaging import ROOT
 from tests.test_plugins import installed, plug  # noqa: F401 (a fixture)
@@ -74,6 +76,27 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
     view = trained_view(make(override(BASE, TURNS).task), whole.model, whole.workdir)
     assert np.array_equal(view.head.kernel, first["task_average/head/kernel"])
     assert whole.model.output_shape == (None, 32) and whole.model.spec.overrides["num_classes"] == 0
+
+
+class Bare(FakeSource):
+    targets = "picture"
+
+
+def test_a_source_must_give_what_the_task_asks(example, tmp_path):
+    recipe = override(BASE, {"data.batch_size": 4, "data.eval_batch_size": 4, "steps": 1, "optim.freeze": (), "data.source": "fake:n=8"})
+    bare, labelled = (kind("pictures", "train", size=8, n=8) for kind in (Bare, FakeSource))
+    refusal = "pictures gives pictures alone, and the task classify needs a label for each picture: choose another data.source"
+    for sources in ((bare, labelled), (labelled, bare)):
+        with pytest.raises(kzoo.UserError, match=refusal):
+            kzoo.train(recipe, tmp_path / "run", data=sources)
+    mixing = TURNS | {"data.augment.cutmix": 1.0}
+    with pytest.raises(kzoo.UserError, match="MixUp and CutMix mix labels, and the task rotation has none; set data.augment.mixup"):
+        kzoo.train(recipe, tmp_path / "run", mixing)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    run = kzoo.train(recipe, tmp_path / "run", TURNS, data=(bare, labelled))
+    assert kzoo.evaluate(run.workdir, data=bare)["images"] == 8
+    with pytest.raises(kzoo.UserError, match=refusal):
+        loader_for(make(Classify()), kzoo.get("vit_toy", num_classes=10, **BASE.overrides), bare, recipe.data)
 
 
 def test_the_four_turns_are_told_by_their_logits(example):

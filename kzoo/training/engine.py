@@ -109,6 +109,8 @@ class _Session:
         keras.utils.set_random_seed(recipe.seed)
         self.recipe, self.workdir, self.ending, self.task = recipe, workdir, ending, make(recipe.task)
         sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
+        for source in sources:
+            self.task.require(source, recipe.data)
         self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
         self.headline, self.sign = self.task.headline(self.source)
         self.stage = Stage(recipe, self.source, self._first_side())
