@@ -160,7 +160,7 @@ class Data:
     batch_size: int = 128
     eval_batch_size: int | None = None  # None: batch_size
     eval_crops: int = 1  # 1 | 5 (centre and corners) | 10 (those and their mirror images): probabilities averaged
-    augment: Augment = Augment()
+    augment: Augment | None = None  # or the class of its task; a recipe puts the task's own, as it is by default, in the place of None
 
     def __post_init__(self):
         _choice(self, "eval_crops", (1, 5, 10))
@@ -247,7 +247,7 @@ class TaskSettings:
     """What a recipe says of its task. A frozen dataclass of each task's own, found by its `kind`, which is no field."""
 
     kind = ""
-    augments = Augment  # the random changes that its pictures can undergo
+    augments = Augment  # the class of the random changes that its pictures can undergo, a frozen dataclass: a recipe's data.augment
     smoke_source = "fake"  # generated data of its sort
 
     def __init_subclass__(cls):
@@ -297,6 +297,7 @@ class Recipe:
 
     def __post_init__(self):
         _spell_options(self)
+        self._settle_augment()
         if "preprocessing" in self.overrides:
             raise UsageError("recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own fields.")
         if "." in self.model:
@@ -313,6 +314,17 @@ class Recipe:
             raise UsageError("recipe.keep_architecture needs init_from, the run or .keras file whose model it is.")
         if self.schedule.min_lr > self.optim.lr:
             raise UsageError(f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak.")
+
+    def _settle_augment(self):
+        """Puts the task's own augmentation in the place of none, and of another class's that says nothing."""
+        given, wanted = self.data.augment, self.task.augments
+        if type(given) is wanted:
+            return
+        if given is not None and given != type(given)():
+            raise UsageError(
+                f"data.augment is {type(given).__name__}, and the task {self.task.kind} takes {wanted.__name__}; give it that, or none."
+            )
+        object.__setattr__(self, "data", dataclasses.replace(self.data, augment=wanted()))
 
 
 def smoke(recipe, toy):
@@ -364,7 +376,11 @@ def override(owner, changes, prefix=""):
     All changes take effect together, then the fields are checked. Raises UsageError for an unknown key, naming the nearest, and for
     a value of the wrong type.
     """
+    if isinstance(owner, Recipe) and "task.kind" in changes:
+        owner, changes = _of_kind(owner, dict(changes))
     hints = typing.get_type_hints(type(owner))
+    if isinstance(owner, Data) and owner.augment is not None:
+        hints["augment"] = type(owner.augment) | None  # its task's
     updates, nested = {}, {}
     for key, value in changes.items():
         head, _, rest = key.partition(".")
@@ -381,18 +397,23 @@ def override(owner, changes, prefix=""):
             updates[head] = functools.reduce(lambda found, item: put(found, *item), inner.items(), current)
         else:
             current = _dataclass_in(hints[head])() if current is None else current
-            if isinstance(current, TaskSettings) and "kind" in inner:
-                current, inner = _of_kind(current, dict(inner), f"{prefix}{head}.kind")
             updates[head] = override(current, inner, f"{prefix}{head}.")
     return dataclasses.replace(owner, **updates)
 
 
-def _of_kind(current, changes, key):
-    """(settings of the kind that the changes name, as they are where it is their own; the other changes)."""
+def _of_kind(recipe, changes):
+    """(the recipe with a task of the kind that the changes name, of another kind as it is by default; the other changes).
+
+    An augmentation that is not of that task's class goes with the task before.
+    """
     from kzoo.registry import settings_class
 
-    kind = coerce(changes.pop("kind"), str, key)
-    return current if kind == current.kind else settings_class(kind)(), changes
+    kind, data = coerce(changes.pop("task.kind"), str, "task.kind"), recipe.data
+    if kind == recipe.task.kind:
+        return recipe, changes
+    task = settings_class(kind)()
+    data = data if type(data.augment) is task.augments else dataclasses.replace(data, augment=None)
+    return dataclasses.replace(recipe, task=task, data=data), changes
 
 
 def _put_whole(mapping, key, value):

@@ -10,8 +10,12 @@ import kzoo
 from kzoo.data import Loader, open_source
 from kzoo.data.batching import Array, Batching, padded
 from kzoo.data.decode import pixels
-from kzoo.schema import SETTINGS, Data, Recipe, TaskSettings
+from kzoo.schema import SETTINGS, Augment, Data, Recipe, TaskSettings, dump, override
+from kzoo.tasks import make
 from kzoo.tasks.base import TASKS, Meter, Task
+from kzoo.training.engine import settle
+from kzoo.training.evaluation import loader_for
+from kzoo.training.stage import build_network, training_loader
 from tests.test_plugins import plug
 
 CANVASES = 70, 72
@@ -31,11 +35,20 @@ def build(config):
 """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fades:
+    dark: float = 0.0  # share of the light that is taken away
+
+
 class Canvases(Batching):
     """{"image": float32 (B, S, S, C) in 0..1, "mask": float32 (B, S, S), 1 where a picture lies}, S the smallest that holds the batch."""
 
+    def __init__(self, augment=None):
+        self.light = np.float32(1 - augment.dark if augment else 1)
+
     def train(self, pictures, targets, keys, epoch, step):
-        return (self._canvas(pictures),)
+        x = self._canvas(pictures)
+        return (x | {"image": x["image"] * self.light},)
 
     def evaluate(self, pictures, targets, keys, rows):
         x = self._canvas(pictures)
@@ -70,6 +83,7 @@ def recipe(tmp_path, seen):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings(TaskSettings):
         kind = "colour"
+        augments = Fades
 
     from kzoo.tasks.views.base import View
 
@@ -97,7 +111,7 @@ def recipe(tmp_path, seen):
         targets = "picture"
 
         def batching(self, take, source, data, seed, engine):
-            return Canvases()
+            return Canvases(data.augment)
 
         def view(self, network):
             return ColourView(network, self.settings)
@@ -128,3 +142,26 @@ def test_dictionaries_of_two_canvases_without_labels_judged_by_a_loss(recipe, tm
     assert run.history[1]["eval_loss"] < run.history[0]["eval_loss"] and "accuracy" not in (tmp_path / "run" / "log.csv").read_text()
     assert "loss" in capsys.readouterr().err.splitlines()[-1]
     assert kzoo.evaluate(tmp_path / "run") == run.metrics
+
+
+def test_an_augmentation_of_the_tasks_own_is_recorded_overridden_and_batched(recipe, tmp_path):
+    assert recipe.data.augment == Fades()
+    (tmp_path / "recipe.txt").write_text(dump(override(recipe, {"data.augment.dark": "0.5"})))
+    assert "data.augment.dark = 0.5\n" in (tmp_path / "recipe.txt").read_text() and "flip" not in (tmp_path / "recipe.txt").read_text()
+    dark, darker = (settle(tmp_path / "recipe.txt", changes)[1] for changes in ({}, {"data.augment.dark": "0.75"}))
+    assert (dark.data.augment, darker.data.augment) == (Fades(dark=0.5), Fades(dark=0.75))
+    assert override(dark, {"data.augment": "None"}) == override(dark, {"data.augment": Fades()}) == recipe
+    source = open_source(recipe.data.source, "train")
+    network = build_network(recipe, source)
+    plain, half, quarter = (next(iter(training_loader(r, source).epoch(0)))[0]["image"] for r in (recipe, dark, darker))
+    assert np.array_equal(np.asarray(plain) / 2, half) and np.array_equal(np.asarray(plain) / 4, quarter)
+    seen = [next(iter(loader_for(make(r.task), network, source, r.data).evaluation()))[0]["image"] for r in (recipe, dark)]
+    assert np.array_equal(*seen)
+
+    with pytest.raises(kzoo.UserError, match="unknown recipe key 'data.augment.flip'"):
+        override(recipe, {"data.augment.flip": 0.5})
+    with pytest.raises(kzoo.UserError, match="data.augment is Augment, and the task colour takes Fades; give it that, or none"):
+        dataclasses.replace(recipe, data=Data(augment=Augment(flip=0.5)))
+    flipped = override(dark, {"data.augment.flip": "0.5", "task.kind": "classify"})
+    assert flipped.data.augment == Augment(flip=0.5)
+    assert override(flipped, {"task.kind": "colour"}).data == recipe.data
