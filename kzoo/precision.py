@@ -50,7 +50,7 @@ def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the 
     pictures, pictures_from = samples(pictures, pictures_from)
     exact = model if precision_of(model) == "float32" else twin(model, "float32")
     reduced = twin(model, dtype)
-    size, channels, preprocessing = model.take
+    size, channels, preprocessing, _ = model.take
     inputs = np.stack([prepare(with_channels(picture, channels), size, preprocessing) for picture in pictures])
     task = of(model)
     outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), None) for m in (exact, reduced))

@@ -74,6 +74,15 @@ class Preprocessing:
         return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
 
+class Take(typing.NamedTuple):
+    """What a network takes: pictures (B, *image_size, channels), prepared as `preprocessing` says, and targets of so many classes."""
+
+    image_size: tuple[int, int]  # (height, width)
+    channels: int
+    preprocessing: Preprocessing
+    classes: int | None = None  # 0 and None: the source's own
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names (or none).

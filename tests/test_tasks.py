@@ -12,9 +12,8 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.data.sources import FakeSource
-from kzoo.schema import SETTINGS, Classify, Data, Optim, Recipe, dump, override, parse
+from kzoo.schema import Classify, Data, Optim, Recipe, dump, override, parse
 from kzoo.tasks import make, trained_view
-from kzoo.tasks.base import TASKS
 from kzoo.training.evaluation import loader_for
 from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales
 from tests.test_packaging import ROOT
@@ -195,16 +194,6 @@ class Plugged(Task):
 
 def plug_task(folder, distribution, module, kind, source):
     plug(folder, distribution, module, source, entry=f"[kzoo.tasks]\n{kind} = {module}\n")
-
-
-@pytest.fixture
-def apart():
-    """After the test the tables of tasks are as they were before it."""
-    tables = [(table, dict(table)) for table in (SETTINGS, TASKS)]
-    yield
-    for table, before in tables:
-        table.clear()
-        table.update(before)
 
 
 def test_a_task_is_found_by_its_kind(tmp_path, seen, apart):

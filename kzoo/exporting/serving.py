@@ -15,7 +15,7 @@ class Serving:
     def __init__(self, model):
         self.task = of(model)
         self.model, self.spec = self.task.served(model), model.spec
-        self.image_size, self.channels, _ = model.take
+        self.image_size, self.channels = model.take[:2]
 
     @property
     def shapes(self):
