@@ -183,7 +183,7 @@ class Optim:
     Patterns are regular expressions, searched in a weight's path (`blocks_3/attn/qkv/kernel`).
     """
 
-    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix) | lars
+    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix, heads, and what a task adds) | lars
     lr: float = 1e-3  # the peak
     weight_decay: float = 0.05
     beta_1: float = 0.9

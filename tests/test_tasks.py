@@ -15,7 +15,7 @@ from kzoo.data.sources import FakeSource
 from kzoo.schema import Classify, Data, Optim, Recipe, dump, override, parse
 from kzoo.tasks import make, trained_view
 from kzoo.training.evaluation import loader_for
-from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales
+from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales, trained
 from tests.test_packaging import ROOT
 from tests.test_plugins import installed, plug  # noqa: F401 (a fixture)
 
@@ -125,6 +125,22 @@ def test_rates_decay_and_freezing_reach_the_views_own_weights(example):
     assert not network.trainable_weights and network.trainable and len(view.trainable_weights) == 4
     with pytest.raises(kzoo.UserError, match="leaves nothing to train"):
         freeze(view, ("",))
+
+
+@pytest.mark.backends
+def test_muon_leaves_the_views_own_weights_to_adamw(example):
+    """AdamW's first step is the rate each way, without decay; Muon's is not."""
+    plain = {"optim.weight_decay": 0.0, "optim.clip_norm": None, "optim.layer_decay": None, "schedule.name": "constant"}
+    recipe = override(BASE, TURNS | plain | {"optim.name": "muon", "optim.lr": 0.01})
+    view = make(recipe.task).view(kzoo.get("vit_toy", num_classes=0, **BASE.overrides))
+    optimizer, weights, rng = make_optimizer(recipe, Rate(recipe, 1, 6), view), trained(view), np.random.default_rng(0)
+    gradients = [rng.uniform(0.5, 1, weight.shape) * rng.choice((-1, 1), weight.shape) for weight in weights.values()]
+    before = [keras.ops.convert_to_numpy(weight) for weight in weights.values()]
+    optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients], list(weights.values()))
+    steps = [old - keras.ops.convert_to_numpy(new) for old, new in zip(before, weights.values(), strict=True)]
+    plain = {name for name, step, g in zip(weights, steps, gradients, strict=True) if np.allclose(step, 0.01 * np.sign(g), atol=1e-5)}
+    assert weights.keys() - plain == {n for n, w in weights.items() if len(w.shape) == 2 and n.startswith("blocks_")}
+    assert {"task/hidden/kernel", "task/head/kernel"} <= plain and len(plain) < len(weights)
 
 
 @pytest.mark.backends
