@@ -12,12 +12,14 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.data.sources import FakeSource
-from kzoo.schema import Classify, Data, Optim, Recipe, dump, override, parse
+from kzoo.schema import Augment, Classify, Data, Optim, Recipe, dump, override, parse
 from kzoo.tasks import make, trained_view
 from kzoo.training.evaluation import loader_for
 from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales, trained
+from kzoo.weights.read import read_checkpoint
 from tests.test_packaging import ROOT
 from tests.test_plugins import installed, plug  # noqa: F401 (a fixture)
+from tests.test_training_run import interrupt_after
 
 BASE = Recipe(
     model="vit_toy",
@@ -75,6 +77,39 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
     view = trained_view(make(override(BASE, TURNS).task), whole.model, whole.workdir)
     assert np.array_equal(view.head.kernel, first["task_average/head/kernel"])
     assert whole.model.output_shape == (None, 32) and whole.model.spec.overrides["num_classes"] == 0
+
+
+SMALL = """
+import kzoo
+from keras import Input, layers
+from kzoo.models.base import ModelConfig, ZooModel
+
+VARIANTS = {"plugged_small_toy": ModelConfig(image_size=8)}
+
+@kzoo.register
+def build(config):
+    images = Input((*config.size, config.in_channels), name="images")
+    return ZooModel(images, layers.Dense(8, name="vector")(layers.Flatten(name="flat")(images)), name="plugged_small")
+"""
+
+
+@pytest.mark.backends
+def test_a_view_with_weights_of_its_own_goes_on_in_the_midst_of_an_epoch_on_any_backend(example, seen, tmp_path, monkeypatch):
+    """Between two steps of the optimizer. The network is small: each of the three trainings compiles its step."""
+    plug(tmp_path, "plugged-small", "plugged_small", SMALL)
+    seen(tmp_path)
+    data = Data(source="fake:n=16,size=8", batch_size=4, augment=Augment(shift=2))
+    optim = Optim(ema=0.9, accumulate=2, freeze=("^task/hidden/bias",))
+    recipe = override(Recipe(model="plugged_small_toy", data=data, optim=optim, steps=4), TURNS | {"checkpoint.every_steps": 1})
+    whole = kzoo.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 3)
+        kzoo.train(recipe, tmp_path / "stopped")
+    assert read_checkpoint(tmp_path / "stopped")[1]["step"] == 3
+    assert kzoo.train(recipe, tmp_path / "stopped").metrics == whole.metrics
+    first, second = arrays(whole.workdir), arrays(tmp_path / "stopped")
+    assert first.keys() == second.keys() and "task_average/head/kernel" in first
+    assert [key for key in first if not np.array_equal(first[key], second[key])] == []
 
 
 class Bare(FakeSource):
