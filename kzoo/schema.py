@@ -5,11 +5,12 @@ import math
 import re
 import runpy
 import sys
+import typing
 from dataclasses import dataclass, field
 
 from kzoo.errors import UsageError, UserError, unknown
 from kzoo.plugins import OURS, entries, imported, refuse_rivals
-from kzoo.settings import Settings, option_table
+from kzoo.settings import Settings, coerce, option_table
 
 TASKS = "kzoo.tasks"  # the entry-point group of tasks
 SETTINGS = {}  # {kind: the class of its settings}
@@ -45,6 +46,15 @@ class Preprocessing(Settings):
             return self
         mean, std = (sum(v) / len(v) for v in (self.mean, self.std))
         return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
+
+class Take(typing.NamedTuple):
+    """What a network takes: pictures (B, *image_size, channels), prepared as `preprocessing` says, and targets of so many classes."""
+
+    image_size: tuple[int, int]  # (height, width)
+    channels: int
+    preprocessing: Preprocessing
+    classes: int | None = None  # 0 and None: the source's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +146,14 @@ class Data(Settings):
     batch_size: int = 128
     eval_batch_size: int | None = None  # None: batch_size
     eval_crops: int = 1  # 1 | 5 (centre and corners) | 10 (those and their mirror images): probabilities averaged
-    augment: Augment = Augment()
+    augment: Augment | None = None  # or the class of its task; a recipe puts the task's own, as it is by default, in the place of None
 
     def __post_init__(self):
         self.require_choices(eval_crops=(1, 5, 10))
         self.require_at_least(1, "batch_size", "eval_batch_size")
+
+    def types(self):
+        return super().types() | ({} if self.augment is None else {"augment": type(self.augment) | None})  # its task's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +164,7 @@ class Optim(Settings):
     """
 
     part = "optim"
-    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix) | lars
+    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix, heads, and what a task adds) | lars
     lr: float = 1e-3  # the peak
     weight_decay: float = 0.05
     beta_1: float = 0.9
@@ -249,8 +262,7 @@ class TaskSettings(Settings):
 
     part = "task"
     kind = ""
-    of_kind = staticmethod(settings_class)
-    augments = Augment  # the random changes that its pictures can undergo
+    augments = Augment  # the class of the random changes that its pictures can undergo, a frozen dataclass: a recipe's data.augment
     smoke_source = "fake"  # generated data of its sort
 
     def __init_subclass__(cls):
@@ -301,6 +313,7 @@ class Recipe(Settings):
 
     def __post_init__(self):
         _spell_options(self)
+        self._settle_augment()
         if "preprocessing" in self.overrides:
             raise UsageError("recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own fields.")
         if "." in self.model:
@@ -317,6 +330,27 @@ class Recipe(Settings):
             raise UsageError("recipe.keep_architecture needs init_from, the run or .keras file whose model it is.")
         if self.schedule.min_lr > self.optim.lr:
             raise UsageError(f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak.")
+
+    def settled(self, changes):
+        """A task of another kind is as it is by default; an augmentation that is not of its class goes with the task before."""
+        changes = dict(changes)
+        kind = coerce(changes.pop("task.kind", self.task.kind), str, "task.kind")
+        if kind == self.task.kind:
+            return self, changes
+        task, data = settings_class(kind)(), self.data
+        data = data if type(data.augment) is task.augments else dataclasses.replace(data, augment=None)
+        return dataclasses.replace(self, task=task, data=data), changes
+
+    def _settle_augment(self):
+        """Puts the task's own augmentation in the place of none, and of another class's that says nothing."""
+        given, wanted = self.data.augment, self.task.augments
+        if type(given) is wanted:
+            return
+        if given is not None and given != type(given)():
+            raise UsageError(
+                f"data.augment is {type(given).__name__}, and the task {self.task.kind} takes {wanted.__name__}; give it that, or none."
+            )
+        object.__setattr__(self, "data", dataclasses.replace(self.data, augment=wanted()))
 
 
 def _spell_options(owner):

@@ -45,6 +45,14 @@ class Settings:
             if not 0 <= number < 1:
                 raise UsageError(f"{self._key(name)} must lie in [0, 1), not {value}.")
 
+    def types(self):
+        """{field: its type}, as `override` asks for it."""
+        return typing.get_type_hints(type(self))
+
+    def settled(self, changes):
+        """(what changes by dotted key apply to, the changes that are left): a kind among them may decide which fields there are."""
+        return self, changes
+
     def _numbers(self, names):
         """(name, value of the field, number in it)."""
         for name in names:
@@ -74,7 +82,9 @@ def override(owner, changes, prefix=""):
     All changes take effect together, then the fields are checked. Raises UsageError for an unknown key, naming the nearest, and for
     a value of the wrong type.
     """
-    hints = typing.get_type_hints(type(owner))
+    if isinstance(owner, Settings):
+        owner, changes = owner.settled(changes)
+    hints = owner.types() if isinstance(owner, Settings) else typing.get_type_hints(type(owner))
     updates, nested = {}, {}
     for key, value in changes.items():
         head, _, rest = key.partition(".")
@@ -91,16 +101,8 @@ def override(owner, changes, prefix=""):
             updates[head] = functools.reduce(lambda found, item: put(found, *item), inner.items(), current)
         else:
             current = _dataclass_in(hints[head])() if current is None else current
-            if "kind" in inner and hasattr(current, "kind"):
-                current, inner = _of_kind(current, dict(inner), f"{prefix}{head}.kind")
             updates[head] = override(current, inner, f"{prefix}{head}.")
     return dataclasses.replace(owner, **updates)
-
-
-def _of_kind(current, changes, key):
-    """(settings of the kind that the changes name, as they are where it is their own; the other changes)."""
-    kind = coerce(changes.pop("kind"), str, key)
-    return current if kind == current.kind else current.of_kind(kind)(), changes
 
 
 def _put_whole(mapping, key, value):

@@ -39,3 +39,16 @@ def seen(monkeypatch):
     for name in set(sys.modules) - before:  # other tests have other modules of these names
         if name.startswith(("plugged", "kzoo_stripes")):
             del sys.modules[name]
+
+
+@pytest.fixture
+def apart():
+    """After the test the tables of tasks are as they were before it."""
+    from kzoo.schema import SETTINGS
+    from kzoo.tasks.base import TASKS
+
+    tables = [(table, dict(table)) for table in (SETTINGS, TASKS)]
+    yield
+    for table, before in tables:
+        table.clear()
+        table.update(before)

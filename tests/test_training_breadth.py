@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -16,11 +17,16 @@ import torch
 import kzoo
 from kzoo import recipe_files, schema, settings
 from kzoo.errors import UserError
+from kzoo.layers.embed import PositionEmbedding
 from kzoo.tasks import make
+from kzoo.tasks.views.base import View
 from kzoo.training.evaluation import loader_for
-from kzoo.training.optimizer import Rate
+from kzoo.training.optimizer import Rate, averages, make_optimizer
 from kzoo.training.stage import Stage, side_at
+from kzoo.training.state import carry
 from kzoo.weights.read import read_checkpoint
+from kzoo.weights.surgery import Table, resize_table
+from tests.test_plugins import plug
 from tests.test_training_run import RECIPE, assert_same_end, interrupt_after, learned, train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -67,6 +73,74 @@ def test_the_next_stage_takes_over_tables_and_their_moments():
     np.testing.assert_allclose(grown[:, 1:], expected.reshape(1, 16, -1).numpy(), atol=1e-6)
     np.testing.assert_array_equal(grown[:, :1], table[:, :1])
     np.testing.assert_array_equal(np.asarray(after[index - 1]), np.asarray(before[index - 1]))
+
+
+class Placed(View):
+    """Two position tables of one shape in the network, (1, 1 + rows * columns, 4), and one of its own, each of another grid."""
+
+    def __init__(self, *grids, wide=4):
+        inputs = keras.Input((1 + math.prod(grids[0]), 4))
+        x = PositionEmbedding(grids[0], 1, name="a")(inputs)
+        x = PositionEmbedding(grids[1], 1, name="b")(x)
+        super().__init__(keras.Model(inputs, keras.layers.Dense(2, name="head")(x)), schema.Classify())
+        self.place = PositionEmbedding(grids[2], name="b")
+        self.place.build((None, math.prod(grids[2]), 4))
+        self.plain = keras.layers.Dense(1)
+        self.plain.build((None, wide))
+        recipe = settings.override(GROWING, {"optim.ema": 0.9, "optim.layer_decay": None})
+        self.compile(optimizer=make_optimizer(recipe, Rate(recipe, 3, 8), self))
+        self.optimizer.build(self.trainable_variables)
+
+    def remembered(self):
+        """[{slot: value}] of its trained weights."""
+        o = self.optimizer
+        slots = {"average": averages(o), "mean": o._momentums, "square": o._velocities, "sum": o._accumulated_gradients}
+        columns = {"weight": self.trainable_variables} | slots
+        return [{name: keras.ops.convert_to_numpy(column[i]) for name, column in columns.items()} for i in range(len(columns["weight"]))]
+
+
+@pytest.mark.backends
+def test_tables_of_one_shape_and_other_grids_are_told_apart():
+    rng = np.random.default_rng(0)
+    before, after = Placed((2, 8), (4, 4), (2, 6)), Placed((4, 16), (8, 8), (3, 4))
+    grids = {0: ((2, 8), (4, 16), 1), 1: ((4, 4), (8, 8), 1), 4: ((2, 6), (3, 4), 0)}  # of the trained weights; the head lies between
+    for variable in (*before.trainable_variables, *before.optimizer.variables):
+        if len(variable.shape) > 1:
+            variable.assign(rng.uniform(size=variable.shape))
+    carry(before, after)
+    for i, (given, found) in enumerate(zip(before.remembered(), after.remembered(), strict=True)):
+        for name, value in given.items():
+            if i in grids:
+                old, new, prefix = grids[i]
+                method = "bicubic" if name in ("weight", "average") else "bilinear"
+                value = resize_table(value, Table(old, prefix), Table(new, prefix), method)
+            np.testing.assert_array_equal(found[name], value, err_msg=f"{name} of {i}")
+    with pytest.raises(UserError, match=r"the weight task/plain/kernel is \(4, 1\) and \(5, 1\) at two of the sizes of progressive"):
+        carry(before, Placed((4, 16), (8, 8), (3, 4), wide=5))
+
+
+FLAT = """
+import kzoo
+from keras import Input, layers
+from kzoo.models.base import ModelConfig, ZooModel, classifier
+
+VARIANTS = {"plugged_flat_toy": ModelConfig(image_size=16)}
+
+@kzoo.register
+def build(config):
+    images = Input((*config.size, config.in_channels), name="images")
+    return ZooModel(images, classifier(layers.Flatten(name="flat")(images), config.num_classes), name="plugged_flat")
+"""
+
+
+def test_a_model_whose_weights_count_its_pixels_trains_at_one_size(tmp_path, seen):
+    plug(tmp_path, "plugged-flat", "plugged_flat", FLAT)
+    seen(tmp_path)
+    recipe = dataclasses.replace(GROWING, model="plugged_flat_toy", overrides={})
+    with pytest.raises(UserError, match=r"head/kernel is \(192, 4\) and \(768, 4\) .* train at one size"):
+        train(tmp_path / "run", recipe)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert train(tmp_path / "run", dataclasses.replace(recipe, progressive=(), steps=2)).metrics["images"] == 26
 
 
 def test_progressive_must_end_at_the_models_own_size(tmp_path):

@@ -1,7 +1,6 @@
 """What a batch of a task is: pictures and targets of a source into arrays. The Loader keeps order, resume and threads."""
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
@@ -9,16 +8,6 @@ from kzoo.data import mixing
 from kzoo.data.decode import to_channels
 from kzoo.data.evaluation import Evaluation
 from kzoo.data.training import Training
-from kzoo.schema import Preprocessing
-
-
-class Take(NamedTuple):
-    """What a network takes: the size (H, W), channels and preprocessing of its pictures, and how many classes its targets have."""
-
-    image_size: tuple[int, int]
-    channels: int
-    preprocessing: Preprocessing
-    classes: int | None = None  # None: the source's own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,26 +6,17 @@ import os
 import pathlib
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
 from kzoo.layers.base import parts_config, set_parts, split_config
-from kzoo.schema import Preprocessing, Spec
+from kzoo.schema import Preprocessing, Spec, Take
 from kzoo.settings import Settings
 
 LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
 MOST_BLOCKS = 500  # Keras follows a graph by recursion
-
-
-class Take(NamedTuple):
-    """What a model takes: pictures (B, *image_size, channels), prepared as `preprocessing` says."""
-
-    image_size: tuple[int, int]  # (height, width)
-    channels: int
-    preprocessing: Preprocessing
 
 
 # How pictures are prepared: mean and standard deviation, share of the picture, fit.
@@ -96,7 +87,7 @@ class ModelConfig(Settings):
     @property
     def take(self):
         """The Take of the models that are built by this config."""
-        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels))
+        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels), self.num_classes)
 
     def needs_weights(self):
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; "" for nothing."""

@@ -16,8 +16,10 @@
 import numpy as np
 
 from kzoo.data import Loader, engine_for, prepare
+from kzoo.errors import UserError
 from kzoo.schema import TaskSettings
 
+_TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
@@ -52,12 +54,25 @@ class Task:
         """The class names of this data for the network's spec. Raises UserError where network and data do not fit each other."""
         return ()
 
+    def require(self, source, data):
+        """Raises UserError where the source gives less than the task needs, and where pictures without labels would be mixed."""
+        kind = self.settings_class.kind
+        if self.targets not in ("picture", source.targets):
+            found, needed = (_TARGETS.get(targets, targets) for targets in (source.targets, self.targets))
+            raise UserError(
+                f"{source.name} gives {found}, and the task {kind} needs {needed}: choose another data.source, or by task.kind a task that "
+                "needs no more."
+            )
+        if self.targets == "picture" and getattr(data.augment, "mixes", False):
+            raise UserError(f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0.")
+
     def batching(self, take, source, data, seed, engine):
         """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs it."""
         raise NotImplementedError
 
     def loader(self, take, source, data, batch_size, seed=0):
-        """The Loader of those batches."""
+        """The Loader of those batches. Raises as require() does."""
+        self.require(source, data)
         engine = engine_for(source)
         return Loader(source, self.batching(take, source, data, seed, engine), batch_size, seed, engine)
 

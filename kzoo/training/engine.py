@@ -81,6 +81,8 @@ class _Session:
         keras.utils.set_random_seed(recipe.seed)
         self.recipe, self.workdir, self.ending, self.task = recipe, workdir, ending, make(recipe.task)
         sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
+        for source in sources:
+            self.task.require(source, recipe.data)
         self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
         self.headline, self.sign = self.task.headline(self.source)
         self.stage = Stage(recipe, self.source, self._first_side())
@@ -92,6 +94,8 @@ class _Session:
             self._initialise()
         self.stage.compile(self.schedule)
         self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
+        if not self.stage.is_last:
+            state.require_carried(self.view, self.task.view(self.finest))
         self.evaluation = loader_for(self.task, self.finest, sources[1], recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation

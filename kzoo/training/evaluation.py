@@ -22,9 +22,7 @@ def loader_for(task, model, source, data):
     Raises UserError where model and source do not fit each other, as the task says.
     """
     task.accept(model, source)
-    height, width, channels = model.input_shape[1:]
-    take = kdata.Take((height, width), channels, model.spec.preprocessing)
-    return task.loader(take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
+    return task.loader(model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
 
 
 @contextlib.contextmanager

@@ -65,12 +65,23 @@ class _OfRun:
     """What the engine asks of an optimizer beyond Keras' own: averages kept apart, and a factor of the rate for each weight."""
 
     scales = {}  # id of a weight: factor of its rate, where that is not 1
+    own = ()  # ids of the weights of a view's own layers, which end as a head does
+
+    def add_variable_from_reference(self, reference_variable, *args, **kwargs):
+        """Keeps of each of its variables, averages and gathered gradients among them, whose it is: `owners`, by ids."""
+        variable = super().add_variable_from_reference(reference_variable, *args, **kwargs)
+        self.owners[id(variable)] = id(reference_variable)
+        return variable
 
     def finalize_variable_values(self, var_list):
         """Leaves the averages beside the raw weights: Keras would overwrite them after every `fit`, that is every epoch."""
 
     def _get_current_learning_rate(self):
         return self._learning_rate(self.iterations)  # Keras counts the batches here, and the steps of the optimizer everywhere else
+
+    def _should_use_adamw(self, variable):
+        """Muon's question: it leaves heads to AdamW."""
+        return id(variable) in self.own or super()._should_use_adamw(variable)
 
     def _grouped(self, variables):
         """[(factor of the rate, positions of the variables that have it)]."""
@@ -182,7 +193,8 @@ def make_optimizer(recipe, schedule, model):
     if o.accumulate > 1:
         common |= {"gradient_accumulation_steps": o.accumulate}
     optimizer = type(rule.__name__, (_OfRun, rule), {})(**common, **arguments)
-    weights = trained(model)
+    optimizer.owners, weights = {}, trained(model)
+    optimizer.own = {id(weight) for name, weight in weights.items() if name.startswith("task/")}
     optimizer.scales = {id(weights[name]): scale for name, scale in rate_scales(o, model).items()}
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     return optimizer

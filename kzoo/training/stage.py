@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from kzoo import data as kdata
 from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.models.base import build
@@ -87,9 +86,7 @@ def adopt(recipe):
 
 def take_of(recipe, source, side=None):
     """The Take of a recipe's model, which need not be built."""
-    config = registry.config_of(recipe.model, model_options(recipe, source, side))[1]
-    channels = config.in_channels
-    return kdata.Take(config.size, channels, config.preprocessing.for_channels(channels), config.num_classes)
+    return registry.config_of(recipe.model, model_options(recipe, source, side))[1].take
 
 
 def training_loader(recipe, source, side=None, batch_size=None):

@@ -21,14 +21,19 @@ class Table:
     method: str = "bicubic"  # how it is resized
 
 
-def position_layers(model):
-    """{path of its table: Table} of every learned position table."""
+def position_tables(model):
+    """[(its weight, Table)] of every learned position table."""
     layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
-    return {
-        layer.table.path: Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic"))
+    return [
+        (layer.table, Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic")))
         for layer in layers
         if hasattr(layer, "grid_size")
-    }
+    ]
+
+
+def position_layers(model):
+    """{path of its table: Table} of every learned position table."""
+    return {weight.path: table for weight, table in position_tables(model)}
 
 
 def tables_of(checkpoint, model):
