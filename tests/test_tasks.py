@@ -254,7 +254,7 @@ def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
 def test_a_record_names_a_plugins_task_which_is_imported_alone(example, tmp_path):
     (tmp_path / "recipe.txt").write_text(dump(override(BASE, TURNS)))
     code = (
-        f"import sys; from kzoo import schema; text = open({str(tmp_path / 'recipe.txt')!r}).read()\n"
+        f"import sys; from kzoo import recipe_files, schema, settings; text = open({str(tmp_path / 'recipe.txt')!r}).read()\n"
         "settings.override(schema.Recipe(model='vit_toy'), {'task.kind': 'classify'})\n"
         "assert not any(name.startswith(('kzoo_', 'keras')) for name in sys.modules)\n"
         "print(recipe_files.parse(text)[0].task)\n"

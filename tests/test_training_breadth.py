@@ -170,7 +170,7 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kzoo import schema
+from kzoo import recipe_files
 from kzoo.training import engine
 recipe, _ = recipe_files.parse(open(sys.argv[1]).read())
 runs = [engine.train(recipe, f"{sys.argv[2]}/{p}", {"data_parallel": p}) for p in (False, True)]

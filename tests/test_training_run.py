@@ -143,7 +143,7 @@ def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkey
 # Trains in each of the folders argv[2] (separated by commas) and, given argv[3], dies in the middle of that checkpoint.
 CHILD = """
 import os, signal, sys
-from kzoo import schema
+from kzoo import recipe_files
 from kzoo.training import engine
 recipe, _ = recipe_files.parse(open(sys.argv[1]).read())
 if len(sys.argv) > 3:
