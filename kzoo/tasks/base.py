@@ -34,6 +34,7 @@ class Task:
     targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
     curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
     building = {}  # overrides of the network while it trains, never in its spec
+    checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -131,8 +132,16 @@ class Task:
         return {"classes": None}
 
     def example(self, network, batch, seed=0):
-        """A generated batch for one step: (x,) or (x, y)."""
-        return (np.random.default_rng(seed).normal(size=(batch, *network.input_shape[1:])).astype("float32"),)
+        """Generated inputs of the network, in their own structure; sides that it leaves open are those of its Take."""
+        import keras
+
+        rng, size = np.random.default_rng(seed), network.take.image_size
+
+        def generated(tensor):
+            sides = (side or size[axis % 2] for axis, side in enumerate(tensor.shape[1:]))
+            return rng.normal(size=(batch, *sides)).astype("float32")
+
+        return keras.tree.map_structure(generated, network.input)
 
     def predict(self, network, view, picture, take):
         """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""

@@ -15,6 +15,7 @@ class Classify(Task):
 
     settings_class = schema.Classify
     curves = ("loss", "accuracy")
+    checks = ("heads", "overfits")
 
     def headline(self, source):
         return "accuracy", 1
@@ -66,13 +67,6 @@ class Classify(Task):
 
     def facts(self, network):
         return {"classes": network.output_shape[-1] if _gives_logits(network) else None}
-
-    def example(self, network, batch, seed=0):
-        """Labels that go through all classes; none for a network without a head."""
-        (images,) = super().example(network, batch, seed)
-        if not _gives_logits(network):
-            return (images,)
-        return images, (np.arange(batch) % network.output_shape[-1]).astype("int32")
 
     def predict(self, network, view, picture, take):
         """Probabilities in float64."""
