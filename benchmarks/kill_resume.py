@@ -43,6 +43,7 @@ ROTATION = dataclasses.replace(
     CLASSIFY,
     overrides=CLASSIFY.overrides | {"in_channels": 3},
     data=schema.Data(source="rings:n=400", batch_size=8, eval_batch_size=50, augment=AUGMENT),
+    steps=500,
 )
 RECIPES = {"classify": (CLASSIFY, {}), "rotation": (ROTATION, {"task.kind": "rotation", "task.hidden": 8})}
 EXAMPLE = ROOT / "tests" / "plugin_example"  # the package that the task "rotation" comes from
