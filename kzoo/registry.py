@@ -120,11 +120,12 @@ def _plugin_rows():
             warnings.warn(f"no model of the plugin {entry.dist.name} is listed from its module {entry.module}: {reason}", stacklevel=2)
 
 
+@functools.cache
 def entries(group):
     """The entry points of the installed packages in a group, in the order of packages and modules. Nothing of a package runs."""
     from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
 
-    return sorted(entry_points(group=group), key=lambda e: (e.dist.name, e.module))
+    return tuple(sorted(entry_points(group=group), key=lambda e: (e.dist.name, e.module)))
 
 
 def _source_of(module):

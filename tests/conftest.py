@@ -29,13 +29,17 @@ def seen(monkeypatch):
 
     from kzoo import registry
 
+    def look_again():
+        registry.rows.cache_clear()
+        registry.entries.cache_clear()
+
     def see(folder):
         monkeypatch.syspath_prepend(folder)
-        registry.rows.cache_clear()
+        look_again()
 
     before = set(sys.modules)
     yield see
-    registry.rows.cache_clear()
+    look_again()
     for name in set(sys.modules) - before:  # other tests have other modules of these names
         if name.startswith(("plugged", "kzoo_stripes")):
             del sys.modules[name]
