@@ -154,7 +154,10 @@ def _kill_resume(r):
     return f"{r['kills']} kills at random moments, as many resumptions: {KILLED[r['task']]} {same}"
 
 
-KILLED = {"classify": "final and best weights, averages and optimizer", "rotation": "those of the example's encoder and its task's head"}
+KILLED = {
+    "classify": "final and best weights, averages and optimizer",
+    "rotation": "those of a plugin's encoder and of the head in its view",
+}
 
 
 def _train(r):
