@@ -1,15 +1,18 @@
 """Parts that installed packages bring, by entry points. Nothing of a package runs before it is asked for. Standard library only."""
 
+import functools
+
 from kzoo.errors import UserError
 
 OURS = "kzoo"  # the distribution of our own parts
 
 
+@functools.cache
 def entries(group):
     """The entry points of the installed packages in a group, in the order of packages and modules."""
     from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
 
-    return sorted(entry_points(group=group), key=lambda e: (e.dist.name, e.module))
+    return tuple(sorted(entry_points(group=group), key=lambda e: (e.dist.name, e.module)))
 
 
 def refuse_rivals(kind, name, claims):

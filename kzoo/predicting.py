@@ -73,7 +73,7 @@ def _refuse_weights(what, weights, random_weights):
 
 def _refuse_best(target, best):
     if best:
-        raise UsageError(f"--best goes with the folder of a run, which {target} is not; leave it out.")
+        raise UsageError(f"--best goes with the folder of a run, which {str(target)!r} is not; leave it out.")
 
 
 def open_target(target, weights=None, random_weights=False, dtype=None, best=False):

@@ -27,15 +27,19 @@ def pytest_collection_modifyitems(config, items):
 def seen(monkeypatch):
     """Call it with a folder of installed packages: kzoo sees them during the test."""
 
-    from kzoo import registry
+    from kzoo import plugins, registry
+
+    def look_again():
+        registry.rows.cache_clear()
+        plugins.entries.cache_clear()
 
     def see(folder):
         monkeypatch.syspath_prepend(folder)
-        registry.rows.cache_clear()
+        look_again()
 
     before = set(sys.modules)
     yield see
-    registry.rows.cache_clear()
+    look_again()
     for name in set(sys.modules) - before:  # other tests have other modules of these names
         if name.startswith(("plugged", "kzoo_stripes")):
             del sys.modules[name]

@@ -77,6 +77,7 @@ def call(capsys, *words):
         (["info", "vit_toi"], 2, "vit_toy"),
         (["list", "resnext*"], 1, "nothing matches"),
         (["check", "vitt"], 2, "vit"),
+        (["check", "vit_toy", "--task", "classfy"], 2, "classify"),
         (["predict", "vit_toy", "a.jpg"], 2, "--random-weights"),
         (["predict", "vit_toyy", "a.jpg"], 2, "vit_toy"),
         (["predict", "runs/none", "a.jpg"], 1, "does not exist"),

@@ -39,9 +39,9 @@ TURNS = {"task.kind": "rotation", "task.hidden": 8, "checkpoint.every_steps": 2}
 
 
 @pytest.fixture
-def example(installed, monkeypatch):  # noqa: F811
+def example(installed, seen):  # noqa: F811
     """The example package, installed, during a test; the folder that it lies in."""
-    monkeypatch.syspath_prepend(installed)
+    seen(installed)
     return installed
 
 

@@ -38,6 +38,7 @@ class Task:
     taught = False  # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
     agreements = ("max_abs_difference", "largest_output", "correlation")  # the figures of `agreement`, the first two of all outputs
     building = {}  # overrides of the network while it trains, never in its spec
+    checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -160,9 +161,16 @@ class Task:
         return {"classes": None}
 
     def example(self, network, batch, seed=0):
-        """A generated batch for one step: (x,) or (x, y), x one array of pictures."""
-        size, channels, _ = network.take
-        return (np.random.default_rng(seed).normal(size=(batch, *size, channels)).astype("float32"),)
+        """Generated inputs of the network, in their own structure; sides that it leaves open are those of its Take."""
+        import keras
+
+        rng, size = np.random.default_rng(seed), network.take.image_size
+
+        def generated(tensor):
+            sides = (side or size[axis % 2] for axis, side in enumerate(tensor.shape[1:]))
+            return rng.normal(size=(batch, *sides)).astype("float32")
+
+        return keras.tree.map_structure(generated, network.input)
 
     def predict(self, network, view, picture, take):
         """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""

@@ -102,7 +102,9 @@ def best_of(source):
     """The file of a run's best weights. Raises UsageError for what is no run, UserError for a run that keeps none."""
     run = pathlib.Path(source) if isinstance(source, str | pathlib.Path) else None
     if run is None or not (run / CHECKPOINT).is_file():
-        raise UsageError(f"best goes with the folder of a run, which {'a model' if run is None else run} is not; leave it out.")
+        raise UsageError(
+            f"best goes with the folder of a run, which {'a model' if run is None else repr(str(source))} is not; leave it out."
+        )
     if not (run / BEST).is_file():
         raise UserError(
             f"{run} holds no {BEST}: it has no evaluation yet, or none better than those of an earlier version, which kept none; "

@@ -52,6 +52,7 @@ class Rotation(Task):
     settings_class = Rotate
     targets = "picture"
     curves = ("loss", "rotation_accuracy")
+    checks = ("overfits",)
 
     def headline(self, source):
         return "rotation_accuracy", 1
