@@ -18,7 +18,7 @@ from kzoo.models.base import computing_in
 from kzoo.schema import Data, Recipe
 from kzoo.tasks import named, of
 from kzoo.training.optimizer import compiled_as
-from kzoo.training.stage import build_network, training_loader
+from kzoo.training.plan import Plan
 
 STEPS, FALL = 20, 0.2  # of `overfits`: the loss has then fallen by that share at least
 
@@ -87,20 +87,19 @@ def _plain(config):
     return keras.saving.serialize_keras_object(config)
 
 
-def _recipe(name, task):
-    return Recipe(model=name, task=task.settings, data=Data(source=task.settings.smoke_source))
+def _plan(name, task):
+    recipe = Recipe(model=name, task=task.settings, data=Data(source=task.settings.smoke_source))
+    return Plan(recipe, open_source(recipe.data.source, "train"))
 
 
 def _network(name, task):
     """The model as the task builds it to train on generated data of its sort."""
-    recipe = _recipe(name, task)
-    return build_network(recipe, open_source(recipe.data.source, "train"))
+    return _plan(name, task).network()
 
 
 def _fit(view, name, task, optimizer, steps=1, xla=False):
     """Trains a view on one batch of that data, under JAX always compiled (as in outputs_of): [the loss before each step]."""
-    recipe, losses = _recipe(name, task), []
-    loader = training_loader(recipe, open_source(recipe.data.source, "train"), batch_size=4)
+    loader, losses = _plan(name, task).loader(batch_size=4), []
     with loader.plain_errors():
         batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
     view.compile(optimizer=optimizer, jit_compile=xla or keras.backend.backend() == "jax")

@@ -5,7 +5,7 @@ import pathlib
 from dataclasses import dataclass
 
 from kzoo import registry
-from kzoo.errors import UsageError, UserError, require_backend
+from kzoo.errors import UserError, require_backend
 from kzoo.schema import Preprocessing
 
 
@@ -53,13 +53,10 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
 
     weights = _address(tag) if tag and weights is None else weights
     if weights is None:
-        needs = registry.config_of(name, overrides)[1].needs_weights()
-        if needs:
-            raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
         return build(name, overrides)
     from kzoo.weights import build_and_fill
 
-    model = build_and_fill(lambda settings: build(name, settings), name, weights, overrides)
+    model = build_and_fill(lambda settings: build(name, settings, filled=True), name, weights, overrides)
     model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
     return model
 

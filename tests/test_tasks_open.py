@@ -18,9 +18,8 @@ from kzoo.settings import override
 from kzoo.tasks import make
 from kzoo.tasks.base import Meter, Task
 from kzoo.tasks.classify import Classify
-from kzoo.training.engine import settle
 from kzoo.training.evaluation import loader_for
-from kzoo.training.stage import build_network, training_loader
+from kzoo.training.plan import Plan, settle
 from tests.test_plugins import plug
 
 CANVASES = 70, 72
@@ -207,8 +206,8 @@ def test_an_augmentation_of_the_tasks_own_is_recorded_overridden_and_batched(rec
     assert (dark.data.augment, darker.data.augment) == (Fades(dark=0.5), Fades(dark=0.75))
     assert override(dark, {"data.augment": "None"}) == override(dark, {"data.augment": Fades()}) == recipe
     source = open_source(recipe.data.source, "train")
-    network = build_network(recipe, source)
-    plain, half, quarter = (next(iter(training_loader(r, source).epoch(0)))[0]["image"] for r in (recipe, dark, darker))
+    network = Plan(recipe, source).network()
+    plain, half, quarter = (next(iter(Plan(r, source).loader().epoch(0)))[0]["image"] for r in (recipe, dark, darker))
     assert np.array_equal(np.asarray(plain) / 2, half) and np.array_equal(np.asarray(plain) / 4, quarter)
     seen = [next(iter(loader_for(make(r.task), network, source, r.data).evaluation()))[0]["image"] for r in (recipe, dark)]
     assert np.array_equal(*seen)

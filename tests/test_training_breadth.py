@@ -22,7 +22,8 @@ from kzoo.tasks import make
 from kzoo.tasks.views.base import View
 from kzoo.training.evaluation import loader_for
 from kzoo.training.optimizer import Rate, averages, make_optimizer
-from kzoo.training.stage import Stage, side_at
+from kzoo.training.plan import Plan
+from kzoo.training.stage import Stage
 from kzoo.training.state import carry
 from kzoo.weights.read import read_checkpoint
 from kzoo.weights.surgery import Table, resize_table
@@ -34,13 +35,17 @@ GROWING = settings.override(RECIPE, {"progressive": (8, 16), "optim.accumulate":
 STILL = settings.override(RECIPE, {f"overrides.{key}": 0.0 for key in RECIPE.overrides if "drop" in key})
 
 
+def planned(recipe):
+    return Plan(recipe, kzoo.data.open_source(recipe.data.source, recipe.data.train_split))
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
     return train(tmp_path_factory.mktemp("grown") / "run", GROWING)
 
 
 def test_a_run_ends_at_the_models_own_size(grown):
-    assert [side_at(GROWING, epoch) for epoch in range(4)] == [8, 8, 16, 16]
+    assert [planned(GROWING).side_at(epoch) for epoch in range(4)] == [8, 8, 16, 16]
     assert grown.model.input_shape == (None, 16, 16, 3)
     assert kzoo.evaluate(grown.workdir) == grown.metrics
 
@@ -56,10 +61,10 @@ def test_an_interrupted_growing_run_ends_as_if_nothing_had_happened(grown, tmp_p
 
 
 def test_the_next_stage_takes_over_tables_and_their_moments():
-    source, rate = kzoo.data.open_source(RECIPE.data.source, "train"), Rate(GROWING, 3, 8)
-    small, large = Stage(GROWING, source, 8), Stage(GROWING, source, 16)
+    plan = planned(GROWING)
+    small, large = Stage(plan, 8), Stage(plan, 16)
     for stage in (small, large):
-        stage.compile(rate)
+        stage.compile()
     rng = np.random.default_rng(0)
     for variable in small.view.optimizer.variables:
         if variable.ndim:

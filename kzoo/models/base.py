@@ -206,9 +206,11 @@ class ZooModel(keras.Model):
         return model
 
 
-def build(name, overrides):
-    """A model with its spec, as `get` builds it, for callers that fill in the weights themselves: frozen parts may be random."""
+def build(name, overrides, filled=False):
+    """A random model with its spec; filled: the caller fills in the weights. Raises UsageError for frozen parts that stay random."""
     builder, config = registry.config_of(name, overrides)
+    if (needs := config.needs_weights()) and not filled:
+        raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
     _require_memory(name, overrides, lambda: builder(config))
     model, tag = builder(config), registry.split(name)[1]
     model.spec = _spec(name, overrides, config)

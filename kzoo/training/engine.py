@@ -21,12 +21,12 @@ from kzoo.models.base import computing_in
 from kzoo.recipe_files import RECORD, dump
 from kzoo.settings import override
 from kzoo.system import Terminated, say, terminable
-from kzoo.tasks import make
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for
-from kzoo.training.optimizer import Rate, compiled_as, require_xla, updates
-from kzoo.training.stage import Stage, build_network, settle, side_at
+from kzoo.training.optimizer import compiled_as, require_xla
+from kzoo.training.plan import Plan, settle
+from kzoo.training.stage import Stage
 from kzoo.training.workdir import RECEIPT, claimed
 from kzoo.weights import fit, load
 from kzoo.weights.fit import transfer
@@ -79,24 +79,21 @@ class _Session:
 
     def __init__(self, recipe, workdir, data, ending):
         keras.utils.set_random_seed(recipe.seed)
-        self.recipe, self.workdir, self.ending, self.task = recipe, workdir, ending, make(recipe.task)
-        sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
-        for source in sources:
-            self.task.require(source, recipe.data)
-        self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
-        self.headline, self.sign = self.task.headline(self.source)
-        self.stage = Stage(recipe, self.source, self._first_side())
-        self.steps_per_epoch, every = self.stage.training.steps_per_epoch, recipe.optim.accumulate
-        self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.steps or math.inf)
-        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.schedule = Rate(recipe, self.steps_per_epoch / every, updates(recipe, self.total_steps))
+        self.recipe, self.workdir, self.ending = recipe, workdir, ending
+        source, held_out = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
+        self.plan = Plan(recipe, source)
+        self.task, self.steps_per_epoch, self.total_steps = self.plan.task, self.plan.steps_per_epoch, self.plan.total_steps
+        self.task.require(held_out, recipe.data)
+        self.headline, self.sign = self.task.headline(source)
+        self.resumes = (workdir / CHECKPOINT).exists()
+        self.stage = Stage(self.plan, self._first_side())
         if recipe.init_from and not self.resumes:
             self._initialise()
-        self.stage.compile(self.schedule)
-        self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
+        self.stage.compile()
+        self.finest = self.stage.network if self.stage.is_last else self.plan.network()
         if not self.stage.is_last:
             state.require_carried(self.view, self.task.view(self.finest))
-        self.evaluation = loader_for(self.task, self.finest, sources[1], recipe.data)
+        self.evaluation = loader_for(self.task, self.finest, held_out, recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation
         self.began, self.seconds_before = time.monotonic(), 0.0
@@ -118,7 +115,7 @@ class _Session:
     def _first_side(self):
         """The image size to begin at: the checkpoint's own, from which the run may go on to another."""
         if not self.resumes:
-            return side_at(self.recipe, 0)
+            return self.plan.side_at(0)
         side = read_checkpoint(self.workdir, ("none",))[1]["side"]
         if side not in (self.recipe.progressive or (None,)):
             raise UserError(f"the checkpoint in {self.workdir} is of pictures of {side} pixels, which its recipe does not train on.")
@@ -155,7 +152,7 @@ class _Session:
         """Trains to the end of the current epoch (or of the run); returns the last step's running means."""
         per_epoch = self.steps_per_epoch
         epoch, done = divmod(self.step, per_epoch)
-        self._enter(side_at(self.recipe, epoch))
+        self._enter(self.plan.side_at(epoch))
         steps = min(per_epoch - done, self.total_steps - self.step)
         batches = self.stage.training.epoch(epoch, start_step=done)
         watch = _Watch(self, epoch, self.step + steps, metric_values)
@@ -170,7 +167,7 @@ class _Session:
         row = {
             "epoch": epoch + 1,
             "step": self.step,
-            "lr": float(self.schedule((self.step - 1) // self.recipe.optim.accumulate)),
+            "lr": float(self.plan.schedule((self.step - 1) // self.recipe.optim.accumulate)),
             "time": time.time(),
         } | means
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
@@ -178,7 +175,7 @@ class _Session:
             self._evaluate(means)
             row |= {f"eval_{name}": self.metrics[name] for name in dict.fromkeys((*self.task.curves, self.headline))}
             told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves)))
-            say(f"epoch {epoch + 1}/{self.epochs}: evaluation {told}")
+            say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
         self.unevaluated = None
@@ -224,14 +221,14 @@ class _Session:
 
     def _reference(self):
         """The training split as evaluation sees pictures."""
-        return loader_for(self.task, self.finest, self.source, self.recipe.data)
+        return loader_for(self.task, self.finest, self.plan.source, self.recipe.data)
 
     def _enter(self, side):
         """Goes on at another image size, where the recipe says so for this epoch."""
         if side == self.stage.side:
             return
-        before, self.stage = self.stage, Stage(self.recipe, self.source, side)
-        self.stage.compile(self.schedule)
+        before, self.stage = self.stage, Stage(self.plan, side)
+        self.stage.compile()
         self.stage.follow(before)
         if self.stage.is_last:
             self.finest = self.stage.network
@@ -276,7 +273,7 @@ class _Session:
             "parameters": self.stage.network.count_params(),
             "steps_per_epoch": self.steps_per_epoch,
             "total_steps": self.total_steps,
-            "training_images": len(self.source),
+            "training_images": len(self.plan.source),
             "started": self.started,
         }
         write_text(self.workdir / RECORD, dump(self.recipe, record))

@@ -145,7 +145,7 @@ def _of_run(checkpoint):
     from kzoo.weights.surgery import built_within
 
     spec = checkpoint.spec
-    model = built_within(checkpoint, lambda: build(spec.name, spec.overrides))
+    model = built_within(checkpoint, lambda: build(spec.name, spec.overrides, filled=True))
     model.spec = spec
     if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
         raise UserError(
