@@ -14,10 +14,10 @@ from kzoo import registry, zoo
 from kzoo.data import open_source
 from kzoo.errors import UserError, require, unknown
 from kzoo.exporting.formats import FORMATS
+from kzoo.keras_private import compiled_as
 from kzoo.models.base import computing_in
 from kzoo.schema import Data, Recipe
 from kzoo.tasks import named, of
-from kzoo.training.optimizer import compiled_as
 from kzoo.training.plan import Plan
 
 STEPS, FALL = 20, 0.2  # of `overfits`: the loss has then fallen by that share at least

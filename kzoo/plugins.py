@@ -4,8 +4,6 @@ import functools
 
 from kzoo.errors import UserError
 
-OURS = "kzoo"  # the distribution of our own parts
-
 
 @functools.cache
 def entries(group):
@@ -27,7 +25,7 @@ def imported(load, name, module, distribution):
     try:
         return load()
     except Exception as error:
-        if distribution == OURS or isinstance(error, UserError):
+        if isinstance(error, UserError):
             raise
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UserError, require_backend, unknown
-from kzoo.plugins import OURS, entries, imported, refuse_rivals
+from kzoo.schema import OURS
 from kzoo.settings import tupled, typed
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -78,6 +78,12 @@ def _our_rows():
 
 def _plugin_rows():
     """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to no table of names."""
+    from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
+
+    if not entry_points(group=PLUGINS):
+        return
+    from kzoo.plugins import entries
+
     for entry in entries(PLUGINS):
         path, found, reason = _source_of(entry.module), [], "it holds no literal VARIANTS table"
         try:
@@ -102,7 +108,10 @@ def _source_of(module):
 
 def _claimed_once(row):
     """The row itself. Raises UserError where another module claims its name too; all other names stay usable."""
-    refuse_rivals("model", row.name, [(r.distribution, r.module) for r in (row, *row.rivals)])
+    if row.rivals:
+        from kzoo.plugins import refuse_rivals
+
+        refuse_rivals("model", row.name, [(r.distribution, r.module) for r in (row, *row.rivals)])
     return row
 
 
@@ -164,6 +173,10 @@ def toy_of(name):
 def module_of(name):
     """The module of a model's family, imported. Raises UserError, chained, where that of a plugin fails."""
     row = find(name)
+    if row.distribution == OURS:
+        return importlib.import_module(row.module)
+    from kzoo.plugins import imported
+
     return imported(functools.partial(importlib.import_module, row.module), row.name, row.module, row.distribution)
 
 

@@ -9,9 +9,9 @@ import typing
 from dataclasses import dataclass, field
 
 from kzoo.errors import UsageError, UserError, unknown
-from kzoo.plugins import OURS, entries, imported, refuse_rivals
 from kzoo.settings import Settings, coerce, option_table
 
+OURS = "kzoo"  # the distribution of our own parts
 TASKS = "kzoo.tasks"  # the entry-point group of tasks
 SETTINGS = {}  # {kind: the class of its settings}
 
@@ -236,6 +236,8 @@ def settings_class(kind):
 
     Raises UsageError with the nearest kinds, UserError for one that two packages claim and for a plugin that fails.
     """
+    from kzoo.plugins import entries, imported, refuse_rivals
+
     plugged = entries(TASKS)
     if kind not in SETTINGS and kind not in {entry.name for entry in plugged}:
         raise unknown("task", kind, {*SETTINGS, *(entry.name for entry in plugged)})

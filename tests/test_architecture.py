@@ -18,7 +18,7 @@ FLOORS = (
     ("published",),
     ("registry",),
     ("recipe_files",),
-    ("ops",),
+    ("ops", "keras_private"),
     ("layers", "preprocess"),
     ("models",),
     ("data", "weights", "explain"),

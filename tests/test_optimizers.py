@@ -8,9 +8,10 @@ import torch
 import kzoo
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
+from kzoo.keras_private import averages
 from kzoo.models.base import ModelConfig
 from kzoo.schema import Classify, Optim, Recipe, Schedule
-from kzoo.training.optimizer import Rate, averages, freeze, make_optimizer, rate_scales, undecayed
+from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales, undecayed
 from tests.test_training_parts import X, Y, tiny
 from tests.torch_reference import import_timm
 

@@ -17,11 +17,12 @@ import torch
 import kzoo
 from kzoo import recipe_files, schema, settings
 from kzoo.errors import UserError
+from kzoo.keras_private import averages
 from kzoo.layers.embed import PositionEmbedding
 from kzoo.tasks import make
 from kzoo.tasks.views.base import View
 from kzoo.training.evaluation import loader_for
-from kzoo.training.optimizer import Rate, averages, make_optimizer
+from kzoo.training.optimizer import Rate, make_optimizer
 from kzoo.training.plan import Plan
 from kzoo.training.stage import Stage
 from kzoo.training.state import carry

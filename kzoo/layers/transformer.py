@@ -176,7 +176,7 @@ class DropPath(ZooLayer):
         super().__init__(**kwargs)
         self.rate = rate
         self.seed_generator = keras.random.SeedGenerator(seed) if rate > 0 else None
-        self._build_at_init()
+        self.build_at_once()
 
     def call(self, x, training=None):
         if not training or self.seed_generator is None:

@@ -236,7 +236,7 @@ def _require_memory(name, overrides, builds):
     large = [key for key, value in overrides.items() if key != "num_classes" and _size(value) > 8 * _size(getattr(row, key))]
     if not large or not memory:
         return
-    from kzoo.models.count import skeleton
+    from kzoo.keras_private import skeleton
 
     weights = skeleton(builds).count_params()
     if 4 * weights > memory / 4:  # what fills them needs room too

@@ -16,6 +16,7 @@ from kzoo import __version__
 from kzoo import data as kdata
 from kzoo.errors import UserError
 from kzoo.files import replacing, write_text
+from kzoo.keras_private import compiled_as
 from kzoo.layers.base import parts_config
 from kzoo.models.base import computing_in
 from kzoo.recipe_files import RECORD, dump
@@ -24,7 +25,7 @@ from kzoo.system import Terminated, say, terminable
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for
-from kzoo.training.optimizer import compiled_as, require_xla
+from kzoo.training.optimizer import require_xla
 from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
 from kzoo.training.workdir import RECEIPT, claimed

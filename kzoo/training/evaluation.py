@@ -9,10 +9,10 @@ import keras
 
 from kzoo import data as kdata
 from kzoo.files import write_text
+from kzoo.keras_private import averages
 from kzoo.recipe_files import read_recipe
 from kzoo.system import reason, say
 from kzoo.tasks import make, trained_view
-from kzoo.training.optimizer import averages
 from kzoo.weights import load
 
 

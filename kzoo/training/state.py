@@ -8,7 +8,7 @@ import numpy as np
 from kzoo.archives.zips import seal
 from kzoo.errors import UserError
 from kzoo.files import replacing
-from kzoo.training.optimizer import averages
+from kzoo.keras_private import averages
 from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS, read_checkpoint
 from kzoo.weights.surgery import position_tables, resize_table
 

@@ -8,7 +8,7 @@ import numpy as np
 from kzoo import registry
 from kzoo.archives.reading import REMEDY, damaged
 from kzoo.errors import MissingPackage, UserError
-from kzoo.models.count import TooManyWeights, bounded, skeleton
+from kzoo.keras_private import TooManyWeights, bounded, layers_in, skeleton
 from kzoo.ops.resize import resample, resize_weights
 
 
@@ -23,7 +23,7 @@ class Table:
 
 def position_tables(model):
     """[(its weight, Table)] of every learned position table."""
-    layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
+    layers = [layer for layer in layers_in(model) if getattr(layer, "table", None) is not None]
     return [
         (layer.table, Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic")))
         for layer in layers
