@@ -38,7 +38,7 @@ class ArtifactPredictor:
 
     def __call__(self, picture):
         if not self.artifact.any_size:
-            fitted = data.fit(picture, self.artifact.image_size, self.preprocessing)
+            fitted = data.resized(picture, self.artifact.image_size, self.preprocessing)
             picture = np.clip(np.rint(fitted), 0, 255).astype("uint8")
         return {name: array[0] for name, array in self.artifact.predict(picture[None]).items()}
 
@@ -183,7 +183,7 @@ def draw_attention(predictor, results, folder):
         output_folder(folder)
         paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
         title = f"{model.spec.name}: {task.line(task.answer(result.outputs, predictor.labels, 1))}"
-        fitted = data.fit(picture, model.take.image_size, model.take.preprocessing)
+        fitted = data.resized(picture, model.take.image_size, model.take.preprocessing)
         explain.draw_attention(paths[-1], fitted.round().astype("uint8"), maps, rolled, title)
     return paths + _draw_weights(model, folder)
 

@@ -70,14 +70,14 @@ def test_docstring_is_an_experiment_report(path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_fit_the_model_and_its_pictures(name):
-    from kzoo.data.training import Training
+    from kzoo.data.training_pictures import TrainingPictures
 
     recipe = kzoo.recipe(name)
     assert recipe_files.recipe_rows()[name][1] == recipe.model  # what kzoo.info lists without running the file
     _, config = registry.config_of(recipe.model, recipe.overrides)
     preprocessing = recipe.preprocessing or config.preprocessing
     channels = len(preprocessing.mean)
-    augmented = Training(recipe.data.augment, (32, 32), channels, preprocessing, name, recipe.seed, "numpy")
+    augmented = TrainingPictures(recipe.data.augment, (32, 32), channels, preprocessing, name, recipe.seed, "numpy")
     images = [np.random.default_rng(i).integers(0, 256, (30 + i, 40, channels), dtype=np.uint8) for i in range(8)]
     for epoch in range(5):  # 40 draws of every random change
         batch = augmented(images, np.arange(8), epoch)

@@ -4,7 +4,7 @@ from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.decode import decode, read_picture
 from kzoo.data.loader import Loader, engine_for
 from kzoo.data.pack import pack
-from kzoo.data.pixels import fit, normalise, prepare
+from kzoo.data.pixels import normalise, prepare, resized
 from kzoo.data.sources import Source, open_source
 from kzoo.schema import Take
 
@@ -17,7 +17,7 @@ __all__ = [
     "Take",
     "decode",
     "engine_for",
-    "fit",
+    "resized",
     "normalise",
     "open_source",
     "pack",

@@ -29,8 +29,8 @@ from kzoo.training.optimizer import require_xla
 from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
 from kzoo.training.workdir import RECEIPT, claimed
-from kzoo.weights import fit, load
-from kzoo.weights.fit import transfer
+from kzoo.weights import fill, load
+from kzoo.weights.fill import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
 CURVE_SECONDS = 30  # between drawings of the learning curve, which cost more than a short epoch's bookkeeping
@@ -124,7 +124,7 @@ class _Session:
 
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from
-        report = fit(network, source, asked=("image_size", "num_classes"))
+        report = fill(network, source, asked=("image_size", "num_classes"))
         write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         say(f"started from {source}: {report}")
 

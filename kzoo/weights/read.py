@@ -12,7 +12,7 @@ from kzoo.models.base import build
 from kzoo.schema import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.npz import Npz
-from kzoo.weights.source import open_source
+from kzoo.weights.source import open_weights
 
 PREVIOUS = f"{CHECKPOINT}.previous"  # the checkpoint before the last
 BEST = "best.npz"  # the weights whose evaluation was the best
@@ -133,7 +133,7 @@ def spec_of(source):
     """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for anything else."""
     from kzoo.weights.surgery import skeleton_of
 
-    with open_source(source) as (checkpoint, _):
+    with open_weights(source) as (checkpoint, _):
         if checkpoint.spec is None:
             raise UserError(f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote.")
         require_backend()

@@ -6,13 +6,13 @@ from kzoo.data.augment import plan
 from kzoo.data.decode import to_channels
 from kzoo.data.library import keras_cv_rand_augment
 from kzoo.data.operations import operate
-from kzoo.data.pixels import crop_padded, erase, fit, fit_window, moved, normalise
+from kzoo.data.pixels import crop_padded, erase, moved, normalise, resized, resized_window
 from kzoo.data.randomness import NOISE, generator
 from kzoo.data.sources import spread
 from kzoo.errors import UserError
 
 
-class Training:
+class TrainingPictures:
     """Called with pictures, their keys (B,) and the epoch: float32 (B, H, W, C), augmented and normalised.
 
     In timm's order: crop, flip, shift, operations of RandAugment or three_augment, colour jitter, normalising, erasing.
@@ -56,12 +56,12 @@ class Training:
         """The part of the picture that the model sees, in 0..255."""
         image, method = to_channels(self.pixels(picture, change.window), self.channels, self.name), self.preprocessing.interpolation
         if change.window is not None:
-            image = fit_window(image, self.image_size, method, change.flip)
+            image = resized_window(image, self.image_size, method, change.flip)
             return moved(image, False, change.shift)
         if self.augment.crop_pad is not None:
             image = crop_padded(image, change.place, self.augment.crop_pad, self.image_size, method)
         else:
-            image = fit(image, self.image_size, self.preprocessing)
+            image = resized(image, self.image_size, self.preprocessing)
         return moved(image, change.flip, change.shift)
 
     def _finish(self, out, image, change, random):
