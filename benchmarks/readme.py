@@ -204,7 +204,7 @@ def results():
                 command = f"{command.partition('_')[0]} --model {r['model']}"
             elif command == "kill_resume_rotation":
                 command = "kill_resume --task rotation"
-            command += " --gpu" * name.endswith("_gpu")
+            command += " --gpu" if name.endswith("_gpu") else ""
             hardware = f"{r['cpu']}, {r['cores']} cores" if r["device"] == "cpu" else r["device"]
             lines.append(f"| `python -m benchmarks.{command}` | {say(r)} | {r['date'][:10]}, {hardware} |")
     return "\n".join(lines)

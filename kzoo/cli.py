@@ -54,7 +54,7 @@ def _told(error, options):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted" + "; started again in the same folder, the run continues" * (options.run is train)
+        return "interrupted; started again in the same folder, the run continues" if options.run is train else "interrupted"
     if out_of_memory(error):
         first = (str(error).strip().splitlines() or ["no more to be had"])[0]
         return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
@@ -302,6 +302,7 @@ def export(options):
 def check(options):
     from kzoo import registry
     from kzoo.errors import unknown
+    from kzoo.schema import settings_class
 
     rows = registry.rows()
     names = [options.name] if options.name in rows else registry.toys(options.name)
@@ -310,7 +311,7 @@ def check(options):
     for name in names:
         registry.find(name)  # a name that two packages claim cannot be checked
     if options.task:
-        registry.settings_class(options.task)
+        settings_class(options.task)
     _backend(options)
     from kzoo.checking import run_checks
 

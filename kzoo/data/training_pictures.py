@@ -41,16 +41,18 @@ class TrainingPictures:
     def __call__(self, pictures, keys, epoch):
         changes = plan(self.augment, self.seed, epoch, keys, [picture.shape[:2] for picture in pictures], self.image_size)
         out = np.empty((len(pictures), *self.image_size, self.channels), np.float32)
-
-        def finish(out, image, change, key):
-            self._finish(out, image, change, generator(self.seed, epoch, NOISE, int(key)) if change.erased[2] else None)
-
+        noises = [
+            generator(self.seed, epoch, NOISE, int(key)) if change.erased[2] else None for key, change in zip(keys, changes, strict=True)
+        ]
         if self.library:
             placed = self.library(np.stack([_whole(image) for image in spread(self._place, pictures, changes)]))
-            spread(finish, out, placed, changes, keys)
+            spread(self._finish, placed, changes, noises, out)
         else:  # one picture from beginning to end stays in the processor's cache
-            spread(lambda out, picture, change, key: finish(out, self._place(picture, change), change, key), out, pictures, changes, keys)
+            spread(self._make, pictures, changes, noises, out)
         return out
+
+    def _make(self, picture, change, noise, out):
+        self._finish(self._place(picture, change), change, noise, out)
 
     def _place(self, picture, change):
         """The part of the picture that the model sees, in 0..255."""
@@ -64,13 +66,13 @@ class TrainingPictures:
             image = resized(image, self.image_size, self.preprocessing)
         return moved(image, change.flip, change.shift)
 
-    def _finish(self, out, image, change, random):
-        """Writes the model's input into out (H, W, C)."""
+    def _finish(self, image, change, noise, out):
+        """Writes the model's input into out (H, W, C); noise: the random generator of what is erased."""
         if change.operations:
             image = operate(_whole(image), change.operations, self.preprocessing.fill, self.preprocessing.interpolation)
         normalise(image, self.preprocessing, out)
         if change.erased[2]:
-            erase(out, change.erased, random)
+            erase(out, change.erased, noise)
 
 
 def _whole(image):

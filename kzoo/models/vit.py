@@ -100,7 +100,8 @@ class VitConfig(ModelConfig):
     def _check_combinations(self):
         pool, width, patch = self.global_pool, self.embed_dim, self.patch_size
         if width % self.num_heads and (self.head_dim is None or pool == "map"):
-            raise UsageError(f"embed_dim {width} must be divisible by num_heads {self.num_heads}{', or head_dim set' * (pool != 'map')}.")
+            remedy = "" if pool == "map" else ", or head_dim set"
+            raise UsageError(f"embed_dim {width} must be divisible by num_heads {self.num_heads}{remedy}.")
         if self.stride is not None and self.stride > patch:
             raise UsageError(f"stride {self.stride} leaves pixels between patches of {patch} out; it must be at most patch_size.")
         if self.stem == "conv" and (patch & (patch - 1) or any(side % patch for side in self.size) or self.step != patch):

@@ -319,7 +319,7 @@ class _Watch(keras.callbacks.Callback):
             )
         if session.compiled is None:
             session.first_step_done()
-        session.progress.update(session.step, self.epoch, session.epochs, self.logs)
+        session.progress.update(session.step, self.epoch, session.plan.epochs, self.logs)
         limits = session.recipe.checkpoint
         by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
         by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60
