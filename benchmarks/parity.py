@@ -295,7 +295,7 @@ def summary(records, failed, without, then, today):
         told[text] = told.get(text, 0) + 1
     unequal = [[r["name"], r["reference"]] for r in records if not passes(r)]
     verdict = {"tolerance": TOLERANCE, "references": references, "beyond": unequal, "failed": failed, "without_reference": without}
-    known = then | {numbers["digest"]: numbers for numbers in today.values()}
+    known = {numbers["digest"]: numbers for numbers in today.values()} | then
     joined = {digest: known[digest] for digest in sorted({r.get("numbers", "") for r in records}) if digest in known}
     return verdict | {"families": families, "numbers": joined, "records": records}
 
@@ -330,17 +330,25 @@ def needs(records, waiting):
     Their sizes are those of the same rows beside other references.
     """
     sizes = {r["name"]: r["parameters"] for r in records}
-    known = [(key, sizes[name]) for key, names in waiting.items() for name in names if name in sizes]
+    known = [(name, key, sizes[name]) for key, names in waiting.items() for name in names if name in sizes]
     large = [r for r in records if r["parameters"] > 2e8]
     if not known or not large:
         return "nothing like them was measured, so what they take is not known."
-    rates = {key: [r["seconds"] / r["parameters"] for r in large if key in ("", r["reference"])] for key in ("", *waiting)}
-    hours = sum(statistics.median(rates[key] or rates[""]) * size for key, size in known) / 3600
-    shares = [r["peak_gib"] / r["parameters"] for r in large if "peak_gib" in r]
-    memory = f", the largest {max(shares) * max(size for _, size in known):.0f} GiB of memory" if shares else ""
-    had = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    told = f"by the time and memory a weight of the measured ones they take about {hours:.1f} hours{memory}"
-    return f"{told}, and this machine has {had:.0f} GiB; `--missing --minutes 90 --save` goes on with them in pieces."
+
+    def rate(what, key, middle):
+        """Of one weight: of that reference's records, else of all."""
+        every = [r for r in large if what in r]
+        own = [r for r in every if r["reference"] == key] or every
+        return middle([r[what] / r["parameters"] for r in own]) if own else 0
+
+    hours = sum(rate("seconds", key, statistics.median) * size for _, key, size in known) / 3600
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    told = f"by the time and memory a weight of the measured ones they take about {hours:.1f} hours"
+    memory = {f"{name} beside {key}": rate("peak_gib", key, max) * size for name, key, size in known}
+    beyond = [f"{pair} ({gib:.0f} GiB)" for pair, gib in memory.items() if gib > most]
+    told += f" and up to {max(memory.values()):.0f} GiB of memory, of which this machine has {most:.0f}"
+    told += f", too few for {', '.join(beyond)}" if beyond else ""
+    return f"{told}; `--missing --minutes 90 --save` goes on with them in pieces."
 
 
 HEAD = """# Parity with the reference implementations

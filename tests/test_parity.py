@@ -275,7 +275,9 @@ def test_what_was_never_measured_is_told_with_its_hours_and_memory():
     large = {"name": "large", "reference": "timm", "seconds": 30, "parameters": 3e8, "peak_gib": 6.0}
     huge = {"name": "huge", "reference": "timm", "seconds": 60, "parameters": 6e8}
     told = needs([large, huge], {"hf_vit": ["large"] * 60 + ["huge"] * 30})
-    assert "about 1.0 hours, the largest 12 GiB of memory" in told
+    assert "about 1.0 hours and up to 12 GiB of memory" in told and "huge" not in told
+    own = large | {"reference": "hf_vit", "peak_gib": 1e6}
+    assert "too few for huge beside hf_vit (2000000 GiB);" in needs([large, huge, own], {"hf_vit": ["huge"], "timm": ["large"]})
     assert "not known" in needs([], {"timm": ["vit_toy"]})
 
 
