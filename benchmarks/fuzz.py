@@ -49,7 +49,7 @@ class Sample:
     @property
     def whole(self):
         """Whether it is a whole model, which kzoo.load takes."""
-        return self.name in ("run", "keras")
+        return self.name in ("run", "best", "keras")
 
     @property
     def served(self):
@@ -82,15 +82,20 @@ def samples(root):
 
     model = randomised(kzoo.get("vit_toy"), seed=1)
     weights = {weight.path: np.asarray(weight) for weight in model.weights}
-    layouts = registry.module_of("vit_toy").LAYOUTS
+    layouts = registry.config_of("vit_toy")[1].layouts()
     timm, google = (encode(model, layouts[name], config_of_model(model)) for name in ("timm", "google"))
     tensors = {name: torch.tensor(array) for name, array in timm.items()}
     told = {"spec": dataclasses.asdict(model.spec), "step": 3, "history": [], "metrics": {}, "seconds": 1.0, "side": None}
     meta = np.frombuffer(json.dumps(told | {"started": "", "sealed": True}).encode(), "uint8")
 
-    path = sample("run", "", True, ("checkpoint.npz",)) / "checkpoint.npz"
-    np.savez(path, meta=meta, **{f"weights/{key}": value for key, value in weights.items()}, **{"optimizer/00000": np.int64(3)})
-    seal(path)
+    def run(path, weights, **others):
+        np.savez(path, meta=meta, **{f"weights/{key}": value for key, value in weights.items()}, **others)
+        seal(path)
+
+    run(sample("run", "", True, ("checkpoint.npz",)) / "checkpoint.npz", weights, **{"optimizer/00000": np.int64(3)})
+    best = sample("best", "best.npz", True)
+    run(best, weights, **{"task/head/kernel": np.diag(HEAD), "task/head/bias": HEAD})
+    run(best.with_name("checkpoint.npz"), {key: -value for key, value in weights.items()})
     model.save(sample("keras", "model.keras", True))
     kzoo.save_weights(model, sample("weights.h5 sealed", "model.weights.h5", True))
     model.save_weights(sample("weights.h5", "model.weights.h5", False))
@@ -106,6 +111,7 @@ def samples(root):
     return found
 
 
+HEAD = np.arange(1, 5, dtype="float32")  # of the view's own layer that best weights hold
 WEIGHTS = "1/variables/variables.data-00000-of-00001"
 
 
@@ -162,9 +168,9 @@ class Judge:
         path, done, guarded = damage(self._samples[name], number, folder)
         began, held = time.monotonic(), memory(new=True)
         outcome, detail = self._answered(name, path) if self._samples[name].served else self._filled(name, path, guarded)
-        if self._samples[name].whole and outcome in RIGHT:
-            whole, said = self._loaded(name, path)
-            outcome, detail = (whole, said) if whole in WRONG else (outcome, detail)
+        for read in [self._loaded] * self._samples[name].whole + [self._viewed] * (name == "best"):
+            found, said = read(name, path)
+            outcome, detail = (found, said) if found in WRONG and outcome in RIGHT else (outcome, detail)
         seconds, taken = time.monotonic() - began, memory() - held
         if (folder / "executed").exists():
             outcome = EXECUTED
@@ -174,15 +180,7 @@ class Judge:
 
     def _answered(self, name, path):
         """(outcome, detail) of an artifact's answer to two pictures, and of what its card says of them."""
-        from kzoo.errors import UserError
-
-        try:
-            answer = _answer(path)
-        except UserError as error:
-            return REFUSED, str(error)
-        except Exception as error:
-            return EXCEPTION, f"{type(error).__name__}: {error}"
-        return EQUAL if _same(answer, self._model(name)) else SILENT, ""
+        return _read(lambda: _same(_answer(path), self._model(name)), "")
 
     def _filled(self, name, path, guarded):
         """(outcome, detail) of kzoo.load_weights."""
@@ -205,16 +203,22 @@ class Judge:
     def _loaded(self, name, path):
         """(outcome, detail) of kzoo.load: the very model that was saved, or a refusal."""
         import kzoo
-        from kzoo.errors import UserError
 
         model, _, expected, _ = self._model(name)
-        try:
-            loaded = kzoo.load(path)
-        except UserError as error:
-            return REFUSED, str(error)
-        except Exception as error:
-            return EXCEPTION, f"{type(error).__name__}: {error}"
-        return (EQUAL if loaded.spec == model.spec and _same(loaded.get_weights(), expected) else SILENT), "kzoo.load"
+        best = name == "best"
+
+        def unchanged():
+            loaded = kzoo.load(path.parent if best else path, best)
+            return loaded.spec == model.spec and _same(loaded.get_weights(), expected)
+
+        return _read(unchanged, "kzoo.load")
+
+    def _viewed(self, name, path):
+        """(outcome, detail) of a task's view, its own layer filled from a run's best weights."""
+        from kzoo.tasks import trained_view
+
+        task, network = _headed_task(), self._model(name)[0]
+        return _read(lambda: _same(trained_view(task, network, path.parent, best=True).head.get_weights(), [np.diag(HEAD), HEAD]), "view")
 
     def _model(self, name):
         sample = self._samples[name]
@@ -227,6 +231,34 @@ class Judge:
             expected, digest = model.get_weights(), model.load_report.digest
             self._fitted[name] = randomised(model, seed=2), model.get_weights(), expected, digest
         return self._fitted[name]
+
+
+def _read(unchanged, what):
+    """(outcome, detail) of a call that reads, and tells whether what it read is as it was."""
+    from kzoo.errors import UserError
+
+    try:
+        return (EQUAL if unchanged() else SILENT), what
+    except UserError as error:
+        return REFUSED, str(error)
+    except Exception as error:
+        return EXCEPTION, f"{what}: {type(error).__name__}: {error}"
+
+
+def _headed_task():
+    """A task whose view has a layer of its own."""
+    import keras
+
+    from kzoo.tasks.classify import Classify
+
+    class Headed(Classify):
+        def view(self, network):
+            view = super().view(network)
+            view.head = keras.layers.Dense(len(HEAD))
+            view.head.build((None, len(HEAD)))
+            return view
+
+    return Headed()
 
 
 def _answer(folder):

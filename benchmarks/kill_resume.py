@@ -1,10 +1,14 @@
-"""A training run killed (SIGKILL) at random moments and started again ends in the weights of the run that nobody touched, bit for bit.
+"""A training run killed (SIGKILL) at random moments and started again ends in the state of the run that nobody touched, bit for bit.
 
-A toy on the embedded digits with everything random switched on, a checkpoint every three steps. Moments are uniform over the
-duration of the untouched run, so they fall into start-up, compilation, steps, saving and evaluation. A run that finishes before its
-kill is compared and another begins, until all kills are spent.
+A toy with everything random switched on that its task allows, a checkpoint every three steps: a classifier of the embedded digits, or the
+example package's encoder of rings, whose task has a head, and averages of it, in its view. Moments are uniform over the duration of the
+untouched run, so they fall into start-up, compilation, steps, saving and evaluation. A run that finishes before its kill is compared and
+another begins, until all kills are spent.
 """
 
+import dataclasses
+import hashlib
+import os
 import pathlib
 import random
 import re
@@ -13,10 +17,12 @@ import sys
 import tempfile
 import time
 
-from benchmarks.common import CHILD_ENVIRONMENT, ROOT, emit, parser, progress
-from kzoo import schema
+import numpy as np
 
-RECIPE = schema.Recipe(
+from benchmarks.common import CHILD_ENVIRONMENT, ROOT, emit, parser, progress
+from kzoo import recipe_files, schema, settings
+
+CLASSIFY = schema.Recipe(
     model="vit_toy",
     overrides={"in_channels": 1, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1},
     data=schema.Data(
@@ -31,15 +37,16 @@ RECIPE = schema.Recipe(
     steps=1200,  # ends the run; long enough that most kills fall into its steps
     task=schema.Classify(label_smoothing=0.1),
 )
-# Prints the digest of a run's final weights: names, shapes, types and every bit.
-DIGEST = """
-import hashlib, sys, kzoo
-digest = hashlib.sha256()
-for weight in kzoo.load(sys.argv[1]).weights:
-    array = weight.numpy()
-    digest.update(f"{weight.path} {array.shape} {array.dtype}".encode() + array.tobytes())
-print(digest.hexdigest())
-"""
+# A batch has the four turns of each picture, which nothing mixes.
+AUGMENT = dataclasses.replace(CLASSIFY.data.augment, mixup=0.0, color_jitter=0.2)
+ROTATION = dataclasses.replace(
+    CLASSIFY,
+    overrides=CLASSIFY.overrides | {"in_channels": 3},
+    data=schema.Data(source="rings:n=400", batch_size=8, eval_batch_size=50, augment=AUGMENT),
+    steps=500,
+)
+RECIPES = {"classify": (CLASSIFY, {}), "rotation": (ROTATION, {"task.kind": "rotation", "task.hidden": 8})}
+EXAMPLE = ROOT / "tests" / "plugin_example"  # the package that the task "rotation" comes from
 
 
 def train(recipe_file, workdir, kill_after=None):
@@ -72,29 +79,42 @@ def killed_run(recipe_file, workdir, kills, draw_moment):
     return history
 
 
-def weights_digest(workdir):
-    """SHA-256 of the final weights of a run, read in a fresh process."""
-    command = [sys.executable, "-c", DIGEST, str(workdir)]
-    return subprocess.run(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+def digest_of(workdir):
+    """SHA-256 of what a run ends with: names, shapes, types and every bit of its checkpoint's arrays and of its best weights'."""
+    digest = hashlib.sha256()
+    for name in ("checkpoint.npz", "best.npz"):
+        with np.load(workdir / name) as file:
+            for key in sorted(set(file.files) - {"meta", "kzoo_sha256"}):  # which hold times
+                digest.update(f"{name} {key} {file[key].shape} {file[key].dtype}".encode() + file[key].tobytes())
+    return digest.hexdigest()
+
+
+def install(package, folder):
+    """Installs a package into the folder, where this process and those that it starts find it."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(package)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    sys.path.append(str(folder))
+    CHILD_ENVIRONMENT["PYTHONPATH"] += os.pathsep + str(folder)
 
 
 def measure(recipe, folder, kills, seed):
     """The figures of one comparison, as emit() prints them; `folder` is empty and keeps the runs."""
     recipe_file = folder / "recipe.txt"
-    recipe_file.write_text(schema.dump(recipe))
+    recipe_file.write_text(recipe_files.dump(recipe))
     start = time.perf_counter()
     train(recipe_file, folder / "untouched")
     duration = time.perf_counter() - start
-    expected = weights_digest(folder / "untouched")
-    progress(f"untouched: {duration:.1f} s, weights {expected[:12]}")
+    expected = digest_of(folder / "untouched")
+    progress(f"untouched: {duration:.1f} s, state {expected[:12]}")
     draw, runs = random.Random(seed), []
     while (left := kills - sum(len(run["killed_after_s"]) for run in runs)) > 0:
         workdir = folder / f"killed_{len(runs)}"
         history = killed_run(recipe_file, workdir, left, lambda: draw.uniform(0, duration))
         resumed = [int(step) for step in re.findall(r"from step (\d+) of", workdir.with_suffix(".log").read_text())]
-        runs.append({"killed_after_s": history, "resumed_from_step": resumed, "identical": weights_digest(workdir) == expected})
+        runs.append({"killed_after_s": history, "resumed_from_step": resumed, "identical": digest_of(workdir) == expected})
         progress(f"{workdir.name}: identical {runs[-1]['identical']}")
     return {
+        "task": recipe.task.kind,
         "steps": recipe.steps,
         "checkpoint_every_steps": recipe.checkpoint.every_steps,
         "xla": recipe.xla,
@@ -108,14 +128,19 @@ def measure(recipe, folder, kills, seed):
 
 def main():
     options = parser(__doc__)
+    options.add_argument("--task", choices=RECIPES, default="classify", help="rotation: that of the example package (default classify)")
     options.add_argument("--kills", type=int, default=20)
     options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe, as kzoo train does")
     options = options.parse_args()
-    recipe = schema.override(RECIPE, dict(pair.split("=", 1) for pair in options.set))
+    recipe, own = RECIPES[options.task]
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(recipe, pathlib.Path(folder), options.kills, options.seed)
-    emit("kill_resume", result, options.save)
+        folder = pathlib.Path(folder)
+        if options.task != "classify":
+            install(EXAMPLE, folder / "site")
+        recipe = settings.override(recipe, own | dict(pair.split("=", 1) for pair in options.set))
+        result = measure(recipe, folder, options.kills, options.seed)
+    emit(f"kill_resume_{options.task}".removesuffix("_classify"), result, options.save)
     return 0 if result["all_identical"] else 1
 
 

@@ -21,15 +21,16 @@ def child(model, batch, changes):
     import resource
 
     import kzoo.data
-    from kzoo.schema import Data, Recipe, override
-    from kzoo.training.optimizer import Rate
+    from kzoo.schema import Data, Recipe
+    from kzoo.settings import override
+    from kzoo.training.plan import Plan
     from kzoo.training.stage import Stage
 
     recipe = override(Recipe(model=model, data=Data(batch_size=batch)), changes)
     micro = batch // recipe.optim.accumulate
     recipe = override(recipe, {"data.batch_size": micro})
-    stage = Stage(recipe, kzoo.data.open_source(f"fake:size=32,n={batch},classes=10", "train"))
-    stage.compile(Rate(recipe, 1, 100))
+    stage = Stage(Plan(recipe, kzoo.data.open_source(f"fake:size=32,n={batch},classes=10", "train")))
+    stage.compile()
     images, labels = next(iter(stage.training.epoch(0)))
     before = resident()
 

@@ -105,6 +105,10 @@ def prepare(root):
     for name, damage in CHECKPOINTS.items():
         shutil.copytree(root / "run", root / name)
         (root / name / "checkpoint.npz").write_bytes(damage(good))
+    good = (root / "run" / "best.npz").read_bytes()
+    for name, damage in CHECKPOINTS.items():
+        shutil.copytree(root / "run", root / f"best_{name}")
+        (root / f"best_{name}" / "best.npz").write_bytes(damage(good))
     for name in ("unnamed", "lost", "blocked"):
         shutil.copytree(root / "run", root / name)
     (root / "unnamed" / "recipe.txt").write_bytes(b"model = 5")
@@ -143,23 +147,24 @@ def prepare(root):
             shutil.copy(root / "good.png", root / "loops" / kind / f"{i}.png")
 
 
-RUNS = ("run", "run/model.keras", "unnamed", "lost", "blocked", *CHECKPOINTS)
+RUNS = ("run", "run/model.keras", "unnamed", "lost", "blocked", *CHECKPOINTS, *(f"best_{name}" for name in CHECKPOINTS))
+BEST = [], ["--best"]
 
 
 def _evaluate(one):
-    return ["evaluate", one("run", one(*RUNS, *PATHS)), *one([], ["--data", one(*SOURCES)])]
+    return ["evaluate", one("run", one(*RUNS, *PATHS)), *one(*BEST), *one([], ["--data", one(*SOURCES)])]
 
 
 def _predict(one):
     words = ["predict", one("run", one(*RUNS, *NAMES, *PATHS, "vit_toy", "resnet_toy")), one(*PICTURES), *one([], [one(*PICTURES)])]
     options = (["--top", one("0", "-1", "x", "1e9", "999999999")], ["--out", one(*PATHS)], ["--weights", one(*PATHS)], ["--random-weights"])
     options += (["--dtype", one("float8", "", "bfloat16")], ["--attention"], ["--json"], [], ["--random-weights"])
-    return words + one(*options) + one(*options)
+    return words + one(*BEST) + one(*options) + one(*options)
 
 
 def _export(one):
     words = ["export", one("run", *RUNS, *NAMES, *PATHS), "--format", one(*FORMATS), "--out", one(*PATHS)]
-    return words + one([], ["--quantize", one("int8", "fp16", "")], ["--random-weights"], ["--weights", one(*PATHS)])
+    return words + one(*BEST) + one([], ["--quantize", one("int8", "fp16", "")], ["--random-weights"], ["--weights", one(*PATHS)])
 
 
 def _train_file(one):
@@ -176,7 +181,7 @@ def _others(one):
     word = one(*NAMES, *PATHS, "vit_toy")
     packed = ["data", "pack", one(*SOURCES), one(*PATHS)], ["data", "pack", "digits", one(*PATHS) + ".npz"]
     listed = ["list", word], ["list", "--family", word], ["list", "--recipes", word], ["info", word], ["info", word, "--jsn"]
-    return one(*packed, *listed, ["check", word + "?"], [word], ["data", word])
+    return one(*packed, *listed, ["check", word + "?"], ["check", "vit_toy", "--task", word], [word], ["data", word])
 
 
 SHARES = (_evaluate, _predict, _predict, _predict, _export, _train, _train, _train_file, _others, _others)

@@ -3,28 +3,29 @@
 For each row and reference: random weights, written to a file by the reference, read by kzoo.get; one random picture in float32; the
 largest difference of the result and of every block's output, relative to the reference's largest value where that exceeds 1. Then
 kzoo.save_weights, read back strictly by the reference's own loader. Rows go from small to large; what was measured is kept in
-results/parity.jsonl with a digest of the sources, so that a run that was stopped goes on where it was. `--save` writes results/parity.md
-and parity.json of all that was ever measured, the newest record of each row and reference, and says how many are of earlier sources;
-options that narrow what is measured leave the others' records there. The largest rows need 24 GB of memory and 15 GB of disk (TMPDIR
-says where).
+results/parity.jsonl with the numbers of its family (benchmarks/numbers.py), so that a run that was stopped goes on where it was.
+`--save` writes results/parity.md and parity.json of all that was ever measured, the newest record of each row and reference, and says
+which hold for the code of today; options that narrow what is measured leave the others' records there. The largest rows need 24 GB of
+memory and 15 GB of disk (TMPDIR says where). A night's work in pieces: `--missing --minutes 90 --save`, again and again.
 """
 
 import fnmatch
 import gc
-import hashlib
 import json
 import math
 import os
 import pathlib
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, ROOT, emit, environment, parser, progress
+from benchmarks.numbers import CLOSE, FAMILIES, compare, measured, same_row
 from kzoo.errors import backend_name
 
-FAMILIES = ("vit", "vit_clip", "vit_dino", "deit3", "resnet", "hybrid", "coatnet")
 TOLERANCE = 1e-4
 KEPT, SAVED = RESULTS / "parity.jsonl", RESULTS / "parity.json"
 PROCESS = 5e8  # weights that one process works through: starting it costs as much time as these
@@ -56,7 +57,8 @@ def measure(name, key, folder):
         del model, blocks
         gc.collect()
         record["round_trip"] = read_back(reference, file, path, images, theirs)
-    return record | {"seconds": round(time.perf_counter() - start, 1), "date": environment()["date"]}
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # of the process, so of the largest row so far
+    return record | {"seconds": round(time.perf_counter() - start, 1), "peak_gib": peak, "date": environment()["date"]}
 
 
 def parameters_of(model):
@@ -100,9 +102,11 @@ def same_tensors(one, other):
         )
 
 
-def child(cases):
-    """Measures [name, reference] pairs and appends a line to the kept records after each."""
-    code = sources()
+def child(cases, digests, since):
+    """Measures [name, reference] pairs and appends a line to the kept records after each; digests: {family: digest of its numbers}.
+
+    Exits where the code was edited after `since`: a figure would be of neither the old nor the new.
+    """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -110,28 +114,72 @@ def child(cases):
     for name, key in cases:
         with tempfile.TemporaryDirectory() as folder:
             record = measure(name, key, pathlib.Path(folder))
-        with KEPT.open("a") as file:
-            file.write(json.dumps(record | {"sources": code}) + "\n")
+        refuse_edits(since)
+        _keep(record | {"numbers": digests[family_of(name)]})
         progress(f"{name}, {key}: result {record['result']:.1e}, blocks {record['blocks']:.1e}, {record['seconds']} s")
 
 
-def sources():
-    """A digest of the code that the figures depend on; records of other code are measured again."""
-    folders = [ROOT / "kzoo" / folder for folder in ("layers", "models", "ops", "weights")]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    files += [ROOT / "kzoo" / "registry.py", *sorted((ROOT / "benchmarks" / "references").glob("*.py")), pathlib.Path(__file__)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+def _keep(line):
+    with KEPT.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def edited():
+    """When the newest of the files changed that the figures depend on."""
+    own, folders = pathlib.Path(__file__), (ROOT / "kzoo", ROOT / "benchmarks" / "references")
+    files = [own, own.with_name("numbers.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    return max(path.stat().st_mtime_ns for path in files)
+
+
+def refuse_edits(since):
+    if edited() != since:
+        sys.exit("the code changed while it was measured; start again.")
+
+
+def family_of(name):
+    from kzoo.registry import find
+
+    return find(name).family
+
+
+def _lines():
+    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
 def working():
     """The records of the working file, in the order in which they were measured."""
-    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+    return [line for line in _lines() if "name" in line]
 
 
-def kept():
-    """{(name, reference): record} of the records that are still true."""
-    now = sources()
-    return {(r["name"], r["reference"]): r for r in working() if r["sources"] == now}
+def numbers_then():
+    """{digest: the numbers of a family} that the records, saved and working, carry the digests of."""
+    table = json.loads(SAVED.read_text()).get("numbers", {}) if SAVED.exists() else {}
+    return table | {line["digest"]: line for line in _lines() if "digest" in line}
+
+
+def standing(records, then, today):
+    """{(name, reference): ("equal" or "close" or "moved", in words)}: whether records hold, by benchmarks.numbers.compare.
+
+    then: {digest: numbers}, of the code that was measured. today: {family: numbers}.
+    """
+    found, compared = {}, {}
+    for r in records:
+        now, digest = today[family_of(r["name"])], r.get("numbers")
+        if digest not in then and digest != now["digest"]:
+            verdict = "moved", "no numbers were kept with it"
+        elif digest == now["digest"]:
+            verdict = "equal", "bit for bit"
+        else:
+            if digest not in compared:
+                compared[digest] = compare(then[digest], now)
+            verdict = compared[digest] if same_row(then[digest], now, r["name"]) else ("moved", "the settings of the row")
+        found[r["name"], r["reference"]] = verdict
+    return found
+
+
+def holding(records, then, today):
+    """{(name, reference): record} of the records that hold for the code of today; of several of a pair, the last."""
+    return {(r["name"], r["reference"]): r for r in records if standing([r], then, today)[r["name"], r["reference"]][0] != "moved"}
 
 
 def saved():
@@ -151,27 +199,35 @@ def merged(*lists):
     return sorted(newest.values(), key=lambda r: (r["parameters"], r["name"]))
 
 
-def run(sizes):
+def run(sizes, today, minutes=math.inf):
     """Measures the cases {(name, reference): weights} that are not kept yet, in processes of their own; returns those that failed.
 
-    Exits where the code is edited meanwhile: the figures would be of neither the old nor the new.
+    today: {family: numbers}. No process starts after that many minutes. Exits where the code is edited meanwhile.
     """
-    code, failed, waiting = sources(), [], [case for case in sizes if case not in kept()]
-    while waiting:
+    since, start, then = edited(), time.monotonic(), numbers_then()
+    done = holding((r for r in working() if (r["name"], r["reference"]) in sizes), then, today)
+    failed, waiting = [], [case for case in sizes if case not in done]
+    for numbers in today.values():
+        if waiting and numbers["digest"] not in then:
+            _keep(numbers)
+    digests = {family: numbers["digest"] for family, numbers in today.items()}
+    while waiting and time.monotonic() - start < 60 * minutes:
         group = [waiting[0]]
         for case in waiting[1:]:
             if sum(sizes[one] for one in group) + sizes[case] > PROCESS:
                 break
             group.append(case)
         progress(f"{len(waiting)} to go: {group[0][0]} ... {group[-1][0]}")
-        command = [sys.executable, "-m", "benchmarks.parity", "--cases", json.dumps(group)]
-        done = subprocess.run(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=sys.stderr)
-        if sources() != code:
-            sys.exit("the code changed while it was measured; start again.")
-        missing = [case for case in group if case not in kept()]
+        asked, before = json.dumps([group, digests, since]), len(working())
+        status = subprocess.run(
+            [sys.executable, "-m", "benchmarks.parity", "--cases", asked], cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=sys.stderr
+        ).returncode
+        refuse_edits(since)
+        measured_now = {(r["name"], r["reference"]) for r in working()[before:]}
+        missing = [case for case in group if case not in measured_now]
         if missing:
             failed.append(missing.pop(0))
-            progress(f"{failed[-1][0]}, {failed[-1][1]} failed (exit status {done.returncode})")
+            progress(f"{failed[-1][0]}, {failed[-1][1]} failed (exit status {status})")
         waiting = missing + waiting[len(group) :]
     return failed
 
@@ -220,29 +276,79 @@ def passes(record):
     return small and record["parameters"] == record["their_parameters"] and record["round_trip"] in (None, "bit-equal", "same outputs")
 
 
-def summary(records, failed, without):
-    """What results/parity.json says. "present" counts the rows measured on these sources, "earlier" lists the dates of the others."""
-    references, now = {}, sources()
+def summary(records, failed, without, then, today):
+    """What results/parity.json says, `then` and `today` as for standing().
+
+    "present" counts the rows whose records hold for the code of today, "earlier" lists the dates of the others; "families" tells how the
+    numbers of each family have moved since its records, "numbers" what the records are joined to.
+    """
+    references, found, families = {}, standing(records, then, today), {}
     for key in dict.fromkeys(r["reference"] for r in records):
         own = [r for r in records if r["reference"] == key]
         worst = {what: max(r[what] for r in own) for what in ("result", "blocks")}
         references[key] = {"rows": len(own), **worst, "pass": sum(map(passes, own))}
-        earlier = sorted({r["date"][:10] for r in own if r["sources"] != now})
-        references[key] |= {"present": sum(r["sources"] == now for r in own), "earlier": earlier}
+        moved = [r for r in own if found[r["name"], key][0] == "moved"]
+        references[key] |= {"present": len(own) - len(moved), "earlier": sorted({r["date"][:10] for r in moved})}
+    for r in records:
+        kind, text = found[r["name"], r["reference"]]
+        told = families.setdefault(family_of(r["name"]), {}).setdefault(kind, {})
+        told[text] = told.get(text, 0) + 1
     unequal = [[r["name"], r["reference"]] for r in records if not passes(r)]
     verdict = {"tolerance": TOLERANCE, "references": references, "beyond": unequal, "failed": failed, "without_reference": without}
-    return verdict | {"records": records}
+    known = {numbers["digest"]: numbers for numbers in today.values()} | then
+    joined = {digest: known[digest] for digest in sorted({r.get("numbers", "") for r in records}) if digest in known}
+    return verdict | {"families": families, "numbers": joined, "records": records}
 
 
-def age(references):
-    """The sentence on how many rows were measured on the present code: of summary()'s references."""
+def age(result):
+    """The sentences on how many records hold for the code of today, and on what is to be measured again: of summary()'s result."""
 
     def told(key, of):
         older = of["rows"] - of["present"]
         dates = " to ".join(dict.fromkeys((of["earlier"][0], of["earlier"][-1]))) if older else ""
-        return f"{of['present']} of {key}" + (f" (and {older} on earlier code, {dates})" if older else "")
+        return f"{of['present']} of {key}" + (f" (and {older} of earlier code, {dates}, do not)" if older else "")
 
-    return f"Rows measured on the present code: {', '.join(told(key, of) for key, of in references.items())}."
+    lines = [f"Records that hold for the code of today: {', '.join(told(key, of) for key, of in result['references'].items())}."]
+    for kind, sentence in STANDINGS.items():
+        of = [(family, text, count) for family, kinds in result["families"].items() for text, count in kinds.get(kind, {}).items()]
+        words = (f"{family} ({count} records" + (")" if kind == "equal" else f": {text})") for family, text, count in of)
+        if of:
+            lines.append(f"{sentence}: {', '.join(words)}.")
+    return " ".join(lines)
+
+
+STANDINGS = {
+    "equal": "The numbers of the code that was measured and of today's are the same, bit for bit",
+    "close": f"On this machine and these versions they are the same within {CLOSE:.0e}, which tells less than bits",
+    "moved": "Moved since, to be measured again by `--family`",
+}
+
+
+def needs(records, waiting):
+    """The sentence on what the pairs {reference: names} take that were never measured, by the time and memory a weight of the others.
+
+    Their sizes are those of the same rows beside other references.
+    """
+    sizes = {r["name"]: r["parameters"] for r in records}
+    known = [(name, key, sizes[name]) for key, names in waiting.items() for name in names if name in sizes]
+    large = [r for r in records if r["parameters"] > 2e8]
+    if not known or not large:
+        return "nothing like them was measured, so what they take is not known."
+
+    def rate(what, key, middle):
+        """Of one weight: of that reference's records, else of all."""
+        every = [r for r in large if what in r]
+        own = [r for r in every if r["reference"] == key] or every
+        return middle([r[what] / r["parameters"] for r in own]) if own else 0
+
+    hours = sum(rate("seconds", key, statistics.median) * size for _, key, size in known) / 3600
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    told = f"by the time and memory a weight of the measured ones they take about {hours:.1f} hours"
+    memory = {f"{name} beside {key}": rate("peak_gib", key, max) * size for name, key, size in known}
+    beyond = [f"{pair} ({gib:.0f} GiB)" for pair, gib in memory.items() if gib > most]
+    told += f" and up to {max(memory.values()):.0f} GiB of memory, of which this machine has {most:.0f}"
+    told += f", too few for {', '.join(beyond)}" if beyond else ""
+    return f"{told}; `--missing --minutes 90 --save` goes on with them in pieces."
 
 
 HEAD = """# Parity with the reference implementations
@@ -261,7 +367,7 @@ wrote, or, for Google's .npz, that benchmarks/references wrote and timm's own lo
 """
 
 
-def report(records, failed, without):
+def report(records, failed, without, then, today):
     """The text of results/parity.md."""
     from benchmarks.references import REFERENCES
 
@@ -272,14 +378,14 @@ def report(records, failed, without):
     hardware = f"{told['cpu']}, {told['cores']} cores, {told['system']}"
     lines += [f"{dates[0]} to {dates[-1]} UTC, {hardware}; Keras on {backend_name()}; {versions}.", ""]
     lines += ["| reference | format | independent reader | rows | equal | worst result | worst blocks |", "|---|---|---|---|---|---|---|"]
-    references = summary(records, failed, without)["references"]
-    for key, worst in references.items():
+    result = summary(records, failed, without, then, today)
+    for key, worst in result["references"].items():
         of, figures = REFERENCES[key], f"{worst['rows']} | {worst['pass']} | {worst['result']:.1e} | {worst['blocks']:.1e}"
         lines.append(f"| {key} | {of.format} | {of.reader} | {figures} |")
-    lines += ["", age(references)]
+    lines += ["", age(result)]
     if waiting := unmeasured(records):
         told = (f"{len(names)} of {key} ({', '.join(sorted(names))})" for key, names in waiting.items())
-        lines += ["", f"Not measured yet: {'; '.join(told)}."]
+        lines += ["", f"Not measured yet: {'; '.join(told)}. They are large: {needs(records, waiting)}"]
     if failed:
         lines += ["", f"**Failed**: {', '.join(f'{name} ({key})' for name, key in failed)}."]
     elsewhere = "Without a reference in timm or transformers, held to formulas, or as parts of other models, by the tests"
@@ -297,21 +403,29 @@ def main():
     options.add_argument("--family", nargs="+", action="extend", choices=FAMILIES, help="these families alone")
     options.add_argument("--names", default="*", help="a pattern of names")
     options.add_argument("--reference", default="*", help="a pattern of references: timm, google_npz, hf_vit, ...")
-    options.add_argument("--max-params", type=float, default=float("inf"), help="leave larger rows out")
-    options.add_argument("--cases", help="JSON of [name, reference] pairs; used by the benchmark itself")
+    options.add_argument("--max-params", type=float, default=math.inf, help="leave larger rows out")
+    options.add_argument("--missing", action="store_true", help="leave out what has a saved record that holds for the code of today")
+    options.add_argument("--minutes", type=float, default=math.inf, help="measure nothing more after so many; a row takes up to five")
+    options.add_argument("--cases", help="JSON of [[name, reference], ...], digests and time; used by the benchmark itself")
     options = options.parse_args()
     if options.cases:
-        return child(json.loads(options.cases))
+        return child(*json.loads(options.cases))
     os.environ.update(CHILD_ENVIRONMENT)
     RESULTS.mkdir(exist_ok=True)
     sizes = cases(options)
-    failed = run(sizes)
+    progress("the numbers of the families")
+    since, today = edited(), measured(FAMILIES if options.save else list(dict.fromkeys(family_of(name) for name, _ in sizes)))
+    refuse_edits(since)
+    if options.missing:
+        done = holding((r for r in saved() if (r["name"], r["reference"]) in sizes), numbers_then(), today)
+        sizes = {case: size for case, size in sizes.items() if case not in done}
+    failed = run(sizes, today, options.minutes)
     without = [name for name in listed(FAMILIES) if not references_of(name)]
-    measured = kept()
-    records = merged(saved(), working()) if options.save else [measured[case] for case in sizes if case in measured]
-    result = summary(records, failed, without)
+    then, own = numbers_then(), [r for r in working() if (r["name"], r["reference"]) in sizes]
+    records = merged(saved(), working()) if options.save else merged(holding(own, then, today).values())
+    result = summary(records, failed, without, then, today)
     if options.save:
-        (RESULTS / "parity.md").write_text(report(records, failed, without))
+        (RESULTS / "parity.md").write_text(report(records, failed, without, then, today))
     emit("parity", result, options.save)
     return bool(result["beyond"] or result["failed"])
 

@@ -151,7 +151,13 @@ def _odd_usage(r):
 
 def _kill_resume(r):
     same = "identical" if r["all_identical"] else "NOT identical"
-    return f"{r['kills']} kills at random moments, as many resumptions: final weights {same}"
+    return f"{r['kills']} kills at random moments, as many resumptions: {KILLED[r['task']]} {same}"
+
+
+KILLED = {
+    "classify": "final and best weights, averages and optimizer",
+    "rotation": "those of a plugin's encoder and of the head in its view",
+}
 
 
 def _train(r):
@@ -176,6 +182,7 @@ ROWS = {
     "fuzz": _fuzz,
     "odd_usage": _odd_usage,
     "kill_resume": _kill_resume,
+    "kill_resume_rotation": _kill_resume,
     "small_data": _small_data,
     **{
         f"train_{recipe}": _train
@@ -195,7 +202,9 @@ def results():
                 command = f"train {r['recipe']}"
             elif command.endswith("_224"):
                 command = f"{command.partition('_')[0]} --model {r['model']}"
-            command += " --gpu" * name.endswith("_gpu")
+            elif command == "kill_resume_rotation":
+                command = "kill_resume --task rotation"
+            command += " --gpu" if name.endswith("_gpu") else ""
             hardware = f"{r['cpu']}, {r['cores']} cores" if r["device"] == "cpu" else r["device"]
             lines.append(f"| `python -m benchmarks.{command}` | {say(r)} | {r['date'][:10]}, {hardware} |")
     return "\n".join(lines)

@@ -93,7 +93,7 @@ def named(options):
 
 def digest(name, seed, options):
     """Of everything that the figures of a run were asked with."""
-    from kzoo.schema import dump
+    from kzoo.recipe_files import dump
 
     return hashlib.sha256(dump(recipe(name, seed, options, named(options))).encode()).hexdigest()[:12]
 

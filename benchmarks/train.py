@@ -15,7 +15,7 @@ def main():
     options.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe")
     options = options.parse_args()
     import kzoo
-    from kzoo.training.evaluation import read_recipe
+    from kzoo.recipe_files import read_recipe
 
     workdir = pathlib.Path(options.workdir or pathlib.Path("runs") / options.recipe)
     run = kzoo.train(options.recipe, workdir, dict(pair.split("=", 1) for pair in options.set))

@@ -6,10 +6,10 @@ import sys
 __version__ = "0.1.0"
 
 _HOME = {
-    "list_models": "registry", "list_recipes": "registry", "info": "registry", "get": "registry", "recipe": "registry",
-    "register": "registry", "ModelInfo": "registry", "Recipe": "schema", "UserError": "errors",
+    "list_models": "registry", "list_recipes": "recipe_files", "info": "zoo", "get": "zoo", "recipe": "recipe_files",
+    "register": "registry", "ModelInfo": "zoo", "Recipe": "schema", "UserError": "errors",
     "load": "weights", "load_weights": "weights", "save_weights": "weights",
-    "preprocessor": "preprocess", "task": "tasks", "register_task": "tasks",
+    "preprocessor": "zoo", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
 }  # fmt: skip
 __all__ = sorted(_HOME)

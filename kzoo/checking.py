@@ -1,6 +1,6 @@
 """The conformance list that every model, ours or a plugin's, has to pass: `kzoo check`, and the tests of each family.
 
-A check is a function of a model's name that raises on failure, and may return why it does not apply here.
+A check is a function of a model's name and of the Task that trains it; it raises on failure, and may return why it does not apply here.
 """
 
 import pathlib
@@ -10,11 +10,17 @@ import time
 import keras
 import numpy as np
 
-from kzoo import registry
-from kzoo.errors import UserError, require
+from kzoo import registry, zoo
+from kzoo.data import open_source
+from kzoo.errors import UserError, require, unknown
+from kzoo.exporting.formats import FORMATS
+from kzoo.keras_private import compiled_as
 from kzoo.models.base import computing_in
-from kzoo.tasks import of
-from kzoo.training.optimizer import compiled_as
+from kzoo.schema import Data, Recipe
+from kzoo.tasks import named, of
+from kzoo.training.plan import Plan
+
+STEPS, FALL = 20, 0.2  # of `overfits`: the loss has then fallen by that share at least
 
 
 class CheckFailed(UserError):
@@ -26,14 +32,14 @@ def _expect(condition, text):
         raise CheckFailed(text)
 
 
-def _images(model, batch=2):
-    return of(model).example(model, batch)[0]
+def _inputs(model, batch=2):
+    return of(model).example(model, batch)
 
 
-def outputs_of(model, images):
+def outputs_of(model, inputs):
     """The model's outputs, as NumPy arrays in a list. Under JAX they are compiled whole: one compilation, not one for every operation."""
     call = model.predict_on_batch if keras.backend.backend() == "jax" else model
-    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(call(images))]
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(call(inputs))]
 
 
 def randomise(model, seed=0):
@@ -44,19 +50,16 @@ def randomise(model, seed=0):
     return model
 
 
-def build(name):
+def build(name, task):
     """Finite float32 outputs of the announced shape, at two batch sizes; the batch does not mix."""
-    model = randomise(registry.get(name))
-    images = _images(model, 3)
-    for whole, one, shape in zip(outputs_of(model, images), outputs_of(model, images[:1]), _shapes(model), strict=True):
+    model = randomise(zoo.get(name))
+    inputs = _inputs(model, 3)
+    first = keras.tree.map_structure(lambda array: array[:1], inputs)
+    for whole, one, told in zip(outputs_of(model, inputs), outputs_of(model, first), model.outputs, strict=True):
         _expect(whole.dtype == np.float32 and np.isfinite(whole).all(), f"outputs are {whole.dtype} or not finite")
-        _expect(whole.shape == (3, *shape[1:]), f"outputs have shape {whole.shape}, announced {shape}")
+        fits = len(whole.shape) == len(told.shape) and all(b in (None, a) for a, b in zip(whole.shape, told.shape, strict=True))
+        _expect(fits and len(whole) == 3, f"outputs have shape {whole.shape}, announced {told.shape}")
         _close(one, whole[:1], 1e-4, "a picture alone and in a batch")
-
-
-def _shapes(model):
-    shapes = model.output_shape
-    return shapes if isinstance(shapes, list) else [shapes]
 
 
 def _close(value, reference, tolerance, what):
@@ -64,15 +67,15 @@ def _close(value, reference, tolerance, what):
     _expect(difference <= tolerance, f"{what} differ by {difference:.1e}, allowed {tolerance:.0e}")
 
 
-def reload(name):
+def reload(name, task):
     """A saved and loaded model gives equal outputs and carries its spec; each layer rebuilds from its own config."""
-    model = randomise(registry.get(name))
+    model = randomise(zoo.get(name))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
         model.save(path)
         again = keras.models.load_model(path)
     _expect(again.spec == model.spec, f"the spec came back as {again.spec}")
-    for a, b in zip(outputs_of(model, _images(model)), outputs_of(again, _images(model)), strict=True):
+    for a, b in zip(outputs_of(model, _inputs(model)), outputs_of(again, _inputs(model)), strict=True):
         _close(b, a, 0.0, "outputs before and after saving")
     for layer in model.layers:
         config = layer.get_config()
@@ -84,78 +87,99 @@ def _plain(config):
     return keras.saving.serialize_keras_object(config)
 
 
-def _fit_batch(model, steps=1, rate=1.0, xla=False):
-    """Trains on one generated batch, under JAX always compiled (as in outputs_of), and returns the view."""
-    task = of(model)
-    trained, batch = task.view(model), task.example(model, 4)
-    trained.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=xla or keras.backend.backend() == "jax")
+def _plan(name, task):
+    recipe = Recipe(model=name, task=task.settings, data=Data(source=task.settings.smoke_source))
+    return Plan(recipe, open_source(recipe.data.source, "train"))
+
+
+def _network(name, task):
+    """The model as the task builds it to train on generated data of its sort."""
+    return _plan(name, task).network()
+
+
+def _fit(view, name, task, optimizer, steps=1, xla=False):
+    """Trains a view on one batch of that data, under JAX always compiled (as in outputs_of): [the loss before each step]."""
+    loader, losses = _plan(name, task).loader(batch_size=4), []
+    with loader.plain_errors():
+        batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
+    view.compile(optimizer=optimizer, jit_compile=xla or keras.backend.backend() == "jax")
     for _ in range(steps):
-        logs = trained.train_on_batch(*batch, return_dict=True)
-        _expect(np.isfinite(logs["loss"]), "the loss is not finite")
-    return trained
+        view.reset_metrics()
+        losses.append(float(view.train_on_batch(*batch, return_dict=True)["loss"]))
+        _expect(np.isfinite(losses[-1]), "the loss is not finite")
+    return losses
 
 
-def gradients(name):
-    """One step moves every trainable weight."""
-    model = randomise(registry.get(name))
-    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
-    _fit_batch(model)
-    still = [w.path for w, old in zip(model.trainable_weights, before, strict=True) if np.array_equal(keras.ops.convert_to_numpy(w), old)]
+def gradients(name, task):
+    """One step moves every trainable weight, the view's own among them."""
+    view = task.view(randomise(_network(name, task)))
+    before = [keras.ops.convert_to_numpy(w) for w in view.trainable_weights]
+    _fit(view, name, task, keras.optimizers.SGD(1.0))
+    still = [w.path for w, old in zip(view.trainable_weights, before, strict=True) if np.array_equal(keras.ops.convert_to_numpy(w), old)]
     _expect(not still, f"no gradient reaches {', '.join(still[:5])}")
 
 
-def xla_step(name):
+def xla_step(name, task):
     """The whole training step compiles under XLA, by the step's own word."""
     if keras.backend.backend() == "torch":
         return "torch has no XLA"
-    compiled = compiled_as(_fit_batch(registry.get(name), steps=2, rate=0.01, xla=True))
-    _expect(compiled == "xla", f"the step runs as {compiled}")
+    view = task.view(_network(name, task))
+    _fit(view, name, task, keras.optimizers.SGD(0.01), steps=2, xla=True)
+    _expect((compiled := compiled_as(view)) == "xla", f"the step runs as {compiled}")
 
 
-def bfloat16(name):
+def bfloat16(name, task):
     """With products in bfloat16, and with weights too, outputs are float32 and near those of float32; a step of the first is finite."""
-    reference = randomise(registry.get(name))
-    images = _images(reference)
-    exact, twins = outputs_of(reference, images), []
+    reference = randomise(_network(name, task))
+    inputs = _inputs(reference)
+    exact, twins = outputs_of(reference, inputs), []
     for policy in ("mixed_bfloat16", "bfloat16"):
         with computing_in(policy):
-            twins.append(registry.get(name))
+            twins.append(_network(name, task))
         twins[-1].set_weights(reference.get_weights())
-        for a, b in zip(exact, outputs_of(twins[-1], images), strict=True):
+        for a, b in zip(exact, outputs_of(twins[-1], inputs), strict=True):
             _expect(b.dtype == np.float32, f"outputs are {b.dtype}")
             _close(b, a, 0.1, f"{policy} and float32")
-    _fit_batch(twins[0], rate=0.01)
+    _fit(task.view(twins[0]), name, task, keras.optimizers.SGD(0.01))
 
 
-def sizes(name):
+def overfits(name, task):
+    """A few steps on one batch bring its loss down."""
+    first, *_, last = _fit(task.view(_network(name, task)), name, task, keras.optimizers.Adam(3e-3), STEPS)
+    _expect(first - last >= FALL * abs(first), f"{STEPS} steps on one batch bring its loss from {first:.3g} to {last:.3g}, no lower")
+
+
+def sizes(name, task):
     """Another, non-square size builds and runs."""
     height, width = registry.config_of(name)[1].size
-    model = registry.get(name, image_size=(height, width * 3 // 2))
-    _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
+    model = zoo.get(name, image_size=(height, width * 3 // 2))
+    _expect(all(np.isfinite(y).all() for y in outputs_of(model, _inputs(model))), "outputs are not finite")
 
 
-def channels(name):
+def channels(name, task):
     """One and four input channels build and run, with a preprocessing that fits."""
     for count in (1, 4):
-        model = registry.get(name, in_channels=count)
+        model = zoo.get(name, in_channels=count)
         _expect(len(model.spec.preprocessing.mean) == count, f"the preprocessing does not follow in_channels={count}")
-        _expect(all(np.isfinite(y).all() for y in outputs_of(model, _images(model))), "outputs are not finite")
+        _expect(all(np.isfinite(y).all() for y in outputs_of(model, _inputs(model))), "outputs are not finite")
 
 
-def heads(name):
+def heads(name, task):
     """Any number of classes, and none: the pooled vector."""
-    seven, pooled = registry.get(name, num_classes=7), registry.get(name, num_classes=0)
+    seven, pooled = zoo.get(name, num_classes=7), zoo.get(name, num_classes=0)
     _expect(seven.output_shape == (None, 7), f"num_classes=7 gives {seven.output_shape}")
     _expect(len(pooled.output_shape) == 2, f"num_classes=0 gives {pooled.output_shape}, not a vector")
     _expect(len(pooled.weights) < len(seven.weights), "num_classes=0 still has a head")
 
 
-def features(name):
+def features(name, task):
     """features_only gives the maps that feature_info announces, finest first, with gradients for all that they use."""
-    facts = {stage["index"]: stage for stage in registry.info(name).feature_info}
-    model = registry.get(name, features_only=True, out_indices=tuple(facts))
+    facts = {stage["index"]: stage for stage in registry.config_of(name)[1].feature_info()}
+    if not facts:
+        return "it announces no feature maps"
+    model = zoo.get(name, features_only=True, out_indices=tuple(facts))
     height, width = model.take.image_size
-    outputs = outputs_of(model, _images(model))
+    outputs = outputs_of(model, _inputs(model))
     _expect(len(outputs) == len(facts), f"{len(outputs)} maps, announced {len(facts)}")
     for output, stage in zip(outputs, facts.values(), strict=True):
         wanted = (2, height // stage["stride"], width // stage["stride"], stage["channels"])
@@ -165,7 +189,7 @@ def features(name):
 
 
 def _exports(format):
-    def check(name):
+    def check(name, task):
         from kzoo.exporting import export
 
         try:
@@ -175,29 +199,36 @@ def _exports(format):
         if keras.backend.backend() != "tensorflow":
             return "exports are checked under the TensorFlow backend"
         with tempfile.TemporaryDirectory() as folder:
-            export(randomise(registry.get(name)), pathlib.Path(folder) / format, format)
+            export(randomise(zoo.get(name)), pathlib.Path(folder) / format, format)
 
     check.__name__ = f"export_{format}"
     check.__doc__ = f"The {format} artifact agrees with Keras in its own runtime."
     return check
 
 
-CHECKS = (
-    build, reload, gradients, xla_step, bfloat16, sizes, channels, heads, features,
-    _exports("saved_model"), _exports("onnx"), _exports("litert"),
-)  # fmt: skip
+OF_MODEL = (build, reload, sizes, channels, features, *map(_exports, FORMATS))
+OF_TASK = (gradients, xla_step, bfloat16)
+NAMED = {"heads": heads, "overfits": overfits}  # of the tasks whose `checks` name them
 
 
-def run_checks(name, show=True):
-    """Runs every check on a model, printing a line each.
+def checks_of(task, model=True):
+    """The checks of a task and, with `model`, of any model. Raises UsageError for a task that names a check which is none."""
+    for name in set(task.checks) - set(NAMED):
+        raise unknown(f"check of the task {task.settings.kind}", name, NAMED)
+    return (*(OF_MODEL if model else ()), *OF_TASK, *(NAMED[name] for name in task.checks))
+
+
+def run_checks(name, kind=None, show=True):
+    """Runs every check on a model or, with the kind of a task, those of it training this model, printing a line each.
 
     Returns [{"model", "check", "result": passed | failed | not applicable, "seconds", "reason"}].
     """
+    task = named(kind or registry.find(name).task)
     results = []
-    for check in CHECKS:
+    for check in checks_of(task, model=kind is None):
         began = time.monotonic()
         try:
-            reason = check(name)
+            reason = check(name, task)
             result = "not applicable" if reason else "passed"
         except Exception as error:  # a plugin's model may fail in any way; the list goes on and tells
             result, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]

@@ -54,7 +54,7 @@ def _told(error, options):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted" + "; started again in the same folder, the run continues" * (options.run is train)
+        return "interrupted; started again in the same folder, the run continues" if options.run is train else "interrupted"
     if out_of_memory(error):
         first = (str(error).strip().splitlines() or ["no more to be had"])[0]
         return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
@@ -144,6 +144,7 @@ def _add_using(command):
 
     c = command("check", check, "the conformance list of a model, or of the toys of a family or plugin, a line each")
     c.add_argument("name", metavar="NAME|FAMILY|PLUGIN")
+    c.add_argument("--task", metavar="KIND", help="instead: what is asked of a task, a plugin's for example, as it trains the model")
 
 
 def _version():
@@ -185,10 +186,10 @@ def _emit(options, value, text):
 
 
 def list_(options):
-    from kzoo import registry
+    from kzoo import recipe_files, registry
 
     if options.recipes:
-        names = registry.list_recipes(options.pattern)
+        names = recipe_files.list_recipes(options.pattern)
     else:
         names = registry.list_models(options.pattern, task=options.task, family=options.family, weights=options.weights or None)
     if not names:
@@ -197,11 +198,11 @@ def list_(options):
 
 
 def info(options):
-    from kzoo import registry
+    from kzoo import registry, zoo
 
     registry.find(options.name)
     _backend(options)
-    facts = dataclasses.asdict(registry.info(options.name))
+    facts = dataclasses.asdict(zoo.info(options.name))
     shown = facts | {
         "params": f"{facts['params']:,}",
         "gmacs": f"{facts['gmacs']:.3f}",
@@ -301,6 +302,7 @@ def export(options):
 def check(options):
     from kzoo import registry
     from kzoo.errors import unknown
+    from kzoo.schema import settings_class
 
     rows = registry.rows()
     names = [options.name] if options.name in rows else registry.toys(options.name)
@@ -308,6 +310,8 @@ def check(options):
         raise unknown("model, family or plugin", options.name, {word for row in rows.values() for word in (row.name, row.family)})
     for name in names:
         registry.find(name)  # a name that two packages claim cannot be checked
+    if options.task:
+        settings_class(options.task)
     _backend(options)
     from kzoo.checking import run_checks
 
@@ -315,7 +319,7 @@ def check(options):
     for name in names:
         if not options.json:
             print(f"{name}:")
-        results += run_checks(name, show=not options.json)
+        results += run_checks(name, options.task, show=not options.json)
     if options.json:
         print(json.dumps(results))
     return 0 if all(r["result"] != "failed" for r in results) else 1

@@ -9,9 +9,8 @@ import numpy as np
 from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.layers.embed import PatchEmbed, PositionEmbedding
-from kzoo.layers.pool import AttentionPool
 from kzoo.layers.relative import RelativeBlock
-from kzoo.layers.transformer import TransformerBlock
+from kzoo.layers.transformer import AttentionPool, TransformerBlock
 from kzoo.ops.resize import resample, resize_weights
 from kzoo.registry import config_of_model
 

@@ -11,8 +11,9 @@ import keras
 from kzoo.data.samples import samples, with_channels
 from kzoo.errors import unknown
 from kzoo.models.base import computing_in
-from kzoo.registry import get, spec_of_model
+from kzoo.registry import spec_of_model
 from kzoo.tasks import of
+from kzoo.zoo import get
 
 REDUCED = ("bfloat16",)
 BATCH = 8

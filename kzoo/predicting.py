@@ -7,11 +7,13 @@ import pathlib
 
 import numpy as np
 
-from kzoo import data, registry, tasks
+from kzoo import data, registry, tasks, zoo
 from kzoo.errors import UsageError, UserError, require, require_backend
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
-from kzoo.schema import Preprocessing, override, tupled
+from kzoo.recipe_files import RECORD, read_recipe
+from kzoo.schema import Preprocessing
+from kzoo.settings import override, tupled
 from kzoo.system import output_folder, printable, say
 
 
@@ -36,7 +38,7 @@ class ArtifactPredictor:
 
     def __call__(self, picture):
         if not self.artifact.any_size:
-            fitted = data.fit(picture, self.artifact.image_size, self.preprocessing)
+            fitted = data.resized(picture, self.artifact.image_size, self.preprocessing)
             picture = np.clip(np.rint(fitted), 0, 255).astype("uint8")
         return {name: array[0] for name, array in self.artifact.predict(picture[None]).items()}
 
@@ -60,7 +62,7 @@ def open_model(target, weights=None, random_weights=False, best=False):
         tags = f", its tag (kzoo info {target} lists them)" if registry.list_models(f"{target}.*") else ""
         raise UsageError(f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without.")
     require_backend()
-    return registry.get(target, weights=weights)
+    return zoo.get(target, weights=weights)
 
 
 def _refuse_weights(what, weights, random_weights):
@@ -71,7 +73,7 @@ def _refuse_weights(what, weights, random_weights):
 
 def _refuse_best(target, best):
     if best:
-        raise UsageError(f"--best goes with the folder of a run, which {target} is not; leave it out.")
+        raise UsageError(f"--best goes with the folder of a run, which {str(target)!r} is not; leave it out.")
 
 
 def open_target(target, weights=None, random_weights=False, dtype=None, best=False):
@@ -101,10 +103,7 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
 
 def _recipe_of(target):
     """The Recipe of a run; None for other targets."""
-    from kzoo.training.workdir import RECORD, read_record
-
-    record = pathlib.Path(target) / RECORD
-    return read_record(record)[0] if record.is_file() else None
+    return read_recipe(target)[0] if (pathlib.Path(target) / RECORD).is_file() else None
 
 
 def run_pictures(target, count=8):
@@ -184,7 +183,7 @@ def draw_attention(predictor, results, folder):
         output_folder(folder)
         paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
         title = f"{model.spec.name}: {task.line(task.answer(result.outputs, predictor.labels, 1))}"
-        fitted = data.fit(picture, model.take.image_size, model.take.preprocessing)
+        fitted = data.resized(picture, model.take.image_size, model.take.preprocessing)
         explain.draw_attention(paths[-1], fitted.round().astype("uint8"), maps, rolled, title)
     return paths + _draw_weights(model, folder)
 

@@ -1,10 +1,7 @@
 """From pictures to a model's input, on keras.ops: the same numbers in Python, in a graph and inside a SavedModel."""
 
-import pathlib
-
 from keras import ops
 
-from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.ops.resize import border, crop_offset, resample, resize_weights, resized_size
 
@@ -70,16 +67,3 @@ def _of_several_sizes(images):
     listed = isinstance(images, (list, tuple)) or str(getattr(images, "dtype", "")) == "object"
     shapes = {tuple(getattr(image, "shape", ())) for image in images} if listed else ()
     return list(images) if len(shapes) > 1 else ()
-
-
-def preprocessor(model):
-    """The Preprocessor of a model, a model's name with or without a tag, or a run."""
-    if isinstance(model, str) and not pathlib.Path(model).exists() and registry.is_name(model):
-        take = registry.config_of(model)[1].take
-        return Preprocessor(take.image_size, take.preprocessing)
-    if isinstance(model, str | pathlib.Path):
-        from kzoo.weights import load
-
-        model = load(model)
-    registry.spec_of_model(model)
-    return Preprocessor(model.take.image_size, model.take.preprocessing)

@@ -10,19 +10,19 @@ from kzoo import data
 from kzoo.errors import require
 from kzoo.exporting import export
 from kzoo.exporting.artifact import open_artifact
+from kzoo.exporting.formats import FORMATS
 from kzoo.figures import new_figure, save
 from kzoo.predicting import ArtifactPredictor, ModelPredictor, run_pictures
 from kzoo.system import say
 from kzoo.training import train
 from kzoo.weights import load
 
-FORMATS = ("saved_model", "onnx", "litert")
-
 
 def quickstart(folder):
     """Runs it all in `folder` and returns (rows, text): one row for Keras and each artifact, and the table."""
     require("tensorflow", "tensorflow_datasets", why="the quickstart")
-    require("tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", why="the quickstart's exports")
+    for row in FORMATS.values():
+        require(*row.packages, why="the quickstart's exports")
     require("matplotlib", why="the quickstart's pictures")
     folder = pathlib.Path(folder)
     run = folder / "run"

@@ -1,52 +1,26 @@
-"""What a model, a picture and a run are, as data: frozen dataclasses that load, override and dump. Standard library only."""
+"""What a model, a picture, a task and a run are, as data: frozen dataclasses. Standard library only."""
 
 import dataclasses
-import functools
-import json
 import math
 import re
-import types
+import runpy
+import sys
 import typing
 from dataclasses import dataclass, field
 
-from kzoo.errors import UsageError, unknown
+from kzoo.errors import UsageError, UserError, unknown
+from kzoo.settings import Settings, coerce, option_table
 
-
-def _part(owner):
-    """What a dataclass is called in messages."""
-    return "task" if isinstance(owner, TaskSettings) else type(owner).__name__.lower()
-
-
-def _choice(owner, name, valid):
-    value = getattr(owner, name)
-    if value not in valid:
-        raise unknown(f"{_part(owner)}.{name}", value, valid)
-
-
-def _at_least(owner, low, *names):
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and not value >= low:
-            raise UsageError(f"{_part(owner)}.{name} must be at least {low}, not {value}.")
-
-
-def _probability(owner, *names):
-    for name in names:
-        if not 0 <= getattr(owner, name) <= 1:
-            raise UsageError(f"{_part(owner)}.{name} is a probability in 0..1, not {getattr(owner, name)}.")
-
-
-def _below_one(owner, *names):
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and not 0 <= value < 1:
-            raise UsageError(f"{_part(owner)}.{name} must lie in [0, 1), not {value}.")
+OURS = "kzoo"  # the distribution of our own parts
+TASKS = "kzoo.tasks"  # the entry-point group of tasks
+SETTINGS = {}  # {kind: the class of its settings}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Settings):
     """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x / 255 - mean) / std."""
 
+    part = "preprocessing"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     crop_pct: float = 1.0
@@ -54,8 +28,8 @@ class Preprocessing:
     crop_mode: str = "center"  # center (short side resized, centre cropped) | squash (both sides resized) | border (whole picture, padded)
 
     def __post_init__(self):
-        _choice(self, "crop_mode", ("center", "squash", "border"))
-        _choice(self, "interpolation", ("nearest", "bilinear", "bicubic"))
+        self.require_choices(crop_mode=("center", "squash", "border"))
+        self.require_choices(interpolation=("nearest", "bilinear", "bicubic"))
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"preprocessing.crop_pct must lie in (0, 1], not {self.crop_pct}.")
         if len(self.mean) != len(self.std) or not min(self.std) > 0:
@@ -72,6 +46,15 @@ class Preprocessing:
             return self
         mean, std = (sum(v) / len(v) for v in (self.mean, self.std))
         return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
+
+class Take(typing.NamedTuple):
+    """What a network takes: pictures (B, *image_size, channels), prepared as `preprocessing` says, and targets of so many classes."""
+
+    image_size: tuple[int, int]  # (height, width)
+    channels: int
+    preprocessing: Preprocessing
+    classes: int | None = None  # 0 and None: the source's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +77,10 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandAugment:
+class RandAugment(Settings):
     """Random operations on a picture, timm's `rand-m9-mstd0.5-inc1` and its like (https://arxiv.org/abs/1909.13719)."""
 
+    part = "augment.rand_augment"
     layers: int = 2  # operations in a row
     magnitude: float = 9.0  # 0..10 and beyond, in the operations' own scales
     magnitude_std: float = 0.0  # of a normal draw around the magnitude
@@ -104,15 +88,16 @@ class RandAugment:
     probability: float = 0.5  # of each operation
 
     def __post_init__(self):
-        _at_least(self, 1, "layers")
-        _at_least(self, 0, "magnitude", "magnitude_std")
-        _probability(self, "probability")
+        self.require_at_least(1, "layers")
+        self.require_at_least(0, "magnitude", "magnitude_std")
+        self.require_probabilities("probability")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(Settings):
     """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing of the batch."""
 
+    part = "augment"
     crop_scale: tuple[float, ...] = ()  # (low, high) share of the area of a random resized crop; empty: the evaluation resize
     crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)  # (low, high) width / height of that crop
     flip: float = 0.0  # probability of a horizontal flip
@@ -138,10 +123,10 @@ class Augment:
             raise UsageError(f"augment.crop_scale is a share of the area, at most 1, not {self.crop_scale}.")
         if self.crop_scale and self.crop_pad is not None:
             raise UsageError("augment.crop_scale and augment.crop_pad are two ways to crop; set one of them.")
-        _choice(self, "library", ("kzoo", "keras_cv"))
-        _probability(self, "flip", "erase", "mix_probability", "mix_switch")
-        _at_least(self, 0, "shift", "crop_pad", "color_jitter", "mixup", "cutmix")
-        _at_least(self, 1, "repeats")
+        self.require_choices(library=("kzoo", "keras_cv"))
+        self.require_probabilities("flip", "erase", "mix_probability", "mix_switch")
+        self.require_at_least(0, "shift", "crop_pad", "color_jitter", "mixup", "cutmix")
+        self.require_at_least(1, "repeats")
 
     @property
     def mixes(self):
@@ -150,9 +135,10 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(Settings):
     """Where pictures come from and how they are batched."""
 
+    part = "data"
     source: str = "fake"  # tfds:NAME | folder:PATH | npz:FILE | digits | fake | KIND:REST of a plugin
     data_dir: str | None = None  # of TFDS; None: the setting KZOO_DATA_DIR, else TFDS' own default
     train_split: str = "train"
@@ -160,21 +146,25 @@ class Data:
     batch_size: int = 128
     eval_batch_size: int | None = None  # None: batch_size
     eval_crops: int = 1  # 1 | 5 (centre and corners) | 10 (those and their mirror images): probabilities averaged
-    augment: Augment = Augment()
+    augment: Augment | None = None  # or the class of its task; a recipe puts the task's own, as it is by default, in the place of None
 
     def __post_init__(self):
-        _choice(self, "eval_crops", (1, 5, 10))
-        _at_least(self, 1, "batch_size", "eval_batch_size")
+        self.require_choices(eval_crops=(1, 5, 10))
+        self.require_at_least(1, "batch_size", "eval_batch_size")
+
+    def types(self):
+        return super().types() | ({} if self.augment is None else {"augment": type(self.augment) | None})  # its task's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optim:
+class Optim(Settings):
     """The optimizer. Weight decay is decoupled and leaves out biases, norms, class tokens and position tables.
 
     Patterns are regular expressions, searched in a weight's path (`blocks_3/attn/qkv/kernel`).
     """
 
-    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix) | lars
+    part = "optim"
+    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix, heads, and what a task adds) | lars
     lr: float = 1e-3  # the peak
     weight_decay: float = 0.05
     beta_1: float = 0.9
@@ -190,10 +180,10 @@ class Optim:
     accumulate: int = 1  # batches whose mean gradient makes one step; rates, warm-up and averages count those steps
 
     def __post_init__(self):
-        _choice(self, "name", ("adamw", "sgd", "lamb", "lion", "muon", "lars"))
-        _at_least(self, 0, "lr", "weight_decay", "epsilon")
-        _at_least(self, 1, "accumulate")
-        _below_one(self, "beta_1", "beta_2", "momentum", "ema")
+        self.require_choices(name=("adamw", "sgd", "lamb", "lion", "muon", "lars"))
+        self.require_at_least(0, "lr", "weight_decay", "epsilon")
+        self.require_at_least(1, "accumulate")
+        self.require_rates("beta_1", "beta_2", "momentum", "ema")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"optim.clip_norm must be above 0, not {self.clip_norm}; None leaves gradients as they are.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
@@ -209,9 +199,10 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Settings):
     """The learning rate over the run: linear warm-up from `warmup_from` (at most half of the run), then down to `min_lr`."""
 
+    part = "schedule"
     name: str = "cosine"  # cosine | linear | step | constant
     warmup_epochs: float = 0.0
     warmup_steps: int | None = None  # takes the place of warmup_epochs
@@ -221,33 +212,59 @@ class Schedule:
     drop_factor: float = 0.1
 
     def __post_init__(self):
-        _choice(self, "name", ("cosine", "linear", "step", "constant"))
-        _at_least(self, 0, "warmup_epochs", "warmup_steps", "warmup_from", "min_lr", "drop_factor")
+        self.require_choices(name=("cosine", "linear", "step", "constant"))
+        self.require_at_least(0, "warmup_epochs", "warmup_steps", "warmup_from", "min_lr", "drop_factor")
         if (self.name == "step") != bool(self.drop_epochs) or any(e <= 0 for e in self.drop_epochs):
             raise UsageError("schedule.drop_epochs lists the epochs (above 0) after which schedule.name='step' drops the rate.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Settings):
     """When the run saves what it needs to continue: whichever limit is reached first, and at every epoch's end."""
 
+    part = "checkpoint"
     every_steps: int | None = None
     every_minutes: float | None = 10.0
 
     def __post_init__(self):
-        _at_least(self, 1, "every_steps")
-        _at_least(self, 0, "every_minutes")
+        self.require_at_least(1, "every_steps")
+        self.require_at_least(0, "every_minutes")
 
 
-SETTINGS = {}  # {kind: the class of its settings}
+def settings_class(kind):
+    """The class of a task's settings, of ours or of a plugin, whose module is then imported and registers the task.
+
+    Raises UsageError with the nearest kinds, UserError for one that two packages claim and for a plugin that fails.
+    """
+    from kzoo.plugins import entries, imported, refuse_rivals
+
+    plugged = entries(TASKS)
+    if kind not in SETTINGS and kind not in {entry.name for entry in plugged}:
+        raise unknown("task", kind, {*SETTINGS, *(entry.name for entry in plugged)})
+    plugged = [entry for entry in plugged if entry.name == kind]
+    ours = [(OURS, f"kzoo.tasks.{kind}")] if is_ours(SETTINGS.get(kind)) else []
+    refuse_rivals("task", kind, ours + [(entry.dist.name, entry.module) for entry in plugged])
+    for entry in plugged:
+        imported(entry.load, f"the task {kind!r}", entry.module, entry.dist.name)
+        if kind not in SETTINGS:
+            raise UserError(
+                f"the task {kind!r} of the plugin {entry.dist.name}: {entry.module} defines no settings whose kind is {kind!r}."
+            )
+    return SETTINGS[kind]
+
+
+def is_ours(settings):
+    """Whether a class of settings is one of kzoo's own."""
+    return getattr(settings, "__module__", "") == __name__
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSettings:
+class TaskSettings(Settings):
     """What a recipe says of its task. A frozen dataclass of each task's own, found by its `kind`, which is no field."""
 
+    part = "task"
     kind = ""
-    augments = Augment  # the random changes that its pictures can undergo
+    augments = Augment  # the class of the random changes that its pictures can undergo, a frozen dataclass: a recipe's data.augment
     smoke_source = "fake"  # generated data of its sort
 
     def __init_subclass__(cls):
@@ -265,16 +282,17 @@ class Classify(TaskSettings):
     target_threshold: float | None = None  # classes with more than this share of a mixed picture count whole, others not (binary losses)
 
     def __post_init__(self):
-        _choice(self, "loss", ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
-        _below_one(self, "label_smoothing", "target_threshold")
+        self.require_choices(loss=("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
+        self.require_rates("label_smoothing", "target_threshold")
         if self.target_threshold is not None and self.loss == "cross_entropy":
             raise UsageError("task.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Settings):
     """One run, whole. `kzoo.train` needs nothing else; `recipe.txt` in the run's folder is its dump."""
 
+    part = "recipe"
     model: str
     task: TaskSettings = Classify()
     overrides: dict = field(default_factory=dict)  # of kzoo.get: num_classes, image_size, in_channels and the family's fields
@@ -297,6 +315,7 @@ class Recipe:
 
     def __post_init__(self):
         _spell_options(self)
+        self._settle_augment()
         if "preprocessing" in self.overrides:
             raise UsageError("recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own fields.")
         if "." in self.model:
@@ -304,9 +323,9 @@ class Recipe:
                 f"recipe.model takes a name without a tag, not {self.model!r}; the address of published weights, as kzoo info shows it, "
                 "goes into init_from."
             )
-        _choice(self, "precision", ("float32", "mixed_bfloat16"))
-        _choice(self, "xla", ("required", "auto", "off"))
-        _at_least(self, 1, "epochs", "steps", "eval_every")
+        self.require_choices(precision=("float32", "mixed_bfloat16"))
+        self.require_choices(xla=("required", "auto", "off"))
+        self.require_at_least(1, "epochs", "steps", "eval_every")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"recipe.seed must lie in 0..2^32 - 1, not {self.seed}.")
         if self.keep_architecture and not self.init_from:
@@ -314,142 +333,26 @@ class Recipe:
         if self.schedule.min_lr > self.optim.lr:
             raise UsageError(f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak.")
 
+    def settled(self, changes):
+        """A task of another kind is as it is by default; an augmentation that is not of its class goes with the task before."""
+        changes = dict(changes)
+        kind = coerce(changes.pop("task.kind", self.task.kind), str, "task.kind")
+        if kind == self.task.kind:
+            return self, changes
+        task, data = settings_class(kind)(), self.data
+        data = data if type(data.augment) is task.augments else dataclasses.replace(data, augment=None)
+        return dataclasses.replace(self, task=task, data=data), changes
 
-def smoke(recipe, toy):
-    """The one rule that shrinks any recipe: the family's toy row, generated data, two steps.
-
-    Overrides that are sizes (whole numbers and tuples) come from the toy row; choices (words, shares, switches) stay.
-    """
-    kept = {k: v for k, v in recipe.overrides.items() if isinstance(v, (str, bool, float))}
-    data = dataclasses.replace(
-        recipe.data,
-        source=recipe.task.smoke_source,
-        data_dir=None,
-        train_split="train",
-        eval_split="test",
-        batch_size=4,
-        eval_batch_size=4,
-    )
-    small = {
-        "progressive": (),
-        "data_parallel": False,
-        "init_from": None,
-        "keep_architecture": False,
-        "optim": dataclasses.replace(recipe.optim, accumulate=min(recipe.optim.accumulate, 2)),
-        "epochs": 1,
-        "steps": 2,
-        "eval_every": 1,
-    }
-    return dataclasses.replace(recipe, model=toy, overrides=kept, data=data, **small)
-
-
-def flatten(value, prefix=""):
-    """A nested dataclass as {dotted key: plain value}; a mapping that is a field (overrides) is spread into keys too.
-
-    A task's settings have their kind as the first key.
-    """
-    items = value.items() if isinstance(value, dict) else ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-    flat = {prefix + "kind": value.kind} if isinstance(value, TaskSettings) else {}
-    for key, item in items:
-        if dataclasses.is_dataclass(item) or (isinstance(item, dict) and item):
-            flat.update(flatten(item, f"{prefix}{key}."))
-        elif not isinstance(item, dict) or isinstance(value, dict):  # an empty field is its default, an empty option is not
-            flat[prefix + key] = item
-    return flat
-
-
-def override(owner, changes, prefix=""):
-    """A copy of a (nested) dataclass with dotted keys changed; values may be typed or text from the command line.
-
-    All changes take effect together, then the fields are checked. Raises UsageError for an unknown key, naming the nearest, and for
-    a value of the wrong type.
-    """
-    hints = typing.get_type_hints(type(owner))
-    updates, nested = {}, {}
-    for key, value in changes.items():
-        head, _, rest = key.partition(".")
-        if head not in hints or (rest and not _nests(owner, head, hints[head])):
-            raise _unknown_key(owner, key, prefix)
-        if rest:
-            nested.setdefault(head, {})[rest] = value
-        else:
-            updates[head] = coerce(value, hints[head], prefix + key)
-    for head, inner in nested.items():
-        current = updates.get(head, getattr(owner, head))
-        if isinstance(current, dict):
-            put = _put if hints[head] is dict else _put_whole
-            updates[head] = functools.reduce(lambda found, item: put(found, *item), inner.items(), current)
-        else:
-            current = _dataclass_in(hints[head])() if current is None else current
-            if isinstance(current, TaskSettings) and "kind" in inner:
-                current, inner = _of_kind(current, dict(inner), f"{prefix}{head}.kind")
-            updates[head] = override(current, inner, f"{prefix}{head}.")
-    return dataclasses.replace(owner, **updates)
-
-
-def _of_kind(current, changes, key):
-    """(settings of the kind that the changes name, as they are where it is their own; the other changes)."""
-    from kzoo.registry import settings_class
-
-    kind = coerce(changes.pop("kind"), str, key)
-    return current if kind == current.kind else settings_class(kind)(), changes
-
-
-def _put_whole(mapping, key, value):
-    """The mapping with that value, typed or text, under the key as it is: a pattern may hold dots."""
-    return mapping | {key: plain(value)}
-
-
-def _put(mapping, key, value):
-    """The mapping with that value, typed or text, under a dotted key, which leads into the mappings inside it."""
-    head, _, rest = key.partition(".")
-    if not rest:
-        return _put_whole(mapping, key, value)
-    below = option_table(mapping.get(head, {}))
-    return mapping | {head: _put(below if isinstance(below, dict) else {}, rest, value)}
-
-
-def _unknown_key(owner, key, prefix):
-    """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr` means `optim.lr`."""
-    valid = {f.name for f in dataclasses.fields(owner)} | set(flatten(owner))
-    nearest = [name for name in valid if name.rpartition(".")[2] == key] or valid
-    return unknown("recipe key", prefix + key, [prefix + name for name in nearest])
-
-
-def _nests(owner, head, hint):
-    return isinstance(getattr(owner, head), dict) or _dataclass_in(hint) is not None
-
-
-def _dataclass_in(hint):
-    return next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
-
-
-def plain(value):
-    """Text from the command line or a recipe.txt as a number, truth value, tuple, None or the text itself."""
-    if not isinstance(value, str):
-        return tuple(plain(v) for v in value) if isinstance(value, (list, tuple)) else value
-    words = {"True": True, "False": False, "None": None}
-    if value in words:
-        return words[value]
-    text = f"[{value[1:-1].rstrip(',')}]" if value.startswith("(") and value.endswith(")") else value
-    try:
-        return plain(json.loads(text)) if not text.startswith('"') else json.loads(text)
-    except ValueError:
-        return value
-
-
-def tupled(value):
-    """A value read from JSON, which has no tuples: its lists as tuples, in mappings and lists inside it too."""
-    if isinstance(value, dict):
-        return {key: tupled(item) for key, item in value.items()}
-    return tuple(map(tupled, value)) if isinstance(value, list | tuple) else value
-
-
-def option_table(given):
-    """Options of a model as {field: value}, from that or from texts ("field=value", ...), the older spelling; anything else as it is."""
-    if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
-        return {field: plain(value) for field, _, value in (text.partition("=") for text in given)}
-    return tupled(given)
+    def _settle_augment(self):
+        """Puts the task's own augmentation in the place of none, and of another class's that says nothing."""
+        given, wanted = self.data.augment, self.task.augments
+        if type(given) is wanted:
+            return
+        if given is not None and given != type(given)():
+            raise UsageError(
+                f"data.augment is {type(given).__name__}, and the task {self.task.kind} takes {wanted.__name__}; give it that, or none."
+            )
+        object.__setattr__(self, "data", dataclasses.replace(self.data, augment=wanted()))
 
 
 def _spell_options(owner):
@@ -459,71 +362,10 @@ def _spell_options(owner):
         object.__setattr__(owner, "overrides", owner.overrides | {"backbone_options": options})
 
 
-def coerce(value, hint, key):
-    """`value` as the annotated type `hint`; raises UsageError that names the key and the type it wants."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if type(None) in options and value in (None, "None", "null"):
-        return None
-    nested = _dataclass_in(hint)
-    if nested:
-        if isinstance(value, nested):
-            return value
-        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{next(iter(flatten(nested())))}.")
-    if str in options and isinstance(value, str):
-        return json.loads(value) if len(value) > 1 and value[0] == value[-1] == '"' else value
-    value = plain(value)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is tuple and isinstance(value, tuple):
-            return tuple(coerce(v, typing.get_args(option)[0], key) for v in value)
-        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise UsageError(f"{key} takes a finite number, not {value}.")
-            return float(value)
-        if origin in (int, bool, dict) and type(value) is origin:
-            return value
-    names = " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise UsageError(f"{key} takes {names}, not {value!r}.")
-
-
-FORMER = {"task": "task.kind"} | {key: f"task.{key}" for key in ("loss", "label_smoothing", "target_threshold")}  # keys of old records
-
-
-def dump(recipe, record=None):
-    """The text of recipe.txt: sorted `key = JSON value` lines; `record` adds what was found at run time under `record.`."""
-    flat = flatten(recipe) | {f"record.{k}": v for k, v in (record or {}).items()}
-    return "".join(f"{key} = {json.dumps(flat[key])}\n" for key in sorted(flat))
-
-
-def parse(text, origin="recipe.txt"):
-    """Reads dump()'s text back: (Recipe, record). It is only ever data; raises UsageError naming the line that is not."""
-    flat = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
-            key, equals, value = line.partition(" = ")
-            try:
-                flat[key.strip()] = json.loads(value)
-            except (ValueError, RecursionError):
-                raise UsageError(f"{origin}, line {number}: expected `key = JSON value`, found {line[:60]!r}.") from None
-            if "\0" in str(flat[key.strip()]):
-                raise UsageError(f"{origin}, line {number}: no name or path of a recipe holds a NUL character.")
-    record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}
-    if not isinstance(flat.get("model"), str):
-        raise UsageError(f"{origin} names no model; it is not the record of a run.")
-    changes = tupled({FORMER.get(key, key): value for key, value in flat.items()})
-    try:
-        return override(Recipe(model=changes.pop("model")), changes), record
-    except RecursionError:
-        raise UsageError(f"{origin} is nested too deeply; it is not the record of a run.") from None
-
-
-def run_as_script(module_name, recipes):
-    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it."""
+def run_as_script(module_name, *_):
+    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it. Files may hand over their table too."""
     if module_name == "__main__":
-        import sys
-
-        from kzoo.cli import main
-
-        words = sys.argv[1:]
+        file, *words = sys.argv
         name = ":" + words.pop(0) if words and not words[0].startswith("-") else ""
-        sys.exit(main(["train", sys.argv[0] + name, *words]))
+        sys.argv = ["kzoo", "train", file + name, *words]
+        runpy.run_module("kzoo", run_name="__main__")

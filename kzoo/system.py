@@ -45,19 +45,27 @@ def writable_name(path):
     return pathlib.Path(path)
 
 
+@contextlib.contextmanager
+def writing_into(folder):
+    """Within it what the system has against writing there is raised as a UserError of one sentence with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # pathlib's, for links in a circle, is of the second kind
+        raise UserError(f"nothing can be written into {folder} ({reason(error)}); name another folder.") from error
+
+
 def output_folder(path, make=True):
     """The folder as a Path, made with its parents; or, before long work, only looked at. Raises UserError where nothing can be written."""
     folder = writable_name(path)
-    try:
-        nearest = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    with writing_into(folder):
+        whole = folder.resolve()
+        nearest = next(p for p in (whole, *whole.parents) if p.exists())
         if not nearest.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
         if make:
             folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"nothing can be written into {folder} ({reason(error)}); name another folder.") from error
     return folder
 
 

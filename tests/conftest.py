@@ -27,15 +27,32 @@ def pytest_collection_modifyitems(config, items):
 def seen(monkeypatch):
     """Call it with a folder of installed packages: kzoo sees them during the test."""
 
-    from kzoo import registry
+    from kzoo import plugins, registry
+
+    def look_again():
+        registry.rows.cache_clear()
+        plugins.entries.cache_clear()
 
     def see(folder):
         monkeypatch.syspath_prepend(folder)
-        registry.rows.cache_clear()
+        look_again()
 
     before = set(sys.modules)
     yield see
-    registry.rows.cache_clear()
+    look_again()
     for name in set(sys.modules) - before:  # other tests have other modules of these names
         if name.startswith(("plugged", "kzoo_stripes")):
             del sys.modules[name]
+
+
+@pytest.fixture
+def apart():
+    """After the test the tables of tasks are as they were before it."""
+    from kzoo.schema import SETTINGS
+    from kzoo.tasks.base import TASKS
+
+    tables = [(table, dict(table)) for table in (SETTINGS, TASKS)]
+    yield
+    for table, before in tables:
+        table.clear()
+        table.update(before)

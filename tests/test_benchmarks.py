@@ -3,10 +3,11 @@
 import statistics
 
 import keras
+import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks import odd_usage, small_data
+from benchmarks import kill_resume, odd_usage, small_data
 from benchmarks.common import interleave, quotient, spread
 from benchmarks.networks import keras_network
 from benchmarks.peers import Work, compare, lacks, library_of, share_of_peak, split_peaks
@@ -145,3 +146,17 @@ def test_another_architecture_is_not_compared(monkeypatch):
     monkeypatch.setattr("benchmarks.networks._kzoo", lambda work, config: wider)
     with pytest.raises(ValueError, match="not the same architecture"):
         keras_network("kzoo", TOY, "tensorflow", "float32")
+
+
+def test_what_a_run_ends_with_is_compared_to_the_bit(tmp_path):
+    kept = {"checkpoint": {"weights/head": 1.0, "task/head": 2.0, "task_average/head": 3.0}, "best": {"weights/head": 4.0}}
+
+    def digest(times=0.0, file="checkpoint", **changed):
+        for name, values in kept.items():
+            arrays = values | (changed if name == file else {}) | {"meta": times, "kzoo_sha256": times}
+            np.savez(tmp_path / f"{name}.npz", **{key: np.float32(value) for key, value in arrays.items()})
+        return kill_resume.digest_of(tmp_path)
+
+    others = [("checkpoint", key) for key in kept["checkpoint"]] + [("best", "weights/head")]
+    changed = [digest(file=file, **{key: np.nextafter(np.float32(kept[file][key]), np.float32(9))}) for file, key in others]
+    assert digest() == digest(times=1.0) and len({digest(), *changed}) == 5

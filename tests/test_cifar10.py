@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 import kzoo
 from kzoo import data
 from kzoo.cli import main
-from kzoo.preprocess import preprocessor
+from kzoo.zoo import preprocessor
 from tests.loaders import labels_loader
 
 pytestmark = pytest.mark.cifar10

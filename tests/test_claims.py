@@ -22,7 +22,7 @@ import kzoo
 import kzoo.data
 from benchmarks.fuzz import memory, randomised
 from benchmarks.mutate import inflate
-from kzoo import schema
+from kzoo import recipe_files, schema
 from kzoo.archives import zips
 from kzoo.archives.zips import SEAL as ARCHIVE_SEAL
 from kzoo.errors import UserError
@@ -272,7 +272,7 @@ def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path, run):
 def test_a_run_that_lost_its_checkpoint_is_not_begun_anew(tmp_path, run):
     recipe = schema.Recipe(model="vit_toy")
     shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run/recipe.txt").write_text(schema.dump(recipe))
+    (tmp_path / "run/recipe.txt").write_text(recipe_files.dump(recipe))
     (tmp_path / "run/checkpoint.npz").unlink()
     with (
         pytest.raises(UserError, match="has lost its checkpoint.npz: rename checkpoint.npz.previous to it"),

@@ -16,6 +16,7 @@ from PIL import Image
 import kzoo
 from kzoo import schema
 from kzoo.cli import main
+from kzoo.exporting.formats import FORMATS
 from kzoo.tasks import named
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -76,6 +77,7 @@ def call(capsys, *words):
         (["info", "vit_toi"], 2, "vit_toy"),
         (["list", "resnext*"], 1, "nothing matches"),
         (["check", "vitt"], 2, "vit"),
+        (["check", "vit_toy", "--task", "classfy"], 2, "classify"),
         (["predict", "vit_toy", "a.jpg"], 2, "--random-weights"),
         (["predict", "vit_toyy", "a.jpg"], 2, "vit_toy"),
         (["predict", "runs/none", "a.jpg"], 1, "does not exist"),
@@ -316,6 +318,7 @@ WITHOUT_TENSORFLOW = """
 import json, sys
 sys.modules["tensorflow"] = None
 from kzoo.cli import main
+from kzoo.exporting.formats import FORMATS
 for words in json.loads(sys.argv[1]):
     status = main(words)
     if status:
@@ -347,3 +350,11 @@ def test_the_whole_way_without_tensorflow(tmp_path):
     assert evaluated["accuracy"] == trained["accuracy"]
     assert [c["label"] for c in predicted[0]["classes"]] and 'record.compiled = "xla"' in (run / "recipe.txt").read_text()
     assert (run / "tensorboard").is_dir()
+
+
+def test_the_help_of_export_names_every_format_and_what_each_is_quantised_to(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    told = capsys.readouterr().out
+    for name, row in FORMATS.items():
+        assert name in told and all(word in told for word in row.quantize), name

@@ -6,7 +6,7 @@ import torch
 
 from kzoo import data
 from kzoo.data import resample
-from kzoo.data.pixels import fit_window, moved
+from kzoo.data.pixels import moved, resized_window
 from kzoo.schema import Preprocessing
 from tests.pictures import by_timm
 
@@ -61,9 +61,9 @@ def test_a_picture_of_the_right_size_is_only_normalised():
 def test_a_window_is_resized_as_torch_does(method, channels):
     y, x, c = np.mgrid[:40, :60, :channels]
     image = (120 + 60 * np.sin(y / 3 + c) + 60 * np.cos(x / 4 - c)).astype(np.uint8)
-    got = fit_window(image[5:35, 11:32], (16, 24), method)
+    got = resized_window(image[5:35, 11:32], (16, 24), method)
     assert got.dtype == np.uint8 and got.shape == (16, 24, channels)
-    np.testing.assert_array_equal(fit_window(image[5:35, 11:32], (16, 24), method, mirror=True), got[:, ::-1])
+    np.testing.assert_array_equal(resized_window(image[5:35, 11:32], (16, 24), method, mirror=True), got[:, ::-1])
     tensor = torch.from_numpy(image[5:35, 11:32].astype(np.float32)).permute(2, 0, 1)[None]
     want = torch.nn.functional.interpolate(tensor, (16, 24), mode=method, antialias=True)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(got, np.clip(want, 0, 255), atol=1.01)  # rounded to whole numbers twice

@@ -13,7 +13,6 @@ from kzoo.schema import TaskSettings
 from kzoo.tasks.base import Task
 from tests.test_export import FORMATS, photos
 from tests.test_plugins import plug
-from tests.test_tasks import apart  # noqa: F401 (a fixture)
 
 FAMILY = """
 import kzoo

@@ -15,8 +15,10 @@ from kzoo.errors import UsageError
 from kzoo.models.backbone import build_below
 from kzoo.models.base import computing_in
 from kzoo.models.count import count
+from kzoo.recipe_files import dump, parse
 from kzoo.registry import config_of
-from kzoo.schema import Recipe, dump, override, parse
+from kzoo.schema import Recipe
+from kzoo.settings import override
 from tests.equality import assert_equal, pair
 from tests.test_resnet import assert_close, picture
 from tests.torch_reference import import_timm

@@ -14,8 +14,7 @@ import kzoo.models
 from kzoo.checking import randomise
 from kzoo.layers.base import parts_config, set_parts
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed
-from kzoo.layers.pool import AttentionPool
-from kzoo.layers.transformer import Attention, DropPath, TransformerBlock
+from kzoo.layers.transformer import Attention, AttentionPool, DropPath, TransformerBlock
 from kzoo.models.count import macs
 from kzoo.training.optimizer import freeze
 from tests.equality import XLA, assert_trained_alike, with_and_without

@@ -4,15 +4,18 @@ import keras
 import pytest
 
 import kzoo
-from kzoo.checking import CHECKS, run_checks
+from kzoo import registry
+from kzoo.checking import checks_of, run_checks
+from kzoo.tasks import named
 
 pytestmark = pytest.mark.backends
+TASKS = {name: named(registry.find(name).task) for name in kzoo.list_models("*_toy")}
+CHECKS = [pytest.param(name, check, id=f"{name}-{check.__name__}") for name, task in TASKS.items() for check in checks_of(task)]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", kzoo.list_models("*_toy"))
+@pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_conformance(name, check):
-    not_applicable = check(name)
+    not_applicable = check(name, TASKS[name])
     if keras.backend.backend() == "tensorflow":
         assert not_applicable is None
     elif not_applicable:
@@ -20,10 +23,10 @@ def test_conformance(name, check):
 
 
 def test_a_model_that_breaks_a_promise_is_told(monkeypatch):
-    def lies(name):
+    def lies(name, task):
         """Announces 10 classes, gives 11."""
         assert kzoo.get(name).output_shape == (None, 11)
 
-    monkeypatch.setattr("kzoo.checking.CHECKS", (lies,))
+    monkeypatch.setattr("kzoo.checking.checks_of", lambda task, model: (lies,))
     (result,) = run_checks("vit_toy", show=False)
     assert result["result"] == "failed" and "AssertionError" in result["reason"]

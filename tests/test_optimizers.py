@@ -8,9 +8,10 @@ import torch
 import kzoo
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
+from kzoo.keras_private import averages
 from kzoo.models.base import ModelConfig
 from kzoo.schema import Classify, Optim, Recipe, Schedule
-from kzoo.training.optimizer import Rate, averages, freeze, make_optimizer, rate_scales, undecayed
+from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales, undecayed
 from tests.test_training_parts import X, Y, tiny
 from tests.torch_reference import import_timm
 
@@ -95,7 +96,7 @@ def timm_optimizer(name, **options):
     ids=lambda value: value.name if isinstance(value, Optim) else "",
 )
 def test_layerwise_and_sign_rules_equal_timm(optim, reference):
-    optim = kzoo.schema.override(optim, {"weight_decay": 0.3, "clip_norm": None})
+    optim = kzoo.settings.override(optim, {"weight_decay": 0.3, "clip_norm": None})
     ours, theirs = train_keras(optim)[0], train_torch(reference, optim.lr)[0]
     moved = max(np.abs(a - b).max() for a, b in zip(theirs, tiny().get_weights(), strict=True))
     assert moved > 0.01
@@ -203,7 +204,7 @@ def test_accumulated_batches_equal_one_large_batch():
     x, y = np.concatenate([X, X[:1]]), np.concatenate([Y, Y[:1]])
     optim = Optim(lr=0.02, weight_decay=0.3, clip_norm=0.05, ema=0.7)
     large = train_keras(optim, batches=(x.reshape(3, 12, 4), y.reshape(3, 12)))
-    small = train_keras(kzoo.schema.override(optim, {"accumulate": 2}), batches=(x, y))
+    small = train_keras(kzoo.settings.override(optim, {"accumulate": 2}), batches=(x, y))
     assert_equal(small[0] + small[1], large[0] + large[1], 1e-5)
 
 

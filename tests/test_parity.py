@@ -1,5 +1,6 @@
 """Numbers equal to timm's and transformers', all weights random and moved through files of the reference's own format, both ways."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,9 +11,26 @@ import pytest
 from PIL import Image
 
 import kzoo
-from benchmarks.parity import TOLERANCE, age, difference, merged, parameters_of, passes, report, same_tensors, sources, summary, unmeasured
+from benchmarks import numbers
+from benchmarks.parity import (
+    TOLERANCE,
+    age,
+    difference,
+    holding,
+    merged,
+    needs,
+    parameters_of,
+    passes,
+    report,
+    same_tensors,
+    standing,
+    summary,
+    unmeasured,
+)
 from benchmarks.references import REFERENCES, BigVisionNpz, GoogleNpz, HfVit, Timm, TimmCoatnet
 from benchmarks.references.vit import to_npz
+from kzoo.models import vit
+from kzoo.registry import config_of
 from tests.equality import CLOSE, assert_equal, pair, saved
 from tests.torch_reference import import_timm
 
@@ -234,36 +252,123 @@ def test_predictions_are_timms_top_five(tmp_path):
     np.testing.assert_allclose([c["probability"] for c in classes], wanted.values.numpy(), rtol=0.02)
 
 
+NUMBERS = {"machine": {"cpu": "this"}, "rows": "vit_toy=1 vit_tiny_patch16_224=1", "digest": "now"}
+CASE = {"outputs": "a", "gradients": "b", "timm file": "c", "projections": "outputs/result=1.0,2.0 gradients/head=0.5,1.0"}
+NUMBERS |= {"cases": {"vit_toy": CASE}}
+TODAY = dict.fromkeys(numbers.FAMILIES, NUMBERS)
+
+
 def test_the_benchmark_tells_what_is_not_equal():
-    good = {"name": "vit_toy", "reference": "timm", "title": "timm", "format": "safetensors", "result": 1e-6, "blocks": 1e-6}
-    good |= {"parameters": 5, "their_parameters": 5, "round_trip": "bit-equal", "date": "2026-01-01 00:00", "sources": sources()}
+    good = {"name": "vit_toy", "reference": "timm", "title": "timm", "format": "safetensors", "result": 1e-6, "blocks": 1e-6, "seconds": 1}
+    good |= {"parameters": 5, "their_parameters": 5, "round_trip": "bit-equal", "date": "2026-01-01 00:00", "numbers": "now"}
     bad = [{"result": 2e-4}, {"blocks": float("nan")}, {"their_parameters": 6}, {"round_trip": "tensors differ"}]
     assert passes(good) and not any(passes(good | change) for change in bad)
-    assert summary([good, good | bad[0]], [], [])["beyond"] == [["vit_toy", "timm"]]
-    text = report([good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"])
+    assert summary([good, good | bad[0]], [], [], {}, TODAY)["beyond"] == [["vit_toy", "timm"]]
+    text = report([good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"], {}, TODAY)
     assert text.count("**BEYOND**") == 4 and "**Failed**: vit_toy (hf_vit)." in text
     waiting = unmeasured([good])
     assert "vit_toy" in waiting["hf_vit"] and "vit_toy" not in waiting["timm"] and "Not measured yet: " in text
     assert difference(np.array([100.0, 0.5]), np.array([101.0, 0.0])) == pytest.approx(1 / 101)
 
 
-def test_records_of_earlier_code_stay_until_newer_ones_come_and_are_counted_apart():
-    def record(name, date, code, reference="timm"):
-        figures = {"result": 0.0, "blocks": 0.0, "round_trip": "bit-equal", "parameters": 5, "their_parameters": 5}
-        return {"name": name, "reference": reference, "date": f"2026-01-{date} 00:00", "sources": code, "title": "", "format": ""} | figures
+def test_what_was_never_measured_is_told_with_its_hours_and_memory():
+    large = {"name": "large", "reference": "timm", "seconds": 30, "parameters": 3e8, "peak_gib": 6.0}
+    huge = {"name": "huge", "reference": "timm", "seconds": 60, "parameters": 6e8}
+    told = needs([large, huge], {"hf_vit": ["large"] * 60 + ["huge"] * 30})
+    assert "about 1.0 hours and up to 12 GiB of memory" in told and "huge" not in told
+    own = large | {"reference": "hf_vit", "peak_gib": 1e6}
+    assert "too few for huge beside hf_vit (2000000 GiB);" in needs([large, huge, own], {"hf_vit": ["huge"], "timm": ["large"]})
+    assert "not known" in needs([], {"timm": ["vit_toy"]})
 
-    before = [
-        record("vit_toy", "02", "old"),
-        record("simple_vit_tiny_patch16_224", "01", "older"),
-        record("deit3_base_patch16_224", "03", "old"),
-    ]
-    after = [record("vit_toy", "04", sources()), record("deit3_base_patch16_224", "02", "older"), record("no_such_row", "04", sources())]
+
+def test_records_stay_until_newer_ones_come_and_those_of_moved_numbers_are_counted_apart():
+    def record(name, date, numbers, reference="timm"):
+        figures = {"result": 0.0, "blocks": 0.0, "round_trip": "bit-equal", "parameters": 5, "their_parameters": 5, "seconds": 1}
+        return {
+            "name": name,
+            "reference": reference,
+            "date": f"2026-01-{date} 00:00",
+            "numbers": numbers,
+            "title": "",
+            "format": "",
+        } | figures
+
+    old = record("deit3_base_patch16_224", "03", "old")
+    unjoined = record("vit_small_patch14_dinov2", "01", None)
+    del unjoined["numbers"]  # from before records were joined to numbers
+    before = [record("vit_toy", "02", "old"), unjoined, old]
+    after = [record("vit_toy", "04", "now"), record("deit3_base_patch16_224", "02", "older"), record("no_such_row", "04", "now")]
     records = merged(before, after)
-    assert {(r["name"], r["sources"]) for r in records} == {
-        *{("vit_toy", sources()), ("simple_vit_tiny_patch16_224", "older"), ("deit3_base_patch16_224", "old")}
+    assert {(r["name"], r.get("numbers")) for r in records} == {
+        *{("vit_toy", "now"), ("vit_small_patch14_dinov2", None), ("deit3_base_patch16_224", "old")}
     }
     assert merged(after, before) == records
-    result = summary(records, [], [])
+    then = {"old": NUMBERS | {"digest": "old", "cases": {"deit3_toy": CASE, "vit_toy": CASE}}, "unused": NUMBERS}
+    result = summary(records, [], [], then, TODAY)
     assert result["records"] == records and result["references"]["timm"]["earlier"] == ["2026-01-01", "2026-01-03"]
-    assert age(result["references"]) == ("Rows measured on the present code: 1 of timm (and 2 on earlier code, 2026-01-01 to 2026-01-03).")
-    assert age(result["references"]) in report(records, [], [])
+    assert set(result["numbers"]) == {"old", "now"}
+    told = age(result)
+    assert told.startswith("Records that hold for the code of today: 1 of timm (and 2 of earlier code, 2026-01-01 to 2026-01-03, do not).")
+    assert "bit for bit: vit (1 records)." in told and "vit_dino (1 records: no numbers were kept with it)" in told
+    assert told in report(records, [], [], then, TODAY)
+    assert list(holding(records, then, TODAY)) == [("vit_toy", "timm")]
+
+
+@pytest.mark.parametrize(
+    ("change", "machine", "verdict"),
+    [
+        ({}, "this", "equal"),
+        ({}, "another", "equal"),
+        ({"more": "d"}, "this", "equal"),  # what was not looked at then
+        ({"outputs": "x"}, "this", "moved"),
+        ({"outputs": "x"}, "another", "close"),
+        ({"outputs": "x", "projections": "outputs/result=1.00001,2.0 gradients/head=0.5,1.0"}, "another", "close"),
+        ({"outputs": "x", "projections": "outputs/result=1.0001,2.0 gradients/head=0.5,1.0"}, "another", "moved"),
+        ({"gradients": "x", "projections": "outputs/result=1.0,2.0"}, "another", "moved"),
+        ({"timm file": "x"}, "another", "moved"),  # moving tensors into a file rounds nothing
+    ],
+)
+def test_numbers_are_compared_by_bits_and_elsewhere_by_closeness(change, machine, verdict):
+    now = NUMBERS | {"machine": {"cpu": machine}, "digest": "another", "cases": {"vit_toy": CASE | change}}
+    kind, words = numbers.compare(NUMBERS, now)
+    assert kind == verdict and (kind != "moved" or f"{next(iter(change))} of vit_toy" in words)
+    rows = now | {"rows": "vit_toy=2 vit_tiny_patch16_224=2"}  # the toy itself was looked at; of the other only what it sets is known
+    record = {"reference": "timm", "numbers": "now"}
+    found = standing([record | {"name": name} for name in ("vit_toy", "vit_tiny_patch16_224")], {"now": NUMBERS}, {"vit": rows})
+    assert found["vit_toy", "timm"][0] == verdict and found["vit_tiny_patch16_224", "timm"][0] == "moved"
+
+
+def test_a_moved_number_moves_its_family_and_no_other(monkeypatch):
+    """An epsilon of the ViT's toy; whoever shares the family's code but not the row stays, and what is read of Google's, with theirs."""
+
+    def seen():
+        return {family: numbers.family_numbers(family, toys=True) for family in ("vit", "deit3")}
+
+    before = seen()
+    monkeypatch.setitem(vit.VARIANTS, "vit_toy", dataclasses.replace(vit.VARIANTS["vit_toy"], norm_eps=2e-6))
+    after = seen()
+    assert after["deit3"] == before["deit3"] and after["vit"]["digest"] != before["vit"]["digest"]
+    kind, words = numbers.compare(before["vit"] | {"machine": 1}, after["vit"] | {"machine": 1})
+    assert kind == "moved" and words.startswith("outputs, gradients, keras read, timm read, hf read of vit_toy (")
+
+
+def test_two_processes_see_the_same_numbers():
+    """Twelve seconds: processes of their own, as the benchmark starts them, are what is tried; convolutions, batch norm and attention."""
+    families = ("coatnet", "vit")
+    one, other = (numbers.measured(families, "--toys") for _ in range(2))
+    assert {family: one[family]["digest"] for family in families} == {family: other[family]["digest"] for family in families}
+    assert all(numbers.compare(one[family], other[family]) == ("equal", "bit for bit") for family in families)
+
+
+@pytest.mark.parametrize("family", numbers.FAMILIES)
+def test_the_models_looked_at_have_every_switch_of_the_familys_rows(family):
+    """A switch is a field of texts, or that is on, off or not given; where it is none of the looked-at models, no number would tell."""
+
+    def switches(config):
+        fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("preprocessing", "backbone")}
+        fields = {name: value if isinstance(value, str | bool | None) else "given" for name, value in fields.items()}
+        return set(fields.items())
+
+    looked_at = set().union(*(switches(config_of(*case)[1]) for case in numbers.cases(family).values()))
+    for name in kzoo.list_models(family=family):
+        assert switches(config_of(name)[1]) <= looked_at, name

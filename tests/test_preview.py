@@ -8,7 +8,7 @@ from kzoo import schema
 from kzoo.data import open_source
 from kzoo.figures import save as real_save
 from kzoo.training import preview
-from kzoo.training.engine import settle
+from kzoo.training.plan import settle
 
 RECIPE = schema.Recipe(
     model="vit_toy",

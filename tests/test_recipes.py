@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import kzoo
-from kzoo import registry, schema
+from kzoo import recipe_files, registry, schema, settings
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "recipes"
 NAMES = kzoo.list_recipes()
-FILES = sorted({path for path, _ in registry.recipe_rows().values()})
+FILES = sorted({path for path, _ in recipe_files.recipe_rows().values()})
 STARTED = [name for name in NAMES if kzoo.recipe(name).init_from]
 SCRIPT = "vit_tiny_digits"  # run as a script below, as a smoke too
 
@@ -26,14 +26,14 @@ SCRIPT = "vit_tiny_digits"  # run as a script below, as a smoke too
 def small(name):
     """(recipe, the same as a smoke)."""
     recipe = kzoo.recipe(name)
-    return recipe, schema.smoke(recipe, registry.toy_of(recipe.model))
+    return recipe, recipe_files.smoke(recipe, registry.toy_of(recipe.model))
 
 
 def traits(name):
     """What a smoke of a recipe tries: its words, and the keys whose numbers are not the default; augmentation has a test of its own."""
-    default = schema.flatten(schema.Recipe(model=""))
-    settings = {k: v for k, v in schema.flatten(small(name)[1]).items() if v != default.get(k) and not k.startswith("data.augment.")}
-    return {(key, value if isinstance(value, str) else "") for key, value in settings.items()}
+    default = settings.flatten(schema.Recipe(model=""))
+    chosen = {k: v for k, v in settings.flatten(small(name)[1]).items() if v != default.get(k) and not k.startswith("data.augment.")}
+    return {(key, value if isinstance(value, str) else "") for key, value in chosen.items()}
 
 
 def representatives():
@@ -47,7 +47,7 @@ def representatives():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_equal_the_golden(name):
-    path, text = GOLDENS / f"{name}.txt", schema.dump(kzoo.recipe(name))
+    path, text = GOLDENS / f"{name}.txt", recipe_files.dump(kzoo.recipe(name))
     if os.environ.get("KZOO_WRITE_GOLDENS"):
         path.write_text(text)
     assert path.is_file(), f"no golden for {name}: see the first lines of this file"
@@ -65,19 +65,19 @@ def test_docstring_is_an_experiment_report(path):
         assert any(line.startswith(word) for line in lines), f"no line {word!r}"
     assert any("https://" in line or line.startswith("Data: ") for line in lines)
     named = [line.split("kzoo train ")[1].split()[0] for line in lines if "kzoo train " in line]
-    assert all(registry.recipe_rows()[name][0] == path for name in named)
+    assert all(recipe_files.recipe_rows()[name][0] == path for name in named)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_fit_the_model_and_its_pictures(name):
-    from kzoo.data.training import Training
+    from kzoo.data.training_pictures import TrainingPictures
 
     recipe = kzoo.recipe(name)
-    assert registry.recipe_rows()[name][1] == recipe.model  # what kzoo.info lists without running the file
+    assert recipe_files.recipe_rows()[name][1] == recipe.model  # what kzoo.info lists without running the file
     _, config = registry.config_of(recipe.model, recipe.overrides)
     preprocessing = recipe.preprocessing or config.preprocessing
     channels = len(preprocessing.mean)
-    augmented = Training(recipe.data.augment, (32, 32), channels, preprocessing, name, recipe.seed, "numpy")
+    augmented = TrainingPictures(recipe.data.augment, (32, 32), channels, preprocessing, name, recipe.seed, "numpy")
     images = [np.random.default_rng(i).integers(0, 256, (30 + i, 40, channels), dtype=np.uint8) for i in range(8)]
     for epoch in range(5):  # 40 draws of every random change
         batch = augmented(images, np.arange(8), epoch)
@@ -101,7 +101,7 @@ def test_smoke(name, tmp_path):
     recipe, expected = small(name)
     run = kzoo.train(name, tmp_path / "run", smoke=True)
     assert run.metrics["images"] == 64 and run.history[-1]["step"] == 2
-    recorded, record = schema.parse((tmp_path / "run" / "recipe.txt").read_text())
+    recorded, record = recipe_files.parse((tmp_path / "run" / "recipe.txt").read_text())
     assert recorded == expected
     assert record["compiled"] == "xla" or recipe.xla != "required"
 
@@ -110,14 +110,14 @@ def test_smoke(name, tmp_path):
 def test_one_epoch_of_any_recipe_has_a_schedule(name):
     from kzoo.training.optimizer import Rate
 
-    recipe = schema.override(kzoo.recipe(name), {"epochs": "1"})
+    recipe = settings.override(kzoo.recipe(name), {"epochs": "1"})
     for steps in (1, 2, 311):
         rates = np.asarray(Rate(recipe, steps, steps)(np.arange(steps)))
         assert rates.shape == (steps,) and 0 < rates.max() <= recipe.optim.lr * (1 + 1e-6)
 
 
 def test_a_recipe_file_runs_as_a_script(tmp_path, monkeypatch):
-    path = registry.recipe_rows()[SCRIPT][0]
+    path = recipe_files.recipe_rows()[SCRIPT][0]
     words = [SCRIPT, "--smoke", "--workdir", str(tmp_path / "run"), "--set", "steps=1"]
     monkeypatch.setattr(sys, "argv", [str(path), *words])
     with pytest.raises(SystemExit) as end:

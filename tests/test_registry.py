@@ -177,7 +177,7 @@ def test_a_model_tells_what_it_is(tmp_path):
     model.spec = dataclasses.replace(model.spec, preprocessing=preprocessing)
     model.save(tmp_path / "m.keras")
     for each in (model, keras.models.load_model(tmp_path / "m.keras")):
-        assert each.take == ((32, 48), 1, preprocessing) and each.classes == 3
+        assert each.take == ((32, 48), 1, preprocessing, 3) and each.classes == 3
         assert each.config == registry.config_of("vit_toy", {"image_size": (32, 48), "in_channels": 1, "num_classes": 3})[1]
     for options in ({"num_classes": 0}, {"global_pool": "none"}, {"features_only": True}):
         assert kzoo.get("vit_toy", **options).classes == 0

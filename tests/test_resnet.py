@@ -7,7 +7,8 @@ import pytest
 import kzoo
 from kzoo.errors import UsageError
 from kzoo.layers.conv import BatchNorm, Conv, FrozenBatchNorm, GroupNorm, MaxPool
-from kzoo.models.resnet import TIMM, ResNetConfig
+from kzoo.models.names.resnet import TIMM
+from kzoo.models.resnet import ResNetConfig
 from kzoo.registry import config_of
 from kzoo.weights.names import pieces
 from tests.equality import XLA, assert_equal, pair

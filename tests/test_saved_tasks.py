@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kzoo
-from kzoo.schema import override
+from kzoo.settings import override
 from kzoo.tasks import make
 from kzoo.tasks.views.classify import ClassifyView
 from tests.test_plugins import installed  # noqa: F401 (a fixture)

@@ -6,21 +6,9 @@ import pytest
 
 from kzoo import schema
 from kzoo.errors import UsageError
-from kzoo.schema import (
-    Augment,
-    Classify,
-    Data,
-    Optim,
-    Preprocessing,
-    Recipe,
-    Schedule,
-    TaskSettings,
-    dump,
-    flatten,
-    override,
-    parse,
-    smoke,
-)
+from kzoo.recipe_files import dump, parse, smoke
+from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, TaskSettings
+from kzoo.settings import flatten, override
 
 FULL = Recipe(
     model="vit_toy",

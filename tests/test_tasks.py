@@ -13,14 +13,19 @@ import pytest
 from PIL import Image
 
 import kzoo
-from kzoo import registry
+from kzoo import schema
+from kzoo.data.sources import FakeSource
 from kzoo.predicting import open_target
-from kzoo.schema import SETTINGS, Classify, Data, Optim, Recipe, dump, override, parse
+from kzoo.recipe_files import dump, parse
+from kzoo.schema import Augment, Classify, Data, Optim, Recipe
+from kzoo.settings import override
 from kzoo.tasks import make, trained_view
-from kzoo.tasks.base import TASKS
-from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales
+from kzoo.training.evaluation import loader_for
+from kzoo.training.optimizer import Rate, freeze, make_optimizer, rate_scales, trained
+from kzoo.weights.read import read_checkpoint
 from tests.test_packaging import ROOT
 from tests.test_plugins import installed, plug  # noqa: F401 (a fixture)
+from tests.test_training_run import interrupt_after
 
 BASE = Recipe(
     model="vit_toy",
@@ -34,9 +39,9 @@ TURNS = {"task.kind": "rotation", "task.hidden": 8, "checkpoint.every_steps": 2}
 
 
 @pytest.fixture
-def example(installed, monkeypatch):  # noqa: F811
+def example(installed, seen):  # noqa: F811
     """The example package, installed, during a test; the folder that it lies in."""
-    monkeypatch.syspath_prepend(installed)
+    seen(installed)
     return installed
 
 
@@ -109,6 +114,60 @@ def the_turns_of_a_picture_are_predicted(example, run, tmp_path):
         make(override(BASE, TURNS).task).predict(run.model, None, pixels[..., None], run.model.take)
 
 
+SMALL = """
+import kzoo
+from keras import Input, layers
+from kzoo.models.base import ModelConfig, ZooModel
+
+VARIANTS = {"plugged_small_toy": ModelConfig(image_size=8)}
+
+@kzoo.register
+def build(config):
+    images = Input((*config.size, config.in_channels), name="images")
+    return ZooModel(images, layers.Dense(8, name="vector")(layers.Flatten(name="flat")(images)), name="plugged_small")
+"""
+
+
+@pytest.mark.backends
+def test_a_view_with_weights_of_its_own_goes_on_in_the_midst_of_an_epoch_on_any_backend(example, seen, tmp_path, monkeypatch):
+    """Between two steps of the optimizer. The network is small: each of the three trainings compiles its step."""
+    plug(tmp_path, "plugged-small", "plugged_small", SMALL)
+    seen(tmp_path)
+    data = Data(source="fake:n=16,size=8", batch_size=4, augment=Augment(shift=2))
+    optim = Optim(ema=0.9, accumulate=2, freeze=("^task/hidden/bias",))
+    recipe = override(Recipe(model="plugged_small_toy", data=data, optim=optim, steps=4), TURNS | {"checkpoint.every_steps": 1})
+    whole = kzoo.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 3)
+        kzoo.train(recipe, tmp_path / "stopped")
+    assert read_checkpoint(tmp_path / "stopped")[1]["step"] == 3
+    assert kzoo.train(recipe, tmp_path / "stopped").metrics == whole.metrics
+    first, second = arrays(whole.workdir), arrays(tmp_path / "stopped")
+    assert first.keys() == second.keys() and "task_average/head/kernel" in first
+    assert [key for key in first if not np.array_equal(first[key], second[key])] == []
+
+
+class Bare(FakeSource):
+    targets = "picture"
+
+
+def test_a_source_must_give_what_the_task_asks(example, tmp_path):
+    recipe = override(BASE, {"data.batch_size": 4, "data.eval_batch_size": 4, "steps": 1, "optim.freeze": (), "data.source": "fake:n=8"})
+    bare, labelled = (kind("pictures", "train", size=8, n=8) for kind in (Bare, FakeSource))
+    refusal = "pictures gives pictures alone, and the task classify needs a label for each picture: choose another data.source"
+    for sources in ((bare, labelled), (labelled, bare)):
+        with pytest.raises(kzoo.UserError, match=refusal):
+            kzoo.train(recipe, tmp_path / "run", data=sources)
+    mixing = TURNS | {"data.augment.cutmix": 1.0}
+    with pytest.raises(kzoo.UserError, match="MixUp and CutMix mix labels, and the task rotation has none; set data.augment.mixup"):
+        kzoo.train(recipe, tmp_path / "run", mixing)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    run = kzoo.train(recipe, tmp_path / "run", TURNS, data=(bare, labelled))
+    assert kzoo.evaluate(run.workdir, data=bare)["images"] == 8
+    with pytest.raises(kzoo.UserError, match=refusal):
+        loader_for(make(Classify()), kzoo.get("vit_toy", num_classes=10, **BASE.overrides), bare, recipe.data)
+
+
 def test_the_four_turns_are_told_by_their_logits(example):
     task = make(override(BASE, TURNS).task)
     from kzoo_rotation import turned
@@ -136,6 +195,22 @@ def test_rates_decay_and_freezing_reach_the_views_own_weights(example):
     assert not network.trainable_weights and network.trainable and len(view.trainable_weights) == 4
     with pytest.raises(kzoo.UserError, match="leaves nothing to train"):
         freeze(view, ("",))
+
+
+@pytest.mark.backends
+def test_muon_leaves_the_views_own_weights_to_adamw(example):
+    """AdamW's first step is the rate each way, without decay; Muon's is not."""
+    plain = {"optim.weight_decay": 0.0, "optim.clip_norm": None, "optim.layer_decay": None, "schedule.name": "constant"}
+    recipe = override(BASE, TURNS | plain | {"optim.name": "muon", "optim.lr": 0.01})
+    view = make(recipe.task).view(kzoo.get("vit_toy", num_classes=0, **BASE.overrides))
+    optimizer, weights, rng = make_optimizer(recipe, Rate(recipe, 1, 6), view), trained(view), np.random.default_rng(0)
+    gradients = [rng.uniform(0.5, 1, weight.shape) * rng.choice((-1, 1), weight.shape) for weight in weights.values()]
+    before = [keras.ops.convert_to_numpy(weight) for weight in weights.values()]
+    optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients], list(weights.values()))
+    steps = [old - keras.ops.convert_to_numpy(new) for old, new in zip(before, weights.values(), strict=True)]
+    plain = {name for name, step, g in zip(weights, steps, gradients, strict=True) if np.allclose(step, 0.01 * np.sign(g), atol=1e-5)}
+    assert weights.keys() - plain == {n for n, w in weights.items() if len(w.shape) == 2 and n.startswith("blocks_")}
+    assert {"task/hidden/kernel", "task/head/kernel"} <= plain and len(plain) < len(weights)
 
 
 @pytest.mark.backends
@@ -179,10 +254,10 @@ def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
 def test_a_record_names_a_plugins_task_which_is_imported_alone(example, tmp_path):
     (tmp_path / "recipe.txt").write_text(dump(override(BASE, TURNS)))
     code = (
-        f"import sys; from kzoo import schema; text = open({str(tmp_path / 'recipe.txt')!r}).read()\n"
-        "schema.override(schema.Recipe(model='vit_toy'), {'task.kind': 'classify'})\n"
+        f"import sys; from kzoo import recipe_files, schema, settings; text = open({str(tmp_path / 'recipe.txt')!r}).read()\n"
+        "settings.override(schema.Recipe(model='vit_toy'), {'task.kind': 'classify'})\n"
         "assert not any(name.startswith(('kzoo_', 'keras')) for name in sys.modules)\n"
-        "print(schema.parse(text)[0].task)\n"
+        "print(recipe_files.parse(text)[0].task)\n"
         "assert [name for name in sys.modules if name.startswith(('kzoo_', 'keras'))] == ['kzoo_rotation']"
     )
     assert fresh(example, code) == (0, "Rotate(hidden=8)\n")
@@ -207,16 +282,6 @@ def plug_task(folder, distribution, module, kind, source):
     plug(folder, distribution, module, source, entry=f"[kzoo.tasks]\n{kind} = {module}\n")
 
 
-@pytest.fixture
-def apart():
-    """After the test the tables of tasks are as they were before it."""
-    tables = [(table, dict(table)) for table in (SETTINGS, TASKS)]
-    yield
-    for table, before in tables:
-        table.clear()
-        table.update(before)
-
-
 def test_a_task_is_found_by_its_kind(tmp_path, seen, apart):
     plug_task(tmp_path, "plugged-one", "plugged_one", "plugged", TASK.format(register="@kzoo.register_task"))
     seen(tmp_path)
@@ -233,7 +298,7 @@ def test_two_claims_to_one_task_are_told(tmp_path, seen, apart, kind):
     seen(tmp_path)
     first, second = {"plugged": ("plugged-one", "plugged-two"), "classify": ("kzoo", "plugged-one")}[kind]
     with pytest.raises(kzoo.UserError, match=rf"task name '{kind}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"):
-        registry.settings_class(kind)
+        schema.settings_class(kind)
     assert override(BASE, {"task.kind": "classify"}) == BASE
 
 

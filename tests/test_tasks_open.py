@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 
 import kzoo
-from kzoo.data import Loader, open_source
-from kzoo.data.batching import Array, Batching, padded
+from kzoo import schema
+from kzoo.data import Array, Batching, Labels, Loader, open_source
+from kzoo.data.batching import padded
 from kzoo.data.decode import pixels
-from kzoo.schema import SETTINGS, Data, Recipe, TaskSettings
-from kzoo.tasks.base import TASKS, Meter, Task
+from kzoo.data.randomness import uniforms
+from kzoo.recipe_files import dump
+from kzoo.schema import Augment, Data, Recipe, TaskSettings
+from kzoo.settings import override
+from kzoo.tasks import make
+from kzoo.tasks.base import Meter, Task
+from kzoo.tasks.classify import Classify
+from kzoo.training.evaluation import loader_for
+from kzoo.training.plan import Plan, settle
 from tests.test_plugins import plug
 
 CANVASES = 70, 72
@@ -31,11 +39,51 @@ def build(config):
 """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fades:
+    dark: float = 0.0  # share of the light that is taken away
+
+
+NOISY = """
+import kzoo
+from keras import Input, layers
+from kzoo.models.base import ModelConfig, ZooModel, classifier
+
+VARIANTS = {"plugged_noisy_toy": ModelConfig(image_size=(16, 12), num_classes=3)}
+
+@kzoo.register
+def build(config):
+    x = {"image": Input((*config.size, config.in_channels), name="image"), "noise": Input((4,), name="noise")}
+    pooled = layers.GlobalAveragePooling2D(name="pool")(x["image"])
+    return ZooModel(x, classifier(layers.Concatenate(name="both")([pooled, x["noise"]]), config.num_classes), name="plugged_noisy")
+"""
+
+
+class Noisy(Labels):
+    """x = {"image", "noise" float32 (B, 4)}, the noise of each sample drawn by its key."""
+
+    def train(self, pictures, targets, keys, epoch, step):
+        images, labels = super().train(pictures, targets, keys, epoch, step)
+        return {"image": images, "noise": uniforms(self.seed, epoch, keys, 4)}, labels
+
+    def evaluate(self, pictures, targets, keys, rows):
+        images, *rest = super().evaluate(pictures, targets, keys, rows)
+        return {"image": images, "noise": padded(uniforms(self.seed, 0, keys, 4), rows)}, *rest
+
+    def signature(self, rows, *, training):
+        images, *rest = super().signature(rows, training=training)
+        return {"image": images, "noise": Array((rows, 4), np.float32)}, *rest
+
+
 class Canvases(Batching):
     """{"image": float32 (B, S, S, C) in 0..1, "mask": float32 (B, S, S), 1 where a picture lies}, S the smallest that holds the batch."""
 
+    def __init__(self, augment=None):
+        self.light = np.float32(1 - augment.dark if augment else 1)
+
     def train(self, pictures, targets, keys, epoch, step):
-        return (self._canvas(pictures),)
+        x = self._canvas(pictures)
+        return (x | {"image": x["image"] * self.light},)
 
     def evaluate(self, pictures, targets, keys, rows):
         x = self._canvas(pictures)
@@ -61,15 +109,14 @@ def colours(x):
 
 
 @pytest.fixture
-def recipe(tmp_path, seen):
-    """Of the toy task, whose tables are afterwards as they were."""
-    tables = [(table, dict(table)) for table in (SETTINGS, TASKS)]
+def recipe(tmp_path, seen, apart):
     plug(tmp_path, "plugged-open", "plugged_open", FAMILY)
     seen(tmp_path)
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings(TaskSettings):
         kind = "colour"
+        augments = Fades
 
     from kzoo.tasks.views.base import View
 
@@ -97,7 +144,7 @@ def recipe(tmp_path, seen):
         targets = "picture"
 
         def batching(self, take, source, data, seed, engine):
-            return Canvases()
+            return Canvases(data.augment)
 
         def view(self, network):
             return ColourView(network, self.settings)
@@ -110,10 +157,7 @@ def recipe(tmp_path, seen):
             return ColourMeter()
 
     data = Data(source="fake:n=12", batch_size=2)
-    yield Recipe(model="plugged_open_toy", task=Settings(), data=data, epochs=2, xla="off")
-    for table, before in tables:
-        table.clear()
-        table.update(before)
+    return Recipe(model="plugged_open_toy", task=Settings(), data=data, epochs=2, xla="off")
 
 
 @pytest.mark.backends
@@ -128,3 +172,50 @@ def test_dictionaries_of_two_canvases_without_labels_judged_by_a_loss(recipe, tm
     assert run.history[1]["eval_loss"] < run.history[0]["eval_loss"] and "accuracy" not in (tmp_path / "run" / "log.csv").read_text()
     assert "loss" in capsys.readouterr().err.splitlines()[-1]
     assert kzoo.evaluate(tmp_path / "run") == run.metrics
+
+
+@pytest.mark.backends
+def test_a_network_of_two_inputs_trains_and_is_evaluated_as_its_config_tells(tmp_path, seen, apart):
+    plug(tmp_path, "plugged-noisy", "plugged_noisy", NOISY)
+    seen(tmp_path)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings(schema.Classify):
+        kind = "noisy"
+
+    @kzoo.register_task
+    class Task(Classify):
+        settings_class = Settings
+
+        def batching(self, take, source, data, seed, engine):
+            assert take == ((16, 12), 3, schema.Preprocessing(), 3)
+            return Noisy(take, source, augment=data.augment, seed=seed, engine=engine)
+
+    data = Data(source="fake:n=12,size=16,classes=3", batch_size=4, eval_batch_size=8)
+    run = kzoo.train(Recipe(model="plugged_noisy_toy", task=Settings(), data=data), tmp_path / "run")
+    head = keras.ops.convert_to_numpy(run.model.get_layer("head").kernel)
+    assert head.shape == (7, 3) and head.all()
+    assert run.metrics["images"] == 12 and kzoo.evaluate(run.workdir) == run.metrics
+
+
+def test_an_augmentation_of_the_tasks_own_is_recorded_overridden_and_batched(recipe, tmp_path):
+    assert recipe.data.augment == Fades()
+    (tmp_path / "recipe.txt").write_text(dump(override(recipe, {"data.augment.dark": "0.5"})))
+    assert "data.augment.dark = 0.5\n" in (tmp_path / "recipe.txt").read_text() and "flip" not in (tmp_path / "recipe.txt").read_text()
+    dark, darker = (settle(tmp_path / "recipe.txt", changes)[1] for changes in ({}, {"data.augment.dark": "0.75"}))
+    assert (dark.data.augment, darker.data.augment) == (Fades(dark=0.5), Fades(dark=0.75))
+    assert override(dark, {"data.augment": "None"}) == override(dark, {"data.augment": Fades()}) == recipe
+    source = open_source(recipe.data.source, "train")
+    network = Plan(recipe, source).network()
+    plain, half, quarter = (next(iter(Plan(r, source).loader().epoch(0)))[0]["image"] for r in (recipe, dark, darker))
+    assert np.array_equal(np.asarray(plain) / 2, half) and np.array_equal(np.asarray(plain) / 4, quarter)
+    seen = [next(iter(loader_for(make(r.task), network, source, r.data).evaluation()))[0]["image"] for r in (recipe, dark)]
+    assert np.array_equal(*seen)
+
+    with pytest.raises(kzoo.UserError, match="unknown recipe key 'data.augment.flip'"):
+        override(recipe, {"data.augment.flip": 0.5})
+    with pytest.raises(kzoo.UserError, match="data.augment is Augment, and the task colour takes Fades; give it that, or none"):
+        dataclasses.replace(recipe, data=Data(augment=Augment(flip=0.5)))
+    flipped = override(dark, {"data.augment.flip": "0.5", "task.kind": "classify"})
+    assert flipped.data.augment == Augment(flip=0.5)
+    assert override(flipped, {"task.kind": "colour"}).data == recipe.data

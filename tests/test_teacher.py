@@ -11,7 +11,6 @@ from kzoo.errors import UsageError
 from kzoo.schema import Classify as Settings
 from kzoo.tasks.classify import Classify
 from kzoo.training import state
-from tests.test_tasks import apart  # noqa: F401 (a fixture)
 
 TOY = {"image_size": 8, "patch_size": 2, "num_classes": 3}
 X = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")

@@ -8,10 +8,11 @@ import torch
 
 import kzoo
 from kzoo.errors import UsageError, UserError
+from kzoo.keras_private import compiled_as
 from kzoo.schema import Classify, Data, Optim, Recipe
 from kzoo.tasks import make
 from kzoo.tasks.views.classify import LOSSES, binary_cross_entropy, binary_cross_entropy_sum, cross_entropy, valid
-from kzoo.training.optimizer import compiled_as, updates, wants_xla
+from kzoo.training.optimizer import updates, wants_xla
 from tests.equality import XLA
 from tests.torch_reference import import_timm
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import kzoo
-from kzoo import schema
+from kzoo import recipe_files, schema
 from kzoo.errors import UserError
 from kzoo.tasks.classify import Classify, ClassMeter
 from kzoo.training import engine, state
@@ -143,9 +143,9 @@ def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkey
 # Trains in each of the folders argv[2] (separated by commas) and, given argv[3], dies in the middle of that checkpoint.
 CHILD = """
 import os, signal, sys
-from kzoo import schema
+from kzoo import recipe_files
 from kzoo.training import engine
-recipe, _ = schema.parse(open(sys.argv[1]).read())
+recipe, _ = recipe_files.parse(open(sys.argv[1]).read())
 if len(sys.argv) > 3:
     import numpy as np
     savez, calls = np.savez, []
@@ -162,7 +162,7 @@ for workdir in sys.argv[2].split(","):
 
 
 def child(tmp_path, *arguments, recipe=RECIPE, **environment):
-    (tmp_path / "recipe.txt").write_text(schema.dump(recipe))
+    (tmp_path / "recipe.txt").write_text(recipe_files.dump(recipe))
     command = [sys.executable, "-c", CHILD, str(tmp_path / "recipe.txt"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -204,7 +204,7 @@ def test_what_a_run_leaves(untouched):
         "tensorboard",
     }
     assert files == expected
-    recipe, record = schema.parse((folder / "recipe.txt").read_text())
+    recipe, record = recipe_files.parse((folder / "recipe.txt").read_text())
     assert recipe == RECIPE
     assert record["compiled"] == "graph" and record["version.keras"] == keras.__version__
     assert (record["backend"], record["steps_per_epoch"], record["total_steps"]) == (keras.backend.backend(), STEPS_PER_EPOCH, STEPS)
@@ -254,7 +254,7 @@ def test_data_and_class_names_are_carried_along(tmp_path):
 def test_own_sources_are_named_in_the_record(tmp_path):
     sources = [kzoo.data.open_source("fake:size=16,n=10,classes=3", split) for split in ("train", "test")]
     run = kzoo.train(RECIPE, tmp_path / "run", {"steps": 1}, data=sources)
-    assert schema.parse((run.workdir / "recipe.txt").read_text())[0].data.source == "fake:size=16,n=10,classes=3"
+    assert recipe_files.parse((run.workdir / "recipe.txt").read_text())[0].data.source == "fake:size=16,n=10,classes=3"
     assert run.model.output_shape == (None, 3)
     assert run.history[-1]["step"] == 1  # ten pictures make one batch of eight: an epoch of one step
 
@@ -361,7 +361,7 @@ def test_a_run_recorded_before_tasks_had_settings_goes_on(untouched, tmp_path):
 def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
     with pytest.raises(UserError, match="no file"):
         train(tmp_path / "run", data__source=f"npz:{tmp_path}/none.npz")
-    (tmp_path / "run" / "recipe.txt").write_text(schema.dump(dataclasses.replace(RECIPE, seed=9)))  # as a kill at the first step leaves it
+    (tmp_path / "run" / "recipe.txt").write_text(recipe_files.dump(dataclasses.replace(RECIPE, seed=9)))  # a kill at the first step
     assert train(tmp_path / "run", steps=1).history[-1]["step"] == 1
 
 

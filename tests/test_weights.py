@@ -11,7 +11,6 @@ import torch
 from safetensors.numpy import save_file
 
 import kzoo
-from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.registry import config_of_model
 from kzoo.weights.names import encode
@@ -127,7 +126,7 @@ def test_a_table_with_other_class_tokens_is_not_resized(donor):
 
 
 def by_timms_names(model):
-    return encode(model, registry.module_of("vit_toy").LAYOUTS["timm"], config_of_model(model))
+    return encode(model, config_of_model(model).layouts()["timm"], config_of_model(model))
 
 
 PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "backbone.", "encoder.", "model.backbone.")

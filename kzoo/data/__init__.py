@@ -1,11 +1,12 @@
 """Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation, two engines."""
 
-from kzoo.data.batching import Array, Batching, Labels, Take
+from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.decode import decode, read_picture
 from kzoo.data.loader import Loader, engine_for
 from kzoo.data.pack import pack
-from kzoo.data.pixels import fit, normalise, prepare
+from kzoo.data.pixels import normalise, prepare, resized
 from kzoo.data.sources import Source, open_source
+from kzoo.schema import Take
 
 __all__ = [
     "Array",
@@ -16,7 +17,7 @@ __all__ = [
     "Take",
     "decode",
     "engine_for",
-    "fit",
+    "resized",
     "normalise",
     "open_source",
     "pack",

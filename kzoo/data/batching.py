@@ -1,24 +1,13 @@
 """What a batch of a task is: pictures and targets of a source into arrays. The Loader keeps order, resume and threads."""
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
 from kzoo.data import mixing
 from kzoo.data.decode import to_channels
-from kzoo.data.evaluation import Evaluation
-from kzoo.data.training import Training
-from kzoo.schema import Preprocessing
-
-
-class Take(NamedTuple):
-    """What a network takes: the size (H, W), channels and preprocessing of its pictures, and how many classes its targets have."""
-
-    image_size: tuple[int, int]
-    channels: int
-    preprocessing: Preprocessing
-    classes: int | None = None  # None: the source's own
+from kzoo.data.evaluation_pictures import EvaluationPictures
+from kzoo.data.training_pictures import TrainingPictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +56,15 @@ class Labels(Batching):
         self.augment, self.crops, self.seed = augment, crops, seed
         self.repeats = augment.repeats if augment else 1
         common = (height, width), channels, take.preprocessing.for_channels(channels), source.name
-        self._evaluated = Evaluation(*common, crops)
-        self._trained = Training(augment, *common, seed, engine) if augment else lambda pictures, keys, epoch: self._evaluated(pictures)
+        self._evaluated = EvaluationPictures(*common, crops)
+        self._trained = TrainingPictures(augment, *common, seed, engine) if augment else None
 
     @property
     def _mixes(self):
         return self.augment is not None and self.augment.mixes
 
     def train(self, pictures, targets, keys, epoch, step):
-        images = self._trained(pictures, keys, epoch)
+        images = self._trained(pictures, keys, epoch) if self._trained else self._evaluated(pictures)
         if not self._mixes:
             return images, targets
         return mixing.mix(images, targets, self.classes, mixing.draw(self.augment, self.seed, epoch, step, self.shape[:2]))

@@ -10,16 +10,16 @@ from kzoo.ops.resize import crop_offset, resized_size
 
 def prepare(image, image_size, preprocessing):
     """Evaluation preprocessing of uint8 (h, w, C), or a batch (B, h, w, C) of equal sizes: float32 (..., H, W, C), normalised."""
-    return normalise(fit(image, image_size, preprocessing), preprocessing)
+    return normalise(resized(image, image_size, preprocessing), preprocessing)
 
 
-def fit(image, image_size, preprocessing, place=(0.5, 0.5)):
+def resized(image, image_size, preprocessing, place=(0.5, 0.5)):
     """The evaluation resize and crop of (h, w, C), or a batch of equal sizes: float32 (..., H, W, C) in 0..255, or `image` if it fits.
 
     place (down, right): 0 the first, 0.5 the middle and 1 the last position of the crop.
     """
     if image.ndim > 3:
-        return np.stack([fit(one, image_size, preprocessing, place) for one in image])
+        return np.stack([resized(one, image_size, preprocessing, place) for one in image])
     have = image.shape[:2]
     if have == tuple(image_size) and preprocessing.crop_pct == 1:
         return image
@@ -34,7 +34,7 @@ def fit(image, image_size, preprocessing, place=(0.5, 0.5)):
     return fitted
 
 
-def fit_window(image, image_size, method, mirror=False):
+def resized_window(image, image_size, method, mirror=False):
     """uint8 (h, w, C), a part of a picture, resized to uint8 (H, W, C) and mirrored left and right where asked."""
     return resample_uint8(image, image_size, method, mirror)
 
@@ -46,12 +46,12 @@ def crop_padded(image, place, pad, image_size, method):
     (down, right) in [0, 1) between the first and the last possible position.
     """
     grown = resized_size(*image.shape[:2], image_size, 1.0)
-    resized = resample_uint8(image, grown, method)
+    covering = resample_uint8(image, grown, method)
     rows, columns = (
         _reflected(int(where * (full + 2 * pad - side + 1)) - pad + np.arange(side), full)
         for where, side, full in zip(place, image_size, grown, strict=True)
     )
-    return resized[rows][:, columns]
+    return covering[rows][:, columns]
 
 
 def _reflected(positions, size):

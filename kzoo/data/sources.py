@@ -13,7 +13,8 @@ import numpy as np
 from kzoo.data.decode import pixels
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
-from kzoo.registry import OURS, entries, imported, refuse_rivals
+from kzoo.plugins import entries, imported, refuse_rivals
+from kzoo.schema import OURS
 
 PLUGINS = "kzoo.sources"  # the entry-point group
 _THREADS = min(os.cpu_count() or 1, 16)
@@ -21,12 +22,16 @@ EVALUATION = ("test", "validation", "val")  # synonyms: a set that has one of th
 
 
 class Source:
-    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__ and open."""
+    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__ and open.
+
+    One that gives something else, or pictures alone, says so by `targets`, as tasks say what they need.
+    """
 
     name = ""
     num_classes = 0
     class_names = ()
     channels = 3
+    targets = "label"  # beside the picture: label | objects | picture (nothing; any number stands in a label's place)
     streams = False  # True: read in file order through records() and decode() instead of batch()
 
     def __len__(self):

@@ -6,28 +6,28 @@ import re
 import threading
 
 from kzoo.errors import UserError, require
-from kzoo.exporting.papers import PAYLOAD, whole_card
+from kzoo.exporting.formats import FORMATS
+from kzoo.exporting.papers import whole_card
 
 
 class Artifact:
     """An exported model: `predict` pictures; `card`, `labels`, `format`, `image_size` (height, width) and `channels` describe it."""
 
-    any_size = False  # whether pictures of other sizes than image_size are taken
-    packages = ()
-
     def __init__(self, folder, card):
         self.folder, self.card, self.format = pathlib.Path(folder), card, card["format"]
         self.image_size, self.channels = tuple(card["input"]["image_size"]), card["input"]["shape"][3]
         self.labels = tuple(card["class_names"])
-        payload = self.folder / PAYLOAD[self.format]
+        row = FORMATS[self.format]
+        self.any_size = row.any_size  # whether pictures of other sizes than image_size are taken
+        payload, runtime = self.folder / row.payload, row.packages[-1]
         if not payload.exists():
             raise UserError(f"{self.folder} is not complete, {payload.name} is missing; export it again.")
-        require(*self.packages, why=f"a {self.format} artifact")
+        require(runtime, why=f"a {self.format} artifact")
         try:
             self._open(str(payload))
         except Exception as error:  # every runtime has its own classes for a file it cannot read
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{payload} cannot be opened by {self.packages[0]} ({reason}); export it again.") from error
+            raise UserError(f"{payload} cannot be opened by {runtime} ({reason}); export it again.") from error
 
     def predict(self, images):
         """uint8 (B, H, W, C), B at least 1 -> {output name: float32 array}. A SavedModel takes any height and width."""
@@ -42,9 +42,6 @@ class Artifact:
 
 
 class SavedModelArtifact(Artifact):
-    any_size = True
-    packages = ("tensorflow",)
-
     def _open(self, path):
         import tensorflow as tf
 
@@ -80,8 +77,6 @@ class SavedModelArtifact(Artifact):
 
 
 class OnnxArtifact(Artifact):
-    packages = ("onnxruntime",)
-
     def _open(self, path):
         import onnxruntime
 
@@ -93,8 +88,6 @@ class OnnxArtifact(Artifact):
 
 
 class LiteRTArtifact(Artifact):
-    packages = ("ai_edge_litert",)
-
     def _open(self, path):
         from ai_edge_litert.interpreter import Interpreter
 
@@ -106,16 +99,13 @@ class LiteRTArtifact(Artifact):
             return self._run_signature(images=images)
 
 
-RUNTIMES = {"saved_model": SavedModelArtifact, "onnx": OnnxArtifact, "litert": LiteRTArtifact}
-
-
 def open_artifact(folder):
     """The Artifact in a folder that `kzoo.export` wrote.
 
     Raises UserError where it holds none, or one that is damaged or incomplete, MissingPackage without its runtime.
     """
     card = whole_card(folder)
-    return RUNTIMES[card["format"]](folder, card)
+    return FORMATS[card["format"]].open(folder, card)
 
 
 def _arrays(outputs):

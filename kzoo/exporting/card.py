@@ -10,49 +10,28 @@ import platform
 
 from kzoo import __version__
 from kzoo.exporting.encoded import TAKES
-from kzoo.exporting.papers import CARD, KIND, LABELS, PAYLOAD, sealed
+from kzoo.exporting.formats import FORMATS
+from kzoo.exporting.papers import CARD, KIND, LABELS, sealed
 from kzoo.registry import find
 
-PACKAGES = {
-    "saved_model": ("keras", "tensorflow", "numpy"),
-    "onnx": ("keras", "tensorflow", "numpy", "tf2onnx", "onnx", "onnxruntime"),
-    "litert": ("keras", "tensorflow", "numpy", "ai-edge-litert"),
-}
 PRECISIONS = {
     None: "float32",
     "fp16": "float16 weights",
     "dynamic": "8-bit weights, dynamic range",
     "bfloat16": "bfloat16 weights and products",
 }
-SNIPPETS = {
-    "saved_model": """import tensorflow as tf
-loaded = tf.saved_model.load("1")
-images = tf.zeros((2, {height}, {width}, {channels}), tf.uint8)  # any height and width
-outputs = loaded.signatures["serving_default"](images=images)
-print(outputs["{output}"].numpy())""",
-    "onnx": """import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros((2, {height}, {width}, {channels}), np.uint8)
-outputs = session.run(["{output}"], {{"images": images}})
-print(outputs[0])""",
-    "litert": """import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-run = Interpreter("model.tflite").get_signature_runner("serving_default")
-images = np.zeros((2, {height}, {width}, {channels}), np.uint8)
-print(run(images=images)["{output}"])""",
-}
 
 
 def describe(serving, format, quantize):
     """What is known before anything is measured: the part of the card that opening the artifact needs, and the model's identity."""
     spec, (height, width) = serving.spec, serving.image_size
-    any_size = format == "saved_model"
+    any_size = FORMATS[format].any_size
     shape = [None, None, None] if any_size else [None, height, width]
     return {
         "kind": KIND,
         "kzoo": __version__,
         "format": format,
-        "payload": PAYLOAD[format],
+        "payload": FORMATS[format].payload,
         "model": spec.name,
         "overrides": spec.overrides,
         "tag": spec.tag,
@@ -81,14 +60,15 @@ def describe(serving, format, quantize):
 
 def measure(folder, format, records, times, pictures):
     """The part of the card that was found out about the files in `folder`."""
-    payload = folder / PAYLOAD[format]
+    payload = folder / FORMATS[format].payload
+    packages = dict.fromkeys(("keras", "tensorflow", "numpy", *(name.replace("_", "-") for name in FORMATS[format].packages)))
     files = [payload, *payload.rglob("*")]
     return {
         "file_bytes": sum(file.stat().st_size for file in files if file.is_file()),
         "verified": records,
         "pictures": pictures,
         "latency_ms": times | {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES[format]},
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -146,7 +126,7 @@ def markdown(card):
     """The card as a short page."""
     (height, width), channels = card["input"]["image_size"], card["input"]["shape"][3]
     output = next(iter(card["outputs"]))
-    snippet = SNIPPETS[card["format"]].format(height=height, width=width, channels=channels, output=output)
+    snippet = FORMATS[card["format"]].snippet.format(height=height, width=width, channels=channels, output=output)
     rows = "\n".join(_row(record) for record in card["verified"])
     times, size = card["latency_ms"], f"{card['file_bytes'] / 1e6:.1f}"
     encoded = card["encoded_input"]

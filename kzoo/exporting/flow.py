@@ -4,16 +4,11 @@ import errno
 import pathlib
 
 from kzoo.errors import UsageError, UserError, backend_name, require, unknown
+from kzoo.exporting.formats import FORMATS
 from kzoo.exporting.papers import whole_card
 from kzoo.exporting.place import check_target, move, staging
 from kzoo.registry import spec_of_model
 
-QUANTIZATIONS = {"saved_model": ("bfloat16",), "onnx": (), "litert": ("fp16", "dynamic")}
-PACKAGES = {
-    "saved_model": ("tensorflow",),
-    "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
-    "litert": ("tensorflow", "ai_edge_litert"),
-}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -49,21 +44,20 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
 
 def refuse(format, quantize, out):
     """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot be, or for packages."""
-    if format not in QUANTIZATIONS:
-        raise unknown("export format", format, QUANTIZATIONS)
+    if format not in FORMATS:
+        raise unknown("export format", format, FORMATS)
+    row = FORMATS[format]
     if quantize == "int8":
         raise UsageError("quantize='int8' is not available in this version; quantize='dynamic' also stores weights in 8 bits.")
-    if quantize is not None and quantize not in QUANTIZATIONS[format]:
-        options = " or ".join(map(repr, QUANTIZATIONS[format])) or "nothing but None"
+    if quantize is not None and quantize not in row.quantize:
+        options = " or ".join(map(repr, row.quantize)) or "nothing but None"
         raise UsageError(f"format {format} takes {options} for quantize, not {quantize!r}.")
-    require(*PACKAGES[format], why=f"exporting to {format}")
+    require(*row.packages, why=f"exporting to {format}")
     return check_target(out, format)
 
 
 def _write(model, out, format, quantize, pictures, pictures_from):
     from kzoo.exporting import card as cards
-    from kzoo.exporting.artifact import RUNTIMES
-    from kzoo.exporting.formats import WRITERS
     from kzoo.exporting.serving import Serving
     from kzoo.exporting.verify import latency, verify
     from kzoo.precision import REDUCED, precision_of, twin
@@ -72,9 +66,9 @@ def _write(model, out, format, quantize, pictures, pictures_from):
     serving = Serving(model if trained == "float32" else twin(model, "float32"))
     written = Serving(twin(model, quantize)) if quantize in REDUCED else serving
     with staging(out) as folder:
-        WRITERS[format](written, folder, quantize)
+        FORMATS[format].write(written, folder, quantize)
         card = cards.describe(serving, format, quantize) | {"trained_precision": trained}
-        artifact = RUNTIMES[format](folder, card)
+        artifact = FORMATS[format].open(folder, card)
         records = verify(artifact, serving, pictures, exact=quantize is None)
         card |= cards.measure(folder, format, records, latency(artifact, serving, pictures[0]), pictures_from)
         cards.write(folder, card)

@@ -9,10 +9,11 @@ import math
 import pathlib
 
 from kzoo.errors import UserError
-from kzoo.schema import Preprocessing, override, tupled
+from kzoo.exporting.formats import FORMATS
+from kzoo.schema import Preprocessing
+from kzoo.settings import override, tupled
 
 KIND = "kzoo artifact"  # the value of "kind" in card.json, by which a folder is known to be ours
-PAYLOAD = {"saved_model": "1", "onnx": "model.onnx", "litert": "model.tflite"}  # what the runtime of a format opens
 CARD, LABELS = "card.json", "labels.txt"
 FILES, SEAL = "files", "seal"  # in the card: {name: SHA-256} of the files, and the SHA-256 of the card without this field
 LARGEST_CARD, LARGEST_SIDE = 1 << 26, 1 << 15  # bytes and pixels
@@ -24,7 +25,7 @@ def own_format(folder):
         card = _parsed(folder)
     except (OSError, ValueError, RecursionError):
         return None
-    ours = isinstance(card, dict) and card.get("kind") == KIND and isinstance(card.get("format"), str) and card["format"] in PAYLOAD
+    ours = isinstance(card, dict) and card.get("kind") == KIND and isinstance(card.get("format"), str) and card["format"] in FORMATS
     return card["format"] if ours else None
 
 
@@ -59,7 +60,7 @@ def whole_card(folder):
 
 def sealed(folder, card):
     """The card with the digests of the payload and the labels in `folder`, and of itself."""
-    payload = folder / PAYLOAD[card["format"]]
+    payload = folder / FORMATS[card["format"]].payload
     files = [path for path in (folder / LABELS, payload, *payload.rglob("*")) if path.is_file()]
     card = card | {FILES: {path.relative_to(folder).as_posix(): _digest(path) for path in sorted(files)}}
     return card | {SEAL: _digest_of_card(card)}

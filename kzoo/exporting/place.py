@@ -7,13 +7,14 @@ import contextlib
 import ctypes
 import errno
 import os
-import pathlib
 import re
 import shutil
 import sys
 
 from kzoo.errors import UserError
-from kzoo.exporting.papers import CARD, LABELS, PAYLOAD, own_format
+from kzoo.exporting.formats import FORMATS
+from kzoo.exporting.papers import CARD, LABELS, own_format
+from kzoo.system import output_folder, writable_name, writing_into
 
 PAPERS = {CARD, "card.md", LABELS}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # from Linux' fcntl.h and fs.h
@@ -22,21 +23,16 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems tha
 
 def check_target(out, format):
     """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format alone."""
-    try:
-        path = pathlib.Path(out).resolve()
-        str(path).encode()  # the runtimes spell paths in UTF-8
+    name = writable_name(out)
+    with writing_into(name):
+        path = name.resolve()
+        output_folder(path.parent, make=False)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; name a folder for the artifact.")
+        if found := {entry.name for entry in path.iterdir()} if path.is_dir() else set():
+            _refuse_strangers(path, found, format)
         with contextlib.suppress(FileNotFoundError):
             os.lstat(_sibling(path, "tmp"))  # the longest name that will be needed
-        parent = next(parent for parent in path.parents if parent.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    except (OSError, ValueError, RuntimeError) as error:  # as the system, pathlib (NUL, no name) and its loops of links say it
-        raise UserError(f"{str(out)!r} cannot be made ({getattr(error, 'strerror', None) or error}); name another folder.") from error
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; name a folder for the artifact.")
-    if found:
-        _refuse_strangers(path, found, format)
     return path
 
 
@@ -47,7 +43,7 @@ def _refuse_strangers(path, found, format):
         raise UserError(f"{path} is not empty and holds no kzoo artifact; name a new folder.")
     if there != format:
         raise UserError(f"{path} holds a {there} artifact; name another folder for {format}.")
-    foreign = found - PAPERS - {PAYLOAD[format]}
+    foreign = found - PAPERS - {FORMATS[format].payload}
     if foreign:
         raise UserError(f"{path} holds {sorted(foreign)[0]}, which kzoo did not write; move it away or name a new folder.")
 
@@ -95,15 +91,16 @@ def _locked(lock, path):
 
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-            return True
+        held = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
-        pass  # held by another, or, as with another file of that name, just taken away by one that ended
+        held = False  # another holds it or, as where another file has that name, took it away when it ended a moment ago
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         return False
-    raise UserError(f"another export is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder.")
+    if not held:
+        raise UserError(f"another export is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder.")
+    return True
 
 
 def _recover(out):

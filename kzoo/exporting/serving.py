@@ -17,7 +17,7 @@ class Serving:
     def __init__(self, model):
         self.task = of(model)
         self.model, self.spec = self.task.served(model), model.spec
-        self.image_size, self.channels, _ = model.take
+        self.image_size, self.channels = model.take[:2]
         self._sizes = self.task.inputs(np.zeros((1, *self.image_size, self.channels), np.uint8), self.take(self.normalisation))[1]
 
     def take(self, preprocessing):

@@ -1,12 +1,12 @@
 """What every layer of kzoo shares: it tells its config whole, and blocks among them can trade time for memory."""
 
 import keras
-from keras.src.utils.python_utils import default
 
 from kzoo.errors import UserError
+from kzoo.keras_private import BuiltLayer, layers_in, own_trainable, tells_arguments
 
 
-class ZooLayer(keras.layers.Layer):
+class ZooLayer(BuiltLayer):
     """A layer whose config is made of its constructor's plain arguments, with the state of its parts that Keras would leave out.
 
     That is which of them are frozen, down to single weights, and which are quantised. `dtype` may be a policy object, also one that
@@ -19,7 +19,7 @@ class ZooLayer(keras.layers.Layer):
         kwargs.pop("dtype", None)  # which get_config tells anyhow: an object would keep Keras from noting down the other arguments
         return super().__new__(cls, *args, **kwargs)
 
-    @default  # that is, no config of a subclass's own: Keras then tells the arguments
+    @tells_arguments
     def get_config(self):
         return super().get_config() | (parts_config(self) if self.built else self._parts)
 
@@ -31,20 +31,19 @@ class ZooLayer(keras.layers.Layer):
         _quantize_parts(layer, parts)  # before they are built, if they are there already
         return layer
 
-    def _post_build(self):
-        super()._post_build()
+    def after_build(self):
         set_parts(self, self._parts)
         for part in () if self.trainable else _children(self):
             part.trainable = False
 
 
 def _children(layer):
-    return layer._flatten_layers(include_self=False, recursive=False)
+    return layers_in(layer, recursive=False)
 
 
 def _named(layer):
     """{name: what lies in a layer directly and can be frozen}: layers, and the weights of its own that were made to be trained."""
-    return {weight.name: weight for weight in layer._trainable_variables} | {part.name: part for part in _children(layer)}
+    return {weight.name: weight for weight in own_trainable(layer)} | {part.name: part for part in _children(layer)}
 
 
 def parts_config(layer):
@@ -120,7 +119,7 @@ class Remat(ZooLayer):
         Random states are drawn and moved on outside it: were they inside, the second run would drop other values than the first.
         Running statistics come out of it, to be assigned once.
         """
-        generators = [layer.seed_generator for layer in self._flatten_layers() if getattr(layer, "seed_generator", None)]
+        generators = [layer.seed_generator for layer in layers_in(self, itself=True) if getattr(layer, "seed_generator", None)]
         seeds = [(generator.state, generator.next()) for generator in generators]
         statistics = self.non_trainable_weights
         held = [(weight, weight.value) for weight in statistics]

@@ -112,7 +112,7 @@ class MaxPool(ZooLayer):
     def __init__(self, padding="symmetric", **kwargs):
         super().__init__(**kwargs)
         self.padding = padding
-        self._build_at_init()
+        self.build_at_once()
 
     def call(self, x):
         if self.padding == "same":

@@ -1,19 +1,18 @@
 """A network under another: any model of kzoo that has feature maps, below one that works on them.
 
 What stands on top names it in its config (`OnBackbone`) and builds it inside a layer of its own (`build_below`). Its weights are found in
-files by the names that its own family knows (`joined`).
+files by the names that its own family knows (kzoo.models.layouts.joined).
 """
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import keras
 
 from kzoo import registry
 from kzoo.errors import UsageError
 from kzoo.models.base import computing_in
-from kzoo.models.layouts import Foreign
-from kzoo.schema import option_table
+from kzoo.settings import option_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +70,3 @@ def build_below(name, options, indices, input_shape, policy):
         network = builder(config)
     network.name = "backbone"
     return network
-
-
-def joined(top, config, key, prefix):
-    """The layout `top` of what stands on a backbone, with the backbone's own of that key, whose names there begin with `prefix`.
-
-    The numerics that a file of it tells of the backbone join the options of `config`, an OnBackbone.
-    """
-    network = config.network.layouts()[key]
-
-    def prefixed(right):
-        return replace(right, name=prefix + right.name) if isinstance(right, Foreign) else prefix + right
-
-    def numerics(given, asked):
-        options = network.numerics(given, asked)
-        return top.numerics(given, asked) | ({"backbone_options": config.backbone_options | options} if options else {})
-
-    layers = {config.below + left: prefixed(right) for left, right in network.layers.items()}
-    return replace(top, layers=top.layers | layers, ignored=f"{top.ignored}|{network.ignored}", numerics=numerics)

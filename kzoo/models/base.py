@@ -2,32 +2,37 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 
 from kzoo import registry
-from kzoo.errors import UsageError, UserError, unknown
+from kzoo.errors import UsageError, UserError
 from kzoo.layers.base import parts_config, set_parts, split_config
-from kzoo.schema import Preprocessing, Spec
+from kzoo.schema import Preprocessing, Spec, Take
+from kzoo.settings import Settings
 
 LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
 MOST_BLOCKS = 500  # Keras follows a graph by recursion
 
 
-class Take(NamedTuple):
-    """What a model takes: pictures (B, *image_size, channels), prepared as `preprocessing` says."""
-
-    image_size: tuple[int, int]  # (height, width)
-    channels: int
-    preprocessing: Preprocessing
+# How pictures are prepared: mean and standard deviation, share of the picture, fit.
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FULL = Preprocessing(**HALF)  # sizes above 224 are evaluated on the whole picture
+HALF_95, HALF_SQUASH = Preprocessing(**HALF, crop_pct=0.95), Preprocessing(**HALF, crop_mode="squash")
+HALF_95_SQUASH = Preprocessing(**HALF, crop_pct=0.95, crop_mode="squash")
+IN_90, IN_FULL = Preprocessing(**IMAGENET, crop_pct=0.9), Preprocessing(**IMAGENET)
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+MIIL = Preprocessing(**UNIT, crop_pct=0.875, interpolation="bilinear")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Fields that `kzoo.get` can override in every family. A family's own frozen config adds its architecture."""
 
     image_size: int | tuple[int, int] = 224  # square side, or (height, width), in pixels
@@ -37,6 +42,8 @@ class ModelConfig:
     out_indices: tuple[int, ...] | None = None  # which of feature_info; None: the family's default
     remat: bool = False  # in training, compute each block again in the backward pass instead of keeping what it computed
     preprocessing: Preprocessing = Preprocessing()
+
+    most = LARGEST  # of every number
 
     # What `kzoo.weights` asks a family.
     numerics = ()  # fields that weights are made for, which a file may tell
@@ -51,33 +58,12 @@ class ModelConfig:
         return {}
 
     def __post_init__(self):
-        size = self.image_size
-        pair = (size, size) if isinstance(size, int) else tuple(size)
-        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-            raise UsageError(f"image_size must be a positive whole number or (height, width), not {size!r}.")
-        self.require_at_least(1, "image_size")
-        if not isinstance(self.in_channels, int) or self.in_channels < 1:
-            raise UsageError(f"in_channels must be a whole number of at least 1, not {self.in_channels!r}.")
-        if not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise UsageError(f"num_classes must be a whole number of at least 0, not {self.num_classes!r}.")
-        self.require_at_least(0, "in_channels", "num_classes")
+        if len(self.size) != 2:
+            raise UsageError(f"image_size must be a side or (height, width), not {self.image_size!r}.")
+        self.require_at_least(1, "image_size", "in_channels")
+        self.require_at_least(0, "num_classes")
         if self.out_indices is not None and not self.features_only:
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
-
-    def require_choices(self, **valid):
-        """Raises UsageError, with what is nearest, where a field of these names has none of the values that are valid for it."""
-        for name, values in valid.items():
-            if getattr(self, name) not in values:
-                raise unknown(name, getattr(self, name), values)
-
-    def require_at_least(self, low, *names):
-        """Raises UsageError where a number in a field of these names is below `low`, above LARGEST or not finite; None passes."""
-        for name in names:
-            value = getattr(self, name)
-            for number in value if isinstance(value, tuple | list) else (value,):
-                if number is not None and not low <= number <= LARGEST:
-                    bound = f"at most {LARGEST}" if number > LARGEST else f"at least {low}"
-                    raise UsageError(f"{name} must be {bound}, not {value}.")
 
     def require_blocks(self, name):
         """Raises UsageError where the field of that name is no number of blocks, or numbers of each stage's, or they are too many."""
@@ -93,12 +79,6 @@ class ModelConfig:
         if int(width * self.mlp_ratio) < 1:
             raise UsageError(f"mlp_ratio must leave at least 1 of {width} channels inside an MLP, which {self.mlp_ratio} does not.")
 
-    def require_rates(self, *names):
-        """Raises UsageError where a field of these names is no probability in [0, 1)."""
-        for name in names:
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
-
     @property
     def size(self):
         """(height, width) of the input in pixels."""
@@ -107,7 +87,7 @@ class ModelConfig:
     @property
     def take(self):
         """The Take of the models that are built by this config."""
-        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels))
+        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels), self.num_classes)
 
     def needs_weights(self):
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; "" for nothing."""
@@ -226,6 +206,58 @@ class ZooModel(keras.Model):
         return model
 
 
+def build(name, overrides, filled=False):
+    """A random model with its spec; filled: the caller fills in the weights. Raises UsageError for frozen parts that stay random."""
+    builder, config = registry.config_of(name, overrides)
+    if (needs := config.needs_weights()) and not filled:
+        raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
+    _require_memory(name, overrides, lambda: builder(config))
+    model, tag = builder(config), registry.split(name)[1]
+    model.spec = _spec(name, overrides, config)
+    if tag and model.classes == tag.num_classes:
+        model.spec = dataclasses.replace(model.spec, class_names=tag.class_names)
+    return model
+
+
+def _spec(name, overrides, config):
+    """The Spec of a model to be built: it rebuilds without the tag."""
+    row, tag = registry.split(name)
+    settings = {k: v for k, v in ((tag.options if tag else {}) | overrides).items() if k != "preprocessing"}
+    published = {"tag": tag.tag, "license": tag.license} if tag else {}
+    return Spec(name=row.name, overrides=settings, preprocessing=config.take.preprocessing, **published)
+
+
+def _require_memory(name, overrides, builds):
+    """Raises UserError for a model that leaves this machine no memory. Its weights are counted only where a size is far beyond the row's.
+
+    Counting takes as long as building does, without the memory.
+    """
+    row, memory = registry.config_of(name)[1], _memory()
+    large = [key for key, value in overrides.items() if key != "num_classes" and _size(value) > 8 * _size(getattr(row, key))]
+    if not large or not memory:
+        return
+    from kzoo.keras_private import skeleton
+
+    weights = skeleton(builds).count_params()
+    if 4 * weights > memory / 4:  # what fills them needs room too
+        sizes = ", ".join(f"{key}={overrides[key]}" for key in large)
+        raise UserError(
+            f"{name} with {sizes} has {weights:,} weights, {4 * weights / 1e9:,.0f} GB in float32, and this machine {memory / 1e9:,.0f} GB "
+            "of memory; choose smaller sizes."
+        )
+
+
+def _memory():
+    """Bytes of this machine's memory; 0 where the system does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def _size(value):
+    """The largest number of an option's value; 0 where it holds none."""
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    return max((number for number in numbers if isinstance(number, int | float)), default=0)
+
+
 def classifier(x, num_classes, drop_rate=0.0, bias=0.0):
     """The end of a model: x (B, D) -> logits (B, num_classes), all of them `bias` at the start; or x itself for 0 classes. float32."""
     if num_classes == 0:
@@ -233,11 +265,6 @@ def classifier(x, num_classes, drop_rate=0.0, bias=0.0):
     x = keras.layers.Dropout(drop_rate, name="head_drop")(x)
     bias = keras.initializers.Constant(bias)
     return keras.layers.Dense(num_classes, kernel_initializer="zeros", bias_initializer=bias, dtype="float32", name="head")(x)
-
-
-def gives_logits(model):
-    """Whether a model of kzoo ends in a classifier's head: logits (B, num_classes), not features."""
-    return model.classes > 0
 
 
 @contextlib.contextmanager

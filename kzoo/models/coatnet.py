@@ -14,9 +14,8 @@ from kzoo.layers.embed import PatchEmbed
 from kzoo.layers.mbconv import CONV_ACTIVATIONS, POOLS, STRIDES, MBConv, TwoConvStem, strided
 from kzoo.layers.relative import RelativeBlock, channel_norm
 from kzoo.layers.transformer import ACTIVATIONS
-from kzoo.models.base import LARGEST, ModelConfig, ZooModel
-from kzoo.models.layouts import Foreign, Layout
-from kzoo.models.vit import FULL, HALF, HALF_95, IMAGENET, head
+from kzoo.models.base import FULL, HALF, HALF_95, HALF_SQUASH, IMAGENET, LARGEST, ModelConfig, ZooModel
+from kzoo.models.vit import head
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -75,6 +74,8 @@ class CoatnetConfig(ModelConfig):
     stem_kernels = ("stem/conv1/kernel", "patch_embed/proj/kernel")
 
     def layouts(self):
+        from kzoo.models.names.coatnet import LAYOUTS
+
         return LAYOUTS
 
     def __post_init__(self):
@@ -252,26 +253,6 @@ def pooled(config, x):
     return channel_norm(config.norm, config.norm_eps, None, "fc_norm")(x) if after else x
 
 
-_BLOCK = "stages.{i}.blocks.{j}"
-LAYOUTS = {
-    "timm": Layout(
-        style="torch",
-        layers={"stem/{rest}": "stem.{rest}", "stages_{i}_blocks_{j}/norm1_norm": f"{_BLOCK}.norm1.norm"}
-        | {"stages_{i}_blocks_{j}/attn/rel_pos/{rest}": f"{_BLOCK}.attn.rel_pos.mlp.{{rest}}"}
-        | {
-            f"stages_{{i}}_blocks_{{j}}/{part}/{{rest}}": Foreign(f"{_BLOCK}.{part}.{{rest}}", pointwise=True)
-            for part in ("attn", "mlp", "se", "se_early")
-        }
-        | {"stages_{i}_blocks_{j}/{rest}": f"{_BLOCK}.{{rest}}", "norm": "norm"}
-        | {"fc_norm": "head.norm", "pre_logits": "head.pre_logits.fc", "head": "head.fc"},
-        tensors={
-            "stages_{i}_blocks_{j}/attn/rel_pos/table": Foreign(f"{_BLOCK}.attn.rel_pos.relative_position_bias_table", ndim=2),
-            "stages_{i}_blocks_{j}/ls{k}/gamma": f"{_BLOCK}.ls{{k}}.gamma",
-        },
-        ignored=r".*\.num_batches_tracked",
-    )
-}
-
 # fmt: off
 # Widths, and the depths that go with them.
 PICO   = {"embed_dim": ( 64, 128,  256,  512), "stem_width": (32, 64)}
@@ -302,7 +283,7 @@ EARLY = {**RW, "se_early": True, "shortcut_bias": False}
 LATE  = {**RW, "se_act": "silu", "init_values": 1e-6}
 MAX   = {**RW, "output_bias": True, "pre_norm_act": False, "se_act": "silu"}
 REL   = {"layout": ("T",), "strides": (1,), "stem": "patch", "stem_stride": 16}  # a ViT with relative attention, and no class token
-HALF_90, HALF_SQUASH = Preprocessing(**HALF, crop_pct=0.9), Preprocessing(**HALF, crop_mode="squash")
+HALF_90 = Preprocessing(**HALF, crop_pct=0.9)
 IN_95 = Preprocessing(**IMAGENET, crop_pct=0.95)
 
 VARIANTS = {

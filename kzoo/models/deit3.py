@@ -3,9 +3,10 @@
 "DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; numerics of timm's `deit3_*`. It is `vit` in other settings.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from kzoo.models.vit import BASE, HUGE, IN_90, IN_FULL, LARGE, MEDIUM, SMALL, TIMM, VitConfig, vit
+from kzoo.models.base import IN_90, IN_FULL
+from kzoo.models.vit import BASE, HUGE, LARGE, MEDIUM, SMALL, VitConfig, vit
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -23,6 +24,8 @@ class Deit3Config(VitConfig):
     preprocessing: Preprocessing = IN_90
 
     def layouts(self):
+        from kzoo.models.names.deit3 import LAYOUTS
+
         return LAYOUTS
 
 
@@ -31,11 +34,6 @@ def deit3(config):
     """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D) without a head."""
     return vit(config)
 
-
-LAYOUTS = {  # the authors' own files are timm's but for the names of LayerScale
-    "timm": TIMM,
-    "facebook": replace(TIMM, tensors=TIMM.tensors | {"blocks_{i}/ls{j}/gamma": "blocks.{i}.gamma_{j}"}),
-}
 
 # fmt: off
 VARIANTS = {

@@ -11,8 +11,9 @@ import keras
 
 from kzoo.errors import UsageError
 from kzoo.layers.base import ZooLayer
-from kzoo.models.backbone import OnBackbone, build_below, joined
-from kzoo.models.vit import BASE, FULL, LARGE, LAYOUTS, SMALL, TINY, VitConfig, transformer
+from kzoo.models.backbone import OnBackbone, build_below
+from kzoo.models.base import FULL
+from kzoo.models.vit import BASE, LARGE, SMALL, TINY, VitConfig, transformer
 from kzoo.registry import register
 
 TASK = "classify"
@@ -35,6 +36,9 @@ class HybridConfig(OnBackbone, VitConfig):
 
     def layouts(self):
         """Those that both the transformer and the backbone have."""
+        from kzoo.models.layouts import joined
+        from kzoo.models.names.vit import LAYOUTS
+
         return {key: joined(LAYOUTS[key], self, key, prefix) for key, prefix in PREFIXES.items() if key in self.network.layouts()}
 
     def __post_init__(self):

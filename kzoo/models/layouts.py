@@ -1,14 +1,15 @@
 """How other libraries name a family's weights: short rules, read by `kzoo.weights`.
 
-A family's module holds `LAYOUTS = {"timm": Layout(...), ...}`. A rule goes from a weight of ours to a tensor of the file; `{i}`, `{j}`
-and so on stand for numbers, `{rest}` for a path whose separators are exchanged, `{a,b}` for several tensors that ours has side by side.
+A family's config gives them by `layouts()`, {"timm": Layout(...), ...}; ours stand in kzoo/models/names. A rule goes from a weight of
+ours to a tensor of the file; `{i}`, `{j}` and so on stand for numbers, `{rest}` for a path whose separators are exchanged, `{a,b}` for
+several tensors that ours has side by side.
 """
 
 import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kzoo.errors import UserError
 
@@ -138,3 +139,21 @@ def transformers_config(config, needs, **fields):
         "hidden_act": activations[config.act],
         "layer_norm_eps": config.norm_eps,
     }
+
+
+def joined(top, config, key, prefix):
+    """The layout `top` of what stands on a backbone, with the backbone's own of that key, whose names there begin with `prefix`.
+
+    The numerics that a file of it tells of the backbone join the options of `config`, a kzoo.models.backbone.OnBackbone.
+    """
+    network = config.network.layouts()[key]
+
+    def prefixed(right):
+        return replace(right, name=prefix + right.name) if isinstance(right, Foreign) else prefix + right
+
+    def numerics(given, asked):
+        options = network.numerics(given, asked)
+        return top.numerics(given, asked) | ({"backbone_options": config.backbone_options | options} if options else {})
+
+    layers = {config.below + left: prefixed(right) for left, right in network.layers.items()}
+    return replace(top, layers=top.layers | layers, ignored=f"{top.ignored}|{network.ignored}", numerics=numerics)

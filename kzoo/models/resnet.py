@@ -15,7 +15,6 @@ from kzoo.layers.base import Remat, ZooLayer
 from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, make_norm
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
-from kzoo.models.layouts import Foreign, Layout
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -47,6 +46,8 @@ class ResNetConfig(ModelConfig):
     stem_kernels = ("stem/conv/kernel", "root/conv/kernel")
 
     def layouts(self):
+        from kzoo.models.names.resnet import LAYOUTS, WS_LAYOUTS
+
         return WS_LAYOUTS if self.norm == "group" else LAYOUTS
 
     def __post_init__(self):
@@ -217,41 +218,6 @@ class ResidualBlock(Remat):
             input_shape = conv.compute_output_shape(input_shape)
         return input_shape
 
-
-TIMM = Layout(  # torchvision's too
-    style="torch",
-    layers={
-        "stem/conv": "conv1",
-        "stem/norm": "bn1",
-        "layer{i}_blocks_{j}/conv{k}": "layer{i}.{j}.conv{k}",
-        "layer{i}_blocks_{j}/norm{k}": "layer{i}.{j}.bn{k}",
-        "layer{i}_blocks_{j}/downsample_conv": "layer{i}.{j}.downsample.0",
-        "layer{i}_blocks_{j}/downsample_norm": "layer{i}.{j}.downsample.1",
-        "head": "fc",
-    },
-    ignored=r".*\.num_batches_tracked",
-)
-LAYOUTS = {"timm": TIMM}
-_TIMM_PARTS = {"conv{k}": "conv{k}", "norm{k}": "norm{k}", "downsample_conv": "downsample.conv", "downsample_norm": "downsample.norm"}
-_GOOGLE_PARTS = {"conv{k}": "conv{k}", "norm{k}": "gn{k}", "downsample_conv": "conv_proj", "downsample_norm": "gn_proj"}
-WS_LAYOUTS = {  # as parts of hybrids: timm counts stages from 0, Google units from 1
-    "timm": Layout(
-        style="torch",
-        layers={"stem/{rest}": "stem.{rest}", "root/{rest}": "{rest}"}
-        | {f"layer{i + 1}_blocks_{{j}}/{a}": f"stages.{i}.blocks.{{j}}.{b}" for i in range(4) for a, b in _TIMM_PARTS.items()},
-    ),
-    "google": Layout(
-        style="flax",
-        layers={f"{first}/conv": "conv_root" for first in ("stem", "root")}
-        | {f"{first}/norm": Foreign("gn_root", ndim=4) for first in ("stem", "root")}
-        | {
-            f"layer{{i}}_blocks_{j}/{a}": Foreign(f"block{{i}}/unit{j + 1}/{b}", ndim=4)
-            for j in range(23)
-            for a, b in _GOOGLE_PARTS.items()
-        },
-        numerics=lambda given, asked: {"norm_eps": 1e-6, "weight_std": "jax"},
-    ),
-}
 
 # fmt: off
 WS = {"norm": "group", "weight_std": "timm", "padding": "same", "preprocessing": Preprocessing(crop_pct=0.9)}

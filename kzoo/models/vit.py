@@ -10,10 +10,21 @@ import keras
 
 from kzoo.errors import UsageError
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed, PositionEmbedding
-from kzoo.layers.pool import AttentionPool
-from kzoo.layers.transformer import ACTIVATIONS, TransformerBlock
-from kzoo.models.base import LARGEST, ModelConfig, ZooModel, classifier
-from kzoo.models.layouts import Foreign, Layout, transformers_config, transformers_numerics
+from kzoo.layers.transformer import ACTIVATIONS, AttentionPool, TransformerBlock
+from kzoo.models.base import (
+    FULL,
+    HALF,
+    HALF_95,
+    HALF_95_SQUASH,
+    HALF_SQUASH,
+    IN_90,
+    IN_FULL,
+    LARGEST,
+    MIIL,
+    ModelConfig,
+    ZooModel,
+    classifier,
+)
 from kzoo.registry import register
 from kzoo.schema import Preprocessing
 
@@ -63,6 +74,8 @@ class VitConfig(ModelConfig):
     stem_kernels = ("patch_embed/proj/kernel", "patch_embed/conv_0/kernel")
 
     def layouts(self):
+        from kzoo.models.names.vit import LAYOUTS
+
         return LAYOUTS
 
     def __post_init__(self):
@@ -87,7 +100,8 @@ class VitConfig(ModelConfig):
     def _check_combinations(self):
         pool, width, patch = self.global_pool, self.embed_dim, self.patch_size
         if width % self.num_heads and (self.head_dim is None or pool == "map"):
-            raise UsageError(f"embed_dim {width} must be divisible by num_heads {self.num_heads}{', or head_dim set' * (pool != 'map')}.")
+            remedy = "" if pool == "map" else ", or head_dim set"
+            raise UsageError(f"embed_dim {width} must be divisible by num_heads {self.num_heads}{remedy}.")
         if self.stride is not None and self.stride > patch:
             raise UsageError(f"stride {self.stride} leaves pixels between patches of {patch} out; it must be at most patch_size.")
         if self.stem == "conv" and (patch & (patch - 1) or any(side % patch for side in self.size) or self.step != patch):
@@ -230,106 +244,6 @@ def feature_maps(config, tapped):
     shape = (*config.grid, config.embed_dim)
     return [keras.layers.Reshape(shape, name=f"feature_{i}")(tapped[i][:, config.prefix :]) for i in config.selected_features(default)]
 
-
-TIMM = Layout(
-    style="torch",
-    layers={name: name for name in ("norm_pre", "norm", "fc_norm", "head")}
-    | {"patch_embed/proj": "patch_embed.proj", "blocks_{i}/{rest}": "blocks.{i}.{rest}", "attn_pool/{rest}": "attn_pool.{rest}"},
-    tensors={
-        "cls_token/token": "cls_token",
-        "reg_token/token": "reg_token",
-        "pos_embed/table": "pos_embed",
-        "blocks_{i}/ls{j}/gamma": "blocks.{i}.ls{j}.gamma",
-        "attn_pool/latent": Foreign("attn_pool.latent", ndim=3),
-    },
-)
-
-# What every class of transformers takes for granted.
-PLAIN = {"stem": "patch", "stride": None, "head_dim": None, "qk_norm": False, "fc_norm": None, "representation_size": None}
-_BLOCK = "vit.encoder.layer.{i}"
-TRANSFORMERS = Layout(
-    style="torch",
-    layers={
-        "patch_embed/proj": "vit.embeddings.patch_embeddings.projection",
-        "blocks_{i}/norm1": f"{_BLOCK}.layernorm_before",
-        "blocks_{i}/attn/qkv": f"{_BLOCK}.attention.attention.{{query,key,value}}",
-        "blocks_{i}/attn/proj": f"{_BLOCK}.attention.output.dense",
-        "blocks_{i}/norm2": f"{_BLOCK}.layernorm_after",
-        "blocks_{i}/mlp/fc1": f"{_BLOCK}.intermediate.dense",
-        "blocks_{i}/mlp/fc2": f"{_BLOCK}.output.dense",
-        "norm": "vit.layernorm",
-        "head": "classifier",
-    },
-    tensors={"cls_token/token": "vit.embeddings.cls_token", "pos_embed/table": "vit.embeddings.position_embeddings"},
-    aliases=((r"^(embeddings|encoder|layernorm|pooler)\.", r"vit.\1."),),  # saved without a head
-    ignored=r"vit\.pooler\..*|vit\.embeddings\.mask_token",
-    numerics=transformers_numerics("gelu", 1e-12),
-    config=lambda config: transformers_config(
-        config,
-        PLAIN | {"pos_embed": "learned", "no_embed_class": False, "global_pool": "token", "features_only": False},
-        model_type="vit",
-        architectures=["ViTForImageClassification" if config.num_classes else "ViTModel"],
-        qkv_bias=config.qkv_bias,
-    ),
-)
-
-
-def _google(attention, norm, mlp, positions):
-    """Google's .npz files: two generations that number the parts of a block differently, both made for the tanh GELU of JAX."""
-    block = "Transformer/encoderblock_{i}"
-    pool, pooled = "MAPHead_0", "MAPHead_0/MultiHeadDotProductAttention_0"
-    return Layout(
-        style="flax",
-        layers={
-            "patch_embed/proj": "embedding",
-            "blocks_{i}/norm1": f"{block}/LayerNorm_0",
-            "blocks_{i}/attn/qkv": Foreign(f"{block}/MultiHeadDotProductAttention_{attention}/{{query,key,value}}", heads="out"),
-            "blocks_{i}/attn/proj": Foreign(f"{block}/MultiHeadDotProductAttention_{attention}/out", heads="in"),
-            "blocks_{i}/norm2": f"{block}/LayerNorm_{norm}",
-            "blocks_{i}/mlp/fc1": f"{block}/MlpBlock_{mlp}/Dense_0",
-            "blocks_{i}/mlp/fc2": f"{block}/MlpBlock_{mlp}/Dense_1",
-            "norm": "Transformer/encoder_norm",
-            "attn_pool/q": Foreign(f"{pooled}/query", heads="out"),
-            "attn_pool/kv": Foreign(f"{pooled}/{{key,value}}", heads="out"),
-            "attn_pool/proj": Foreign(f"{pooled}/out", heads="in"),
-            "attn_pool/norm": f"{pool}/LayerNorm_0",
-            "attn_pool/mlp/fc1": f"{pool}/MlpBlock_0/Dense_0",
-            "attn_pool/mlp/fc2": f"{pool}/MlpBlock_0/Dense_1",
-            "pre_logits": "pre_logits",
-            "head": "head",
-        },
-        tensors={"cls_token/token": "cls", "pos_embed/table": positions, "attn_pool/latent": Foreign(f"{pool}/probe", ndim=3)},
-        aliases=((r"^(opt/target|params/img|params)/", ""), (r"/encoderblock/", "/encoderblock_{i}/")),  # the last: stacked blocks
-        ignored=r"opt/state/.*|txt/.*|[tb]",  # an optimizer's, a text tower's
-        numerics=_google_numerics,
-        antialias=False,
-    )
-
-
-def _google_numerics(given, asked):
-    width = None if "num_classes" in asked else given.shapes.get("pre_logits/bias")  # goes with the head that it was trained for
-    told = {"act": "gelu_tanh", "norm_eps": 1e-6} | ({"representation_size": width[0]} if width else {})
-    # big_vision adds positions to the patches and puts the class token in front of them afterwards.
-    return told | ({"no_embed_class": True} if {"cls", "pos_embedding"} <= given.shapes.keys() else {})
-
-
-LAYOUTS = {
-    "timm": TIMM,
-    "hf": TRANSFORMERS,
-    "google": _google(1, 2, 3, "Transformer/posembed_input/pos_embedding"),
-    "big_vision": _google(0, 1, 0, "pos_embedding"),
-}
-
-
-# How pictures are prepared: mean and standard deviation, share of the picture, fit.
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-FULL = Preprocessing(**HALF)  # sizes above 224 are evaluated on the whole picture
-HALF_95, HALF_SQUASH = Preprocessing(**HALF, crop_pct=0.95), Preprocessing(**HALF, crop_mode="squash")
-HALF_95_SQUASH = Preprocessing(**HALF, crop_pct=0.95, crop_mode="squash")
-IN_90, IN_FULL = Preprocessing(**IMAGENET, crop_pct=0.9), Preprocessing(**IMAGENET)
-UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-MIIL = Preprocessing(**UNIT, crop_pct=0.875, interpolation="bilinear")
 
 # fmt: off
 # Sizes.

@@ -106,7 +106,8 @@ def crop_offset(grown, size, place=0.5):
     the middle alone.
     """
     room = grown - size
-    middle, missing = (room + room % 4 // 3) // 2, -(-room // 2)
+    half, missing = room // 2, -(-room // 2)
+    middle = half + (room % 2) * (half % 2)
     if isinstance(room, int):
         return missing if room < 0 else middle if place == 0.5 else room * place
     from keras import ops

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import pathlib
 
-from kzoo import registry
+from kzoo import registry, schema
 from kzoo.errors import UsageError, UserError, unknown
 from kzoo.tasks.base import TASKS, register_task
 
@@ -14,10 +14,10 @@ __all__ = ["make", "of", "register_task", "task", "trained_view"]
 def make(settings):
     """The Task of a recipe's settings. Raises UserError for settings whose task nobody registered."""
     kind = settings.kind
-    if kind not in TASKS and registry.is_ours(type(settings)):
+    if kind not in TASKS and schema.is_ours(type(settings)):
         importlib.import_module(f"kzoo.tasks.{kind}")
     if kind not in TASKS:
-        registry.settings_class(kind)
+        schema.settings_class(kind)
     if kind not in TASKS:
         raise UserError(f"no task of the kind {kind!r} is registered; put @kzoo.register_task over it, in the module of its settings.")
     return TASKS[kind](settings)
@@ -54,7 +54,7 @@ def of(model):
 
 def named(kind):
     """The Task of a kind, with its settings as they are by default. Raises UsageError for an unknown kind."""
-    return make(registry.settings_class(kind)())
+    return make(schema.settings_class(kind)())
 
 
 def task(model, kind=None, *, teacher=None, **settings):
@@ -66,7 +66,7 @@ def task(model, kind=None, *, teacher=None, **settings):
     never changed, and the task cannot be saved whole. Raises UsageError for an unknown kind or setting, and for a teacher of other tasks.
     """
     kind = kind or _kind_of(model)
-    chosen = registry.settings_class(kind)
+    chosen = schema.settings_class(kind)
     valid = [field.name for field in dataclasses.fields(chosen)]
     for option in set(settings) - set(valid):
         raise unknown(f"option of the task {kind}", option, valid)

@@ -16,8 +16,10 @@
 import numpy as np
 
 from kzoo.data import Loader, engine_for, prepare
+from kzoo.errors import UserError
 from kzoo.schema import TaskSettings
 
+_TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
@@ -36,6 +38,7 @@ class Task:
     taught = False  # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
     agreements = ("max_abs_difference", "largest_output", "correlation")  # the figures of `agreement`, the first two of all outputs
     building = {}  # overrides of the network while it trains, never in its spec
+    checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -52,12 +55,25 @@ class Task:
         """The class names of this data for the network's spec. Raises UserError where network and data do not fit each other."""
         return ()
 
+    def require(self, source, data):
+        """Raises UserError where the source gives less than the task needs, and where pictures without labels would be mixed."""
+        kind = self.settings_class.kind
+        if self.targets not in ("picture", source.targets):
+            found, needed = (_TARGETS.get(targets, targets) for targets in (source.targets, self.targets))
+            raise UserError(
+                f"{source.name} gives {found}, and the task {kind} needs {needed}: choose another data.source, or by task.kind a task that "
+                "needs no more."
+            )
+        if self.targets == "picture" and getattr(data.augment, "mixes", False):
+            raise UserError(f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0.")
+
     def batching(self, take, source, data, seed, engine):
         """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs it."""
         raise NotImplementedError
 
     def loader(self, take, source, data, batch_size, seed=0):
-        """The Loader of those batches."""
+        """The Loader of those batches. Raises as require() does."""
+        self.require(source, data)
         engine = engine_for(source)
         return Loader(source, self.batching(take, source, data, seed, engine), batch_size, seed, engine)
 
@@ -145,9 +161,16 @@ class Task:
         return {"classes": None}
 
     def example(self, network, batch, seed=0):
-        """A generated batch for one step: (x,) or (x, y), x one array of pictures."""
-        size, channels, _ = network.take
-        return (np.random.default_rng(seed).normal(size=(batch, *size, channels)).astype("float32"),)
+        """Generated inputs of the network, in their own structure; sides that it leaves open are those of its Take."""
+        import keras
+
+        rng, size = np.random.default_rng(seed), network.take.image_size
+
+        def generated(tensor):
+            sides = (side or size[axis % 2] for axis, side in enumerate(tensor.shape[1:]))
+            return rng.normal(size=(batch, *sides)).astype("float32")
+
+        return keras.tree.map_structure(generated, network.input)
 
     def predict(self, network, view, picture, take):
         """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""

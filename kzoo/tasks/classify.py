@@ -16,6 +16,7 @@ class Classify(Task):
     settings_class = schema.Classify
     curves = ("loss", "accuracy")
     agreements = (*Task.agreements, "top1_agreement")
+    checks = ("heads", "overfits")
 
     def headline(self, source):
         return "accuracy", 1
@@ -70,13 +71,6 @@ class Classify(Task):
 
     def facts(self, network):
         return {"classes": network.classes or None}
-
-    def example(self, network, batch, seed=0):
-        """Labels that go through all classes; none for a network without a head."""
-        (images,) = super().example(network, batch, seed)
-        if not network.classes:
-            return (images,)
-        return images, (np.arange(batch) % network.classes).astype("int32")
 
     def predict(self, network, view, picture, take):
         """Probabilities in float64."""

@@ -12,24 +12,25 @@ import time
 
 import keras
 
-from kzoo import __version__, registry
+from kzoo import __version__
 from kzoo import data as kdata
-from kzoo.errors import UserError, unknown
+from kzoo.errors import UserError
 from kzoo.files import replacing, write_text
+from kzoo.keras_private import compiled_as
 from kzoo.layers.base import parts_config
 from kzoo.models.base import computing_in
-from kzoo.schema import Recipe, dump, flatten, override
-from kzoo.schema import smoke as shrink
+from kzoo.recipe_files import RECORD, dump
+from kzoo.settings import override
 from kzoo.system import Terminated, say, terminable
-from kzoo.tasks import make
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged, loader_for
-from kzoo.training.optimizer import Rate, compiled_as, require_xla, updates
-from kzoo.training.stage import Stage, adopt, build_network, side_at
-from kzoo.training.workdir import RECEIPT, RECORD, claimed, read_record
-from kzoo.weights import fit, load
-from kzoo.weights.fit import transfer
+from kzoo.training.optimizer import require_xla
+from kzoo.training.plan import Plan, settle
+from kzoo.training.stage import Stage
+from kzoo.training.workdir import RECEIPT, claimed
+from kzoo.weights import fill, load
+from kzoo.weights.fill import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
 CURVE_SECONDS = 30  # between drawings of the learning curve, which cost more than a short epoch's bookkeeping
@@ -48,34 +49,6 @@ class Run:
     def model(self):
         """The trained model (averaged weights where the recipe keeps an average)."""
         return load(self.workdir)
-
-
-def find_recipe(source):
-    """(name, Recipe) from a recipe's name, a Recipe, a run's recipe.txt, or a recipe file `X.py` or `X.py:NAME`."""
-    if isinstance(source, Recipe):
-        return source.model, source
-    path, _, wanted = str(source).partition(".py:")
-    path = pathlib.Path(path + ".py" if wanted else path)
-    if path.suffix == ".txt" and path.exists():
-        return path.parent.name, read_record(path)[0]
-    if path.suffix == ".py" and path.exists():
-        recipes = registry.load_recipes(path)
-        name = wanted or next(iter(recipes))
-        if name not in recipes:
-            raise unknown(f"recipe of {path.name}", name, recipes)
-        return name, recipes[name]
-    if path.suffix in (".txt", ".py"):
-        raise UserError(f"{path} does not exist; give the name of a recipe (kzoo.list_recipes()), a recipe file or a run's recipe.txt.")
-    return str(source), registry.recipe(str(source))
-
-
-def settle(source, overrides=None, smoke=False):
-    """(name, Recipe) as it will run: found, shrunk for a smoke, its fields' types checked, {dotted key: value} overrides applied."""
-    name, recipe = find_recipe(source)
-    if smoke:
-        recipe = shrink(recipe, registry.toy_of(recipe.model))
-    recipe = override(recipe, flatten(recipe))  # checks the types of one written in Python
-    return name, adopt(override(recipe, overrides or {}))
 
 
 def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
@@ -107,20 +80,21 @@ class _Session:
 
     def __init__(self, recipe, workdir, data, ending):
         keras.utils.set_random_seed(recipe.seed)
-        self.recipe, self.workdir, self.ending, self.task = recipe, workdir, ending, make(recipe.task)
-        sources = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
-        self.source, self.resumes = sources[0], (workdir / CHECKPOINT).exists()
-        self.headline, self.sign = self.task.headline(self.source)
-        self.stage = Stage(recipe, self.source, self._first_side())
-        self.steps_per_epoch, every = self.stage.training.steps_per_epoch, recipe.optim.accumulate
-        self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.steps or math.inf)
-        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.schedule = Rate(recipe, self.steps_per_epoch / every, updates(recipe, self.total_steps))
+        self.recipe, self.workdir, self.ending = recipe, workdir, ending
+        source, held_out = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
+        self.plan = Plan(recipe, source)
+        self.task, self.steps_per_epoch, self.total_steps = self.plan.task, self.plan.steps_per_epoch, self.plan.total_steps
+        self.task.require(held_out, recipe.data)
+        self.headline, self.sign = self.task.headline(source)
+        self.resumes = (workdir / CHECKPOINT).exists()
+        self.stage = Stage(self.plan, self._first_side())
         if recipe.init_from and not self.resumes:
             self._initialise()
-        self.stage.compile(self.schedule)
-        self.finest = self.stage.network if self.stage.is_last else build_network(recipe, self.source)
-        self.evaluation = loader_for(self.task, self.finest, sources[1], recipe.data)
+        self.stage.compile()
+        self.finest = self.stage.network if self.stage.is_last else self.plan.network()
+        if not self.stage.is_last:
+            state.require_carried(self.view, self.task.view(self.finest))
+        self.evaluation = loader_for(self.task, self.finest, held_out, recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation
         self.began, self.seconds_before = time.monotonic(), 0.0
@@ -142,7 +116,7 @@ class _Session:
     def _first_side(self):
         """The image size to begin at: the checkpoint's own, from which the run may go on to another."""
         if not self.resumes:
-            return side_at(self.recipe, 0)
+            return self.plan.side_at(0)
         side = read_checkpoint(self.workdir, ("none",))[1]["side"]
         if side not in (self.recipe.progressive or (None,)):
             raise UserError(f"the checkpoint in {self.workdir} is of pictures of {side} pixels, which its recipe does not train on.")
@@ -150,7 +124,7 @@ class _Session:
 
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from
-        report = fit(network, source, asked=("image_size", "num_classes"))
+        report = fill(network, source, asked=("image_size", "num_classes"))
         write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         say(f"started from {source}: {report}")
 
@@ -179,7 +153,7 @@ class _Session:
         """Trains to the end of the current epoch (or of the run); returns the last step's running means."""
         per_epoch = self.steps_per_epoch
         epoch, done = divmod(self.step, per_epoch)
-        self._enter(side_at(self.recipe, epoch))
+        self._enter(self.plan.side_at(epoch))
         steps = min(per_epoch - done, self.total_steps - self.step)
         batches = self.stage.training.epoch(epoch, start_step=done)
         watch = _Watch(self, epoch, self.step + steps, metric_values)
@@ -194,7 +168,7 @@ class _Session:
         row = {
             "epoch": epoch + 1,
             "step": self.step,
-            "lr": float(self.schedule((self.step - 1) // self.recipe.optim.accumulate)),
+            "lr": float(self.plan.schedule((self.step - 1) // self.recipe.optim.accumulate)),
             "time": time.time(),
         } | means
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
@@ -202,7 +176,7 @@ class _Session:
             self._evaluate(means)
             row |= {f"eval_{name}": self.metrics[name] for name in dict.fromkeys((*self.task.curves, self.headline))}
             told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves)))
-            say(f"epoch {epoch + 1}/{self.epochs}: evaluation {told}")
+            say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
         self.unevaluated = None
@@ -248,14 +222,14 @@ class _Session:
 
     def _reference(self):
         """The training split as evaluation sees pictures."""
-        return loader_for(self.task, self.finest, self.source, self.recipe.data)
+        return loader_for(self.task, self.finest, self.plan.source, self.recipe.data)
 
     def _enter(self, side):
         """Goes on at another image size, where the recipe says so for this epoch."""
         if side == self.stage.side:
             return
-        before, self.stage = self.stage, Stage(self.recipe, self.source, side)
-        self.stage.compile(self.schedule)
+        before, self.stage = self.stage, Stage(self.plan, side)
+        self.stage.compile()
         self.stage.follow(before)
         if self.stage.is_last:
             self.finest = self.stage.network
@@ -300,7 +274,7 @@ class _Session:
             "parameters": self.stage.network.count_params(),
             "steps_per_epoch": self.steps_per_epoch,
             "total_steps": self.total_steps,
-            "training_images": len(self.source),
+            "training_images": len(self.plan.source),
             "started": self.started,
         }
         write_text(self.workdir / RECORD, dump(self.recipe, record))
@@ -345,7 +319,7 @@ class _Watch(keras.callbacks.Callback):
             )
         if session.compiled is None:
             session.first_step_done()
-        session.progress.update(session.step, self.epoch, session.epochs, self.logs)
+        session.progress.update(session.step, self.epoch, session.plan.epochs, self.logs)
         limits = session.recipe.checkpoint
         by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
         by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60

@@ -8,12 +8,11 @@ import pathlib
 import keras
 
 from kzoo import data as kdata
-from kzoo.errors import UserError
 from kzoo.files import write_text
+from kzoo.keras_private import averages
+from kzoo.recipe_files import read_recipe
 from kzoo.system import reason, say
 from kzoo.tasks import make, trained_view
-from kzoo.training.optimizer import averages
-from kzoo.training.workdir import RECORD, read_record
 from kzoo.weights import load
 
 
@@ -23,9 +22,7 @@ def loader_for(task, model, source, data):
     Raises UserError where model and source do not fit each other, as the task says.
     """
     task.accept(model, source)
-    height, width, channels = model.input_shape[1:]
-    take = kdata.Take((height, width), channels, model.spec.preprocessing)
-    return task.loader(take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
+    return task.loader(model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
 
 
 @contextlib.contextmanager
@@ -44,14 +41,6 @@ def averaged(view):
     finally:
         for variable, value in zip(view.trainable_variables, raw, strict=True):
             variable.assign(value)
-
-
-def read_recipe(run):
-    """(Recipe, record) of a run's recipe.txt."""
-    path = pathlib.Path(run) / RECORD
-    if not path.is_file():
-        raise UserError(f"{run} is not a run: it has no {RECORD}; give the --workdir of kzoo train.")
-    return read_record(path)
 
 
 def evaluate(run, data=None, best=False):

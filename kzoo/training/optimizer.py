@@ -8,6 +8,7 @@ from keras import ops
 
 from kzoo import registry
 from kzoo.errors import UserError
+from kzoo.keras_private import OfRun, layers_in
 from kzoo.tasks.views.base import View
 from kzoo.training.devices import mirrored
 from kzoo.training.rules import Lamb, Lars, Sgd
@@ -57,58 +58,8 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 def undecayed(model):
     """The weights that decay leaves alone: vectors and scalars (biases, norms), class tokens and position tables."""
     vectors = [w for w in model.trainable_weights if len(w.shape) <= 1]
-    marked = [layer for layer in model._flatten_layers() if getattr(layer, "no_weight_decay", False)]
+    marked = [layer for layer in layers_in(model, itself=True) if getattr(layer, "no_weight_decay", False)]
     return vectors + [w for layer in marked for w in layer.trainable_weights if len(w.shape) > 1]
-
-
-class _OfRun:
-    """What the engine asks of an optimizer beyond Keras' own: averages kept apart, and a factor of the rate for each weight."""
-
-    scales = {}  # id of a weight: factor of its rate, where that is not 1
-
-    def finalize_variable_values(self, var_list):
-        """Leaves the averages beside the raw weights: Keras would overwrite them after every `fit`, that is every epoch."""
-
-    def _get_current_learning_rate(self):
-        return self._learning_rate(self.iterations)  # Keras counts the batches here, and the steps of the optimizer everywhere else
-
-    def _grouped(self, variables):
-        """[(factor of the rate, positions of the variables that have it)]."""
-        groups = {}
-        for i, variable in enumerate(variables):
-            groups.setdefault(self.scales.get(id(variable), 1.0), []).append(i)
-        return groups.items()
-
-    def _clip_gradients(self, grads):
-        """The norm is that of the whole batch: gradients of several replicas are added before, not after."""
-        if hasattr(super(), "_all_reduce_sum_gradients"):  # TensorFlow's alone
-            grads = [g for g, _ in super()._all_reduce_sum_gradients([(g, None) for g in grads])]
-        return super()._clip_gradients(grads)
-
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars  # done before clipping
-
-    def _apply_weight_decay(self, variables):
-        whole = self.weight_decay
-        for scale, members in self._grouped(variables) if whole else ():
-            self.weight_decay = whole * scale  # decays are multiples of the rate, so they share its factor
-            if decayed := [variables[i] for i in members if self._use_weight_decay(variables[i])]:
-                keras.optimizers.Optimizer._apply_weight_decay(self, decayed)  # not Muon's, which keeps two decays
-        self.weight_decay = whole
-
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        for scale, members in self._grouped(trainable_variables):
-            super()._backend_update_step([grads[i] for i in members], [trainable_variables[i] for i in members], learning_rate * scale)
-
-    def _update_model_variables_moving_average(self, trainable_variables):
-        """Averages after each step of the optimizer: batches that only add to the gradient leave the average alone."""
-        every = self.gradient_accumulation_steps or 1
-        stepped = ops.equal((self._iterations + 1) % every, 0)
-        first = self._iterations < every
-        momentum = ops.where(stepped, ops.where(first, 0.0, self.ema_momentum), 1.0)
-        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
-            share = ops.cast(momentum, average.dtype)
-            average.assign(share * average + (1 - share) * variable)
 
 
 def _rule(o):
@@ -164,7 +115,7 @@ def freeze(model, patterns):
     if len(frozen) == len(weights):
         raise UserError("optim.freeze fits every weight of the model, which leaves nothing to train.")
     network = model.network if isinstance(model, View) else None  # of which each layer tells that it is frozen, never the whole
-    learning = [(layer, layer.trainable_weights) for layer in model._flatten_layers(include_self=False) if layer is not network]
+    learning = [(layer, layer.trainable_weights) for layer in layers_in(model) if layer is not network]
     for layer, own in learning:  # as they all were before: what is frozen of a block would hide a norm in it that has nothing left
         if own and all(id(w) in frozen for w in own):
             layer.trainable = False
@@ -181,16 +132,12 @@ def make_optimizer(recipe, schedule, model):
         common |= {"use_ema": True, "ema_momentum": o.ema, "ema_overwrite_frequency": None}
     if o.accumulate > 1:
         common |= {"gradient_accumulation_steps": o.accumulate}
-    optimizer = type(rule.__name__, (_OfRun, rule), {})(**common, **arguments)
-    weights = trained(model)
+    optimizer = type(rule.__name__, (OfRun, rule), {})(**common, **arguments)
+    optimizer.owners, weights = {}, trained(model)
+    optimizer.own = {id(weight) for name, weight in weights.items() if name.startswith("task/")}
     optimizer.scales = {id(weights[name]): scale for name, scale in rate_scales(o, model).items()}
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     return optimizer
-
-
-def averages(optimizer):
-    """The averaged weights in the order of the trained ones, or None where no average is kept."""
-    return optimizer._model_variables_moving_average if optimizer.use_ema else None
 
 
 def wants_xla(recipe):
@@ -202,21 +149,6 @@ def wants_xla(recipe):
     accelerated = any(not device.startswith("cpu") for device in keras.distribution.list_devices())
     family = registry.module_of(recipe.model)
     return accelerated or keras.backend.backend() == "jax" or getattr(family, "CPU_XLA", True)
-
-
-def compiled_as(view):
-    """What the training step is, asked of the step itself after it has run: "xla", "graph", "eager" or "not applicable (torch)"."""
-    backend = keras.backend.backend()
-    if backend == "torch":
-        return "not applicable (torch)"
-    if backend == "jax":
-        return "xla" if view.jit_compile and not view.run_eagerly else "eager"
-    # Keras wraps its tf.functions in plain ones: `fit` traces a loop around the step, `train_on_batch` the step alone.
-    found = [cell.cell_contents for cell in view.train_function.__closure__ or ()]
-    found += [getattr(f, "__wrapped__", None) for f in found]
-    traced = [c for f in found for c in getattr(f, "_list_all_concrete_functions", list)()]
-    definitions = [d for c in traced for d in (c.function_def, *c.graph.as_graph_def().library.function)]
-    return "xla" if any(d.attr["_XlaMustCompile"].b for d in definitions) else "graph" if traced else "eager"
 
 
 def require_xla(recipe, view, compiled=None):

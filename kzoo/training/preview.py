@@ -8,10 +8,7 @@ import numpy as np
 from kzoo import data as kdata
 from kzoo.figures import new_figure, save, show, tiles
 from kzoo.system import output_folder, printable
-from kzoo.tasks import make
-from kzoo.training.engine import settle
-from kzoo.training.optimizer import Rate, updates
-from kzoo.training.stage import take_of, training_loader
+from kzoo.training.plan import Plan, settle
 
 LARGEST = 32  # pictures shown; a larger batch is cut to them, and mixing finds its partners among them
 COLUMNS = 8
@@ -27,22 +24,22 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     name, recipe = settle(recipe, overrides, smoke)
     name = printable(name)
     source = kdata.open_source(recipe.data.source, recipe.data.train_split, data_dir=recipe.data.data_dir)
-    steps_per_epoch = training_loader(recipe, source).steps_per_epoch
-    output_folder(folder)
+    plan = Plan(recipe, source)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
-    images, batch = first_batch(recipe, source)
-    captions = make(recipe.task).captions(batch, source.class_names)
+    images, batch = first_batch(plan)
+    captions = plan.task.captions(batch, source.class_names)
+    output_folder(folder)
     draw_batch(paths[0], images, captions, printable(f"{name}: the first training pictures of {source.name}"))
-    draw_schedule(paths[1], recipe, steps_per_epoch, name)
+    draw_schedule(paths[1], plan, name)
     return paths
 
 
-def first_batch(recipe, source):
+def first_batch(plan):
     """(images (B, H, W, C) in 0..1, the whole batch, of arrays): the first of the first epoch, of at most LARGEST pictures."""
-    loader = training_loader(recipe, source, batch_size=min(recipe.data.batch_size, LARGEST))
+    loader = plan.loader(batch_size=min(plan.recipe.data.batch_size, LARGEST))
     with loader.plain_errors():
         batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
-    images, preprocessing = batch[0]["image"] if isinstance(batch[0], dict) else batch[0], take_of(recipe, source).preprocessing
+    images, preprocessing = batch[0]["image"] if isinstance(batch[0], dict) else batch[0], plan.config.take.preprocessing
     return np.clip(images * np.float32(preprocessing.std) + np.float32(preprocessing.mean), 0, 1), batch
 
 
@@ -59,15 +56,14 @@ def draw_batch(path, images, captions, title):
     save(figure, path)
 
 
-def draw_schedule(path, recipe, steps_per_epoch, title):
+def draw_schedule(path, plan, title):
     """Writes the learning rate over the run as PNG."""
-    every = recipe.optim.accumulate
-    total = updates(recipe, min(recipe.epochs * steps_per_epoch, recipe.steps or math.inf))
+    recipe, every, total = plan.recipe, plan.recipe.optim.accumulate, plan.updates
     steps = np.unique(np.linspace(0, total - 1, 2000).round())
     figure = new_figure(7, 3.6)
     axis = figure.subplots()
-    rates = np.asarray(Rate(recipe, steps_per_epoch / every, total)(steps))
-    axis.plot(steps * every / steps_per_epoch, rates, marker="." if len(steps) < 40 else None)
+    rates = np.asarray(plan.schedule(steps))
+    axis.plot(steps * every / plan.steps_per_epoch, rates, marker="." if len(steps) < 40 else None)
     axis.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     axis.grid(alpha=0.3)

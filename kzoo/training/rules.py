@@ -4,8 +4,9 @@ Each takes the gradient after clipping; `lr` is the rate of this step and this w
 biases or tables) have their step adapted by the layer-wise rules, as in the papers' own runs.
 """
 
-import keras
 from keras import ops
+
+from kzoo.keras_private import Rule
 
 
 def _norm(x):
@@ -18,7 +19,7 @@ def _ratio(above, below):
     return ops.where(known, above / ops.where(known, below, 1.0), 1.0)
 
 
-class Sgd(keras.optimizers.Optimizer):
+class Sgd(Rule):
     """Momentum that remembers gradients, not steps: a change of the rate takes effect at once, as in torch (Keras' own remembers steps)."""
 
     def __init__(self, momentum=0.9, nesterov=False, **kwargs):
@@ -32,7 +33,7 @@ class Sgd(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         lr = ops.cast(learning_rate, variable.dtype)
         gradient = self.adapted(ops.cast(gradient, variable.dtype), variable)
-        velocity = self._velocities[self._get_variable_index(variable)]
+        velocity = self._velocities[self.index_of(variable)]
         moving = velocity * self.momentum + gradient
         self.assign(velocity, moving)
         self.assign_sub(variable, lr * (gradient + self.momentum * moving if self.nesterov else moving))
@@ -53,7 +54,7 @@ class Lars(Sgd):
         self.l2, self.trust = l2, trust
 
     def adapted(self, gradient, variable):
-        if not self._use_weight_decay(variable):
+        if not self.decays(variable):
             return gradient
         size, steepness = _norm(variable), _norm(gradient)
         known = ops.logical_and(size > 0, steepness > 0)
@@ -61,7 +62,7 @@ class Lars(Sgd):
         return (gradient + self.l2 * variable) * ratio
 
 
-class Lamb(keras.optimizers.Optimizer):
+class Lamb(Rule):
     """LAMB, https://arxiv.org/abs/1904.00962: Adam's direction, steps as long as the rate times the weight.
 
     The decay `l2` is part of the direction whose norm is taken (Keras' Lamb decays apart from it).
@@ -77,14 +78,14 @@ class Lamb(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         lr, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
-        index, step = self._get_variable_index(variable), ops.cast(self.iterations + 1, variable.dtype)
+        index, step = self.index_of(variable), ops.cast(self.iterations + 1, variable.dtype)
         mean = self._means[index] * self.beta_1 + gradient * (1 - self.beta_1)
         square = self._squares[index] * self.beta_2 + ops.square(gradient) * (1 - self.beta_2)
         self.assign(self._means[index], mean)
         self.assign(self._squares[index], square)
         corrected = ops.sqrt(square / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step)))
         direction = mean / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), step)) / (corrected + self.epsilon)
-        if self._use_weight_decay(variable):
+        if self.decays(variable):
             direction = direction + self.l2 * variable
             direction = direction * _ratio(_norm(variable), _norm(direction))
         self.assign_sub(variable, lr * direction)

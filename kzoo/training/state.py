@@ -8,16 +8,20 @@ import numpy as np
 from kzoo.archives.zips import seal
 from kzoo.errors import UserError
 from kzoo.files import replacing
-from kzoo.training.optimizer import averages
+from kzoo.keras_private import averages
 from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS, read_checkpoint
-from kzoo.weights.surgery import position_layers, resize_table
+from kzoo.weights.surgery import position_tables, resize_table
+
+
+def _weights(view):
+    """{key: weight} of what the view computes with, but for what it was given."""
+    return {f"weights/{v.path}": v for v in view.network.weights} | view.own()
 
 
 def _groups(view):
     """{key: variable} of the view's whole state, but for what it was given. Weights go by name; the rest, unnamed, by its fixed order."""
-    own = view.own()
-    averaged = {id(v): f"task_average/{key.removeprefix('task/')}" for key, v in own.items()}
-    groups = {f"weights/{v.path}": v for v in view.network.weights} | own
+    groups = _weights(view)
+    averaged = {id(v): f"task_average/{key.removeprefix('task/')}" for key, v in groups.items() if key.startswith("task/")}
     if averages(view.optimizer):
         keys = [averaged.get(id(v), f"average/{v.path}") for v in view.trainable_variables]
         groups |= dict(zip(keys, averages(view.optimizer), strict=True))
@@ -69,18 +73,40 @@ def set_metrics(view, values):
         groups[key].assign(value)
 
 
+def _tables(before, after):
+    """{key of its weight: its Table in one view and in the other} of the position tables of networks and of views' own layers."""
+    found = []
+    for view in (before, after):
+        keys = {id(weight): key for key, weight in _weights(view).items()}
+        found.append({keys[id(weight)]: table for weight, table in position_tables(view) if id(weight) in keys})
+    return {key: (table, found[1][key]) for key, table in found[0].items() if key in found[1]}
+
+
+def require_carried(before, after):
+    """Raises UserError for a weight that the view `after`, the same run at another image size, cannot take over from `before`."""
+    tables = _tables(before, after)
+    old, new = ({key: tuple(weight.shape) for key, weight in _weights(view).items()} for view in (before, after))
+    wrong = next((key for key in old | new if key not in tables and old.get(key) != new.get(key)), None)
+    if wrong:
+        shapes = " and ".join(str(shapes.get(wrong, "missing")) for shapes in (old, new))
+        raise UserError(
+            f"the weight {wrong.removeprefix('weights/')} is {shapes} at two of the sizes of progressive, and only position tables can be "
+            "resized; train at one size."
+        )
+
+
 def carry(before, after):
     """Fills the view `after` from `before`, the same run at another image size.
 
     Position tables and their averages are resampled as for any change of size; the optimizer's memory of them linearly, which
-    keeps squares positive.
+    keeps squares positive. Raises as require_carried.
     """
-    given, shapes = _groups(before), {weight.path: tuple(weight.shape) for weight in before.network.weights}
-    new_tables = position_layers(after.network)
-    tables = {shapes[path]: (old, new_tables[path]) for path, old in position_layers(before.network).items()}
-    for key, variable in _groups(after).items():
+    require_carried(before, after)
+    given, groups, tables = _groups(before), _groups(after), _tables(before, after)
+    keys = {id(variable): key for key, variable in groups.items()}
+    for key, variable in groups.items():
         value = keras.ops.convert_to_numpy(given[key])
-        if value.shape != tuple(variable.shape):
-            old, new = tables[value.shape]
-            value = resize_table(value, old, new, new.method if key.startswith(("weights/", "average/")) else "bilinear")
+        old, new = tables.get(keys.get(after.optimizer.owners.get(id(variable)), key), (None, None))
+        if old != new:
+            value = resize_table(value, old, new, "bilinear" if key.startswith("optimizer/") else new.method)
         variable.assign(value)

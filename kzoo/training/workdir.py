@@ -6,12 +6,12 @@ import fcntl
 import json
 
 from kzoo.errors import UserError
-from kzoo.schema import dump, flatten, parse
-from kzoo.system import Terminated, out_of_memory, read_file, reason, say, writable_name
+from kzoo.recipe_files import RECORD, dump, parse, read_record
+from kzoo.settings import flatten
+from kzoo.system import Terminated, out_of_memory, reason, say, writable_name
 from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS
 
 MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
-RECORD = "recipe.txt"
 RECEIPT = "init_from.json"
 FILES = (  # that a run writes
     CHECKPOINT,
@@ -26,7 +26,6 @@ FILES = (  # that a run writes
     "learning_curve.png",
 )
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
-_LARGEST = 2**20  # bytes of a record, which has a few thousand
 
 
 @contextlib.contextmanager
@@ -85,11 +84,6 @@ def _told(error, workdir):
     where = f": {place}" if place else ""
     kept = "what was saved before is kept: make room or choose another --workdir, then start again."
     return f"{workdir} cannot be written ({reason(error)}{where}); {kept}"
-
-
-def read_record(path):
-    """(Recipe, record) of a recipe.txt. Raises UserError for one that cannot be read or is none."""
-    return parse(read_file(path, "the recipe.txt of a run", _LARGEST).decode(errors="replace"), str(path))
 
 
 def _refuse_strangers(workdir):

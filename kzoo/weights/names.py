@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kzoo.errors import UserError
+from kzoo.keras_private import layers_in
 from kzoo.models.layouts import ZEROS, Foreign, pattern
 
 
@@ -78,7 +79,7 @@ def pieces(model, layout, config):
 
 
 def _depthwise_kernels(model):
-    layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, keras.layers.DepthwiseConv2D)]
+    layers = [layer for layer in layers_in(model) if isinstance(layer, keras.layers.DepthwiseConv2D)]
     return {weight.path for layer in layers for weight in layer.weights}
 
 

@@ -4,15 +4,15 @@ import contextlib
 import pathlib
 from dataclasses import dataclass
 
-from kzoo import registry
 from kzoo.archives.reading import REMEDY, damaged, parsing
 from kzoo.archives.typed import from_json
 from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.layers.base import set_parts
+from kzoo.models.base import build
 from kzoo.schema import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.npz import Npz
-from kzoo.weights.source import open_source
+from kzoo.weights.source import open_weights
 
 PREVIOUS = f"{CHECKPOINT}.previous"  # the checkpoint before the last
 BEST = "best.npz"  # the weights whose evaluation was the best
@@ -102,7 +102,9 @@ def best_of(source):
     """The file of a run's best weights. Raises UsageError for what is no run, UserError for a run that keeps none."""
     run = pathlib.Path(source) if isinstance(source, str | pathlib.Path) else None
     if run is None or not (run / CHECKPOINT).is_file():
-        raise UsageError(f"best goes with the folder of a run, which {'a model' if run is None else run} is not; leave it out.")
+        raise UsageError(
+            f"best goes with the folder of a run, which {'a model' if run is None else repr(str(source))} is not; leave it out."
+        )
     if not (run / BEST).is_file():
         raise UserError(
             f"{run} holds no {BEST}: it has no evaluation yet, or none better than those of an earlier version, which kept none; "
@@ -131,7 +133,7 @@ def spec_of(source):
     """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for anything else."""
     from kzoo.weights.surgery import skeleton_of
 
-    with open_source(source) as (checkpoint, _):
+    with open_weights(source) as (checkpoint, _):
         if checkpoint.spec is None:
             raise UserError(f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote.")
         require_backend()
@@ -143,7 +145,7 @@ def _of_run(checkpoint):
     from kzoo.weights.surgery import built_within
 
     spec = checkpoint.spec
-    model = built_within(checkpoint, lambda: registry.build(spec.name, spec.overrides))
+    model = built_within(checkpoint, lambda: build(spec.name, spec.overrides, filled=True))
     model.spec = spec
     if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
         raise UserError(

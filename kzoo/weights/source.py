@@ -8,7 +8,7 @@ from kzoo.weights.checkpoint import Tensor, open_checkpoint
 
 
 @contextlib.contextmanager
-def open_source(source):
+def open_weights(source):
     """Yields (Checkpoint, where it lies) of a path or of "hf://org/repo[@revision][/file]", there with the revision that it meant."""
     where = str(source)
     if where.startswith("hf://"):

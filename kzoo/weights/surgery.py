@@ -8,7 +8,7 @@ import numpy as np
 from kzoo import registry
 from kzoo.archives.reading import REMEDY, damaged
 from kzoo.errors import MissingPackage, UserError
-from kzoo.models.count import TooManyWeights, bounded, skeleton
+from kzoo.keras_private import TooManyWeights, bounded, layers_in, skeleton
 from kzoo.ops.resize import resample, resize_weights
 
 
@@ -21,14 +21,19 @@ class Table:
     method: str = "bicubic"  # how it is resized
 
 
-def position_layers(model):
-    """{path of its table: Table} of every learned position table."""
-    layers = [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "table", None) is not None]
-    return {
-        layer.table.path: Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic"))
+def position_tables(model):
+    """[(its weight, Table)] of every learned position table."""
+    layers = [layer for layer in layers_in(model) if getattr(layer, "table", None) is not None]
+    return [
+        (layer.table, Table(tuple(layer.grid_size), layer.prefix, getattr(layer, "interpolation", "bicubic")))
         for layer in layers
         if hasattr(layer, "grid_size")
-    }
+    ]
+
+
+def position_layers(model):
+    """{path of its table: Table} of every learned position table."""
+    return {weight.path: table for weight, table in position_tables(model)}
 
 
 def tables_of(checkpoint, model):

@@ -3,7 +3,6 @@
 "Unsupervised Representation Learning by Predicting Image Rotations", https://arxiv.org/abs/1803.07728. Loads no Keras.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +52,7 @@ class Rotation(Task):
     settings_class = Rotate
     targets = "picture"
     curves = ("loss", "rotation_accuracy")
+    checks = ("overfits",)
 
     def headline(self, source):
         return "rotation_accuracy", 1
@@ -67,8 +67,7 @@ class Rotation(Task):
         return ()
 
     def batching(self, take, source, data, seed, engine):
-        augment = data.augment and dataclasses.replace(data.augment, mixup=0.0, cutmix=0.0)  # what is mixed has two turns
-        return Turned(take, source, augment=augment, seed=seed, engine=engine)
+        return Turned(take, source, augment=data.augment, seed=seed, engine=engine)
 
     def view(self, network):
         from kzoo_rotation_view import RotationView

@@ -4,10 +4,10 @@ import dataclasses
 
 import keras
 
-from kzoo import registry
 from kzoo.archives.typed import from_json
 from kzoo.errors import UserError
 from kzoo.layers.base import parts_config, set_parts, split_config
+from kzoo.schema import settings_class
 
 
 @keras.saving.register_keras_serializable("kzoo")
@@ -57,7 +57,7 @@ class View(keras.Model):
         from kzoo.tasks import make
 
         config, parts = split_config(config)
-        settings = from_json(registry.settings_class(config["kind"]), config["settings"], "the settings of its task")
+        settings = from_json(settings_class(config["kind"]), config["settings"], "the settings of its task")
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
         view = make(settings).view(network) if cls is View else cls(network, settings)
         if type(view).__name__ != config["view"]:

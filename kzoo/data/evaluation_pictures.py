@@ -3,14 +3,14 @@
 import numpy as np
 
 from kzoo.data.decode import pixels, to_channels
-from kzoo.data.pixels import fit, normalise
+from kzoo.data.pixels import normalise, resized
 from kzoo.data.sources import spread
 
 # (down, right): 0 the first, 0.5 the middle and 1 the last position of a crop
 VIEWS = ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
 
 
-class Evaluation:
+class EvaluationPictures:
     """Called with pictures: float32 (B * crops, H, W, C), normalised, the crops of a picture one after another.
 
     Crops are the centre; for 5 the corners of the resized picture too (top left, top right, bottom left, bottom right); for 10 those and
@@ -29,6 +29,6 @@ class Evaluation:
         """Writes the views of one picture into out (crops, H, W, C)."""
         image = to_channels(pixels(picture), self.channels, self.name)
         for view, place in zip(out, VIEWS, strict=False):
-            normalise(fit(image, self.image_size, self.preprocessing, place), self.preprocessing, view)
+            normalise(resized(image, self.image_size, self.preprocessing, place), self.preprocessing, view)
         if self.crops == 10:
             out[5:] = out[:5, :, ::-1]

@@ -10,7 +10,7 @@ import numpy as np
 from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.weights.names import BOOKKEEPING, Piece, Renamed, pieces, recognise
-from kzoo.weights.source import ModelTensors, open_source
+from kzoo.weights.source import ModelTensors, open_weights
 from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, skeleton_of, tables_of
 
 OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
@@ -54,14 +54,14 @@ def load_weights(model, source):
     of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also kept as `model.load_report`. Raises
     UserError that lists what does not fit; the model's weights are then exactly as before.
     """
-    model.load_report = report = fit(model, source)
+    model.load_report = report = fill(model, source)
     model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.hub_source)
     return report
 
 
-def fit(model, source, asked=()):
+def fill(model, source, asked=()):
     """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size resizes, ..."""
-    with open_source(source) as (checkpoint, where):
+    with open_weights(source) as (checkpoint, where):
         config = registry.config_of_model(model)
         for field, value in implied_numerics(checkpoint, model.spec.name, asked).items():
             if field not in asked and getattr(config, field) != value:
@@ -69,19 +69,19 @@ def fit(model, source, asked=()):
                     f"{where} was made for {field}={value!r}, this model was built with {field}={getattr(config, field)!r}: "
                     f"build it by kzoo.get({model.spec.name!r}, weights=...), which looks into the file first, or with {field}={value!r}."
                 )
-        return fill(model, checkpoint, where, asked)
+        return _fill(model, checkpoint, where, asked)
 
 
 def build_and_fill(build, name, source, asked):
     """The model that `build(overrides)` makes of the row `name`, with the weights of `source`: the numerics they were made for come
     before what was asked for, {option: value}, as overrides. It carries its load_report."""
-    with open_source(source) as (checkpoint, where):
+    with open_weights(source) as (checkpoint, where):
         config, implied = registry.config_of(name)[1], implied_numerics(checkpoint, name, asked)
         settings = {field: value for field, value in implied.items() if getattr(config, field) != value}
         if settings and checkpoint.spec is not None:  # what a file asks for must be what it holds
             skeleton_of(checkpoint)
         model = build(settings | asked)
-        model.load_report = fill(model, checkpoint, where, asked)
+        model.load_report = _fill(model, checkpoint, where, asked)
     return model
 
 
@@ -91,7 +91,7 @@ def transfer(model, donor, *, resize, new_head):
     resize: position tables of another grid are resampled; new_head: a head of another number of classes keeps its fresh values.
     """
     asked = [option for option, wanted in (("image_size", resize), ("num_classes", new_head)) if wanted]
-    return fill(model, ModelTensors(donor), "", asked)
+    return _fill(model, ModelTensors(donor), "", asked)
 
 
 def implied_numerics(checkpoint, name, asked=()):
@@ -106,7 +106,7 @@ def implied_numerics(checkpoint, name, asked=()):
     return layout.numerics(given, asked)
 
 
-def fill(model, checkpoint, where, asked=()):
+def _fill(model, checkpoint, where, asked=()):
     """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of `kzoo.get`."""
     fitting = _Fitting(model, checkpoint, where, asked)
     given, weights = fitting.given, {weight.path: weight for weight in model.weights}

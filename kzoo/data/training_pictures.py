@@ -6,13 +6,13 @@ from kzoo.data.augment import plan
 from kzoo.data.decode import to_channels
 from kzoo.data.library import keras_cv_rand_augment
 from kzoo.data.operations import operate
-from kzoo.data.pixels import crop_padded, erase, fit, fit_window, moved, normalise
+from kzoo.data.pixels import crop_padded, erase, moved, normalise, resized, resized_window
 from kzoo.data.randomness import NOISE, generator
 from kzoo.data.sources import spread
 from kzoo.errors import UserError
 
 
-class Training:
+class TrainingPictures:
     """Called with pictures, their keys (B,) and the epoch: float32 (B, H, W, C), augmented and normalised.
 
     In timm's order: crop, flip, shift, operations of RandAugment or three_augment, colour jitter, normalising, erasing.
@@ -41,36 +41,38 @@ class Training:
     def __call__(self, pictures, keys, epoch):
         changes = plan(self.augment, self.seed, epoch, keys, [picture.shape[:2] for picture in pictures], self.image_size)
         out = np.empty((len(pictures), *self.image_size, self.channels), np.float32)
-
-        def finish(out, image, change, key):
-            self._finish(out, image, change, generator(self.seed, epoch, NOISE, int(key)) if change.erased[2] else None)
-
+        noises = [
+            generator(self.seed, epoch, NOISE, int(key)) if change.erased[2] else None for key, change in zip(keys, changes, strict=True)
+        ]
         if self.library:
             placed = self.library(np.stack([_whole(image) for image in spread(self._place, pictures, changes)]))
-            spread(finish, out, placed, changes, keys)
+            spread(self._finish, placed, changes, noises, out)
         else:  # one picture from beginning to end stays in the processor's cache
-            spread(lambda out, picture, change, key: finish(out, self._place(picture, change), change, key), out, pictures, changes, keys)
+            spread(self._make, pictures, changes, noises, out)
         return out
+
+    def _make(self, picture, change, noise, out):
+        self._finish(self._place(picture, change), change, noise, out)
 
     def _place(self, picture, change):
         """The part of the picture that the model sees, in 0..255."""
         image, method = to_channels(self.pixels(picture, change.window), self.channels, self.name), self.preprocessing.interpolation
         if change.window is not None:
-            image = fit_window(image, self.image_size, method, change.flip)
+            image = resized_window(image, self.image_size, method, change.flip)
             return moved(image, False, change.shift)
         if self.augment.crop_pad is not None:
             image = crop_padded(image, change.place, self.augment.crop_pad, self.image_size, method)
         else:
-            image = fit(image, self.image_size, self.preprocessing)
+            image = resized(image, self.image_size, self.preprocessing)
         return moved(image, change.flip, change.shift)
 
-    def _finish(self, out, image, change, random):
-        """Writes the model's input into out (H, W, C)."""
+    def _finish(self, image, change, noise, out):
+        """Writes the model's input into out (H, W, C); noise: the random generator of what is erased."""
         if change.operations:
             image = operate(_whole(image), change.operations, self.preprocessing.fill, self.preprocessing.interpolation)
         normalise(image, self.preprocessing, out)
         if change.erased[2]:
-            erase(out, change.erased, random)
+            erase(out, change.erased, noise)
 
 
 def _whole(image):

@@ -1,0 +1,1 @@
+"""How other libraries name the weights of our families, a module a family; imported when weights are read or written."""

@@ -1,0 +1,124 @@
+"""The models of the zoo as users have them: built by name, filled with weights, told about."""
+
+import dataclasses
+import pathlib
+from dataclasses import dataclass
+
+from kzoo import registry
+from kzoo.errors import UserError, require_backend
+from kzoo.schema import Preprocessing
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What `kzoo.info` tells. `params` counts weights, `gmacs` 10^9 multiply-accumulates of one picture's forward pass.
+
+    `tags` are those of the published weights. For a name with its tag the last four tell their licence, their address, the set of
+    their class names and what else is to know.
+    """
+
+    name: str
+    family: str
+    task: str
+    image_size: tuple[int, int]
+    params: int
+    gmacs: float
+    feature_info: tuple[dict, ...]
+    paper: str
+    recipes: tuple[str, ...]
+    tags: tuple[str, ...]
+    num_classes: int
+    preprocessing: Preprocessing
+    license: str = ""
+    weights: str = ""
+    classes: str = ""
+    note: str = ""
+
+
+def get(name, weights=None, num_classes=None, image_size=None, in_channels=None, features_only=False, out_indices=None, **overrides):
+    """A built Keras model by name, NAME or NAME.TAG.
+
+    num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of
+    maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights` reads: a run, a file of
+    any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without `weights`, the weights published under it; what
+    else is asked for stands above its settings. Raises UsageError for unknown names and options, naming the nearest valid ones, and for
+    frozen parts without weights.
+    """
+    common = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "out_indices": out_indices}
+    overrides |= {k: v for k, v in common.items() if v is not None}
+    overrides |= {"features_only": True} if features_only else {}
+    tag = registry.split(name)[1]
+    require_backend()
+    from kzoo.models.base import build
+
+    weights = _address(tag) if tag and weights is None else weights
+    if weights is None:
+        return build(name, overrides)
+    from kzoo.weights import build_and_fill
+
+    model = build_and_fill(lambda settings: build(name, settings, filled=True), name, weights, overrides)
+    model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
+    return model
+
+
+def _address(tag):
+    """Where the hub has the weights of a tag. Raises UserError for those that only a browser fetches."""
+    if not tag.address.startswith("hf://"):
+        raise UserError(f"{tag.name} is not on the hub: download {tag.address} and name the file, kzoo.get({tag.name!r}, weights=FILE).")
+    return tag.address
+
+
+def info(name):
+    """ModelInfo of a name, with or without a tag: its counts come from building it without memory, in milliseconds to seconds."""
+    require_backend()
+    from kzoo.models.count import count
+    from kzoo.published import tags
+    from kzoo.recipe_files import recipe_rows
+
+    row, tag = registry.split(name)
+    builder, config = registry.config_of(name)
+    params, macs = count(lambda: builder(config))
+    published = {}
+    if tag:
+        published = {"license": tag.license, "weights": tag.address, "classes": tag.classes, "note": _note(tag, config)}
+    return ModelInfo(
+        name=name,
+        family=row.family,
+        task=row.task,
+        image_size=config.size,
+        params=params,
+        gmacs=macs / 1e9,
+        feature_info=tuple(config.feature_info()),
+        paper=getattr(registry.module_of(name), "PAPER", ""),
+        recipes=tuple(r for r, (_, model) in recipe_rows().items() if model == row.name),
+        tags=tuple(tags(row.name)),
+        num_classes=config.num_classes,
+        preprocessing=config.take.preprocessing,
+        **published,
+    )
+
+
+def _note(tag, config):
+    """What to know before using a tag: weights that were trained with another activation than the model's."""
+    from kzoo.published import same_weights
+
+    if not tag.act or tag.act == config.act:
+        return ""
+    others = " or ".join(other.name for other in same_weights(tag)) or f"act={tag.act!r}"
+    return f"trained with {tag.act}; for the original results use {others}"
+
+
+def preprocessor(model):
+    """The Preprocessor of a model, a model's name with or without a tag, or a run."""
+    require_backend()
+    from kzoo.preprocess import Preprocessor
+
+    if isinstance(model, str) and not pathlib.Path(model).exists() and registry.is_name(model):
+        take = registry.config_of(model)[1].take
+        return Preprocessor(take.image_size, take.preprocessing)
+    if isinstance(model, str | pathlib.Path):
+        from kzoo.weights import load
+
+        model = load(model)
+    registry.spec_of_model(model)
+    return Preprocessor(model.take.image_size, model.take.preprocessing)
