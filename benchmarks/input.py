@@ -96,7 +96,8 @@ def kzoo_crop(folder):
 
 def _kzoo_loader(source, **augment):
     from kzoo.data import Labels, Loader, Take, engine_for, open_source
-    from kzoo.schema import Augment, Preprocessing
+    from kzoo.schema import Augment
+    from kzoo.specs import Preprocessing
 
     source, take = open_source(source, "train"), Take((SIZE, SIZE), 3, Preprocessing(interpolation="bilinear"))
     labels = Labels(take, source, augment=Augment(**augment), engine=engine_for(source))

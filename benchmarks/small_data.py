@@ -70,7 +70,8 @@ CLAIMS = [
 
 def recipe(name, seed, options, source):
     """The Recipe of one model and seed on the training pictures of `source`; nothing but these two differs between runs."""
-    from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule
+    from kzoo.schema import Augment, Data, Optim, Recipe, Schedule
+    from kzoo.specs import Preprocessing
 
     _, row, overrides = MODELS[name]
     return Recipe(

@@ -12,8 +12,8 @@ from kzoo.errors import UsageError, UserError, require, require_backend
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
 from kzoo.recipe_files import RECORD, read_recipe
-from kzoo.schema import Preprocessing
 from kzoo.settings import override, tupled
+from kzoo.specs import Preprocessing
 from kzoo.system import output_folder, printable, say
 
 

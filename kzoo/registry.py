@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UserError, require_backend, unknown
-from kzoo.schema import OURS
 from kzoo.settings import tupled, typed
+from kzoo.specs import OURS
 
 PACKAGE = pathlib.Path(__file__).parent
 PLUGINS = "kzoo.models"  # the entry-point group

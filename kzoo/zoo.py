@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kzoo import registry
 from kzoo.errors import UserError, require_backend
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 
 @dataclass(frozen=True)

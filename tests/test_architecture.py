@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     ("errors", "files"),
     ("settings", "plugins", "figures", "system", "archives"),
+    ("specs",),
     ("schema",),
     ("published",),
     ("registry",),
@@ -33,7 +34,7 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
-    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "schema", "published", "registry", "recipe_files"),
+    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published", "registry", "recipe_files"),
     *("zoo", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}

@@ -13,7 +13,8 @@ from kzoo.data.operations import operate
 from kzoo.data.pixels import crop_padded, erase
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UserError
-from kzoo.schema import Augment, Preprocessing, RandAugment
+from kzoo.schema import Augment, RandAugment
+from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 from tests.torch_reference import import_timm
 

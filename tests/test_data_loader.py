@@ -14,7 +14,8 @@ from kzoo import data
 from kzoo.data.batching import padded
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Augment, Preprocessing, RandAugment
+from kzoo.schema import Augment, RandAugment
+from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 
 RNG = np.random.default_rng(4)
@@ -211,7 +212,8 @@ import sys
 sys.modules["tensorflow"] = None
 import numpy as np
 from kzoo import data
-from kzoo.schema import Augment, Preprocessing, RandAugment
+from kzoo.schema import Augment, RandAugment
+from kzoo.specs import Preprocessing
 assert "keras" not in sys.modules
 data.pack("digits", sys.argv[1])
 source = data.open_source("npz:" + sys.argv[1], "train")

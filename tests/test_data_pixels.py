@@ -7,7 +7,7 @@ import torch
 from kzoo import data
 from kzoo.data import resample
 from kzoo.data.pixels import moved, resized_window
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 from tests.pictures import by_timm
 
 RNG = np.random.default_rng(1)

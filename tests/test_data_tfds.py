@@ -6,7 +6,8 @@ import pytest
 from kzoo import data
 from kzoo.data import tfds_source
 from kzoo.errors import UserError
-from kzoo.schema import Augment, Preprocessing
+from kzoo.schema import Augment
+from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 
 tfds = pytest.importorskip("tensorflow_datasets")

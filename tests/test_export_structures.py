@@ -18,7 +18,7 @@ FAMILY = """
 import kzoo
 from keras import Input, layers
 from kzoo.models.base import ModelConfig, ZooModel
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "centre"
 VARIANTS = {"plugged_pair_toy": ModelConfig(image_size=(16, 24), num_classes=0, preprocessing=Preprocessing(crop_mode="squash"))}

@@ -22,7 +22,8 @@ import pytest
 import kzoo
 from kzoo import data
 from kzoo.data.sources import ArraySource
-from kzoo.schema import Augment, Data, Optim, Preprocessing, RandAugment, Recipe
+from kzoo.schema import Augment, Data, Optim, RandAugment, Recipe
+from kzoo.specs import Preprocessing
 from kzoo.weights.read import read_checkpoint
 from tests.loaders import labels_loader
 

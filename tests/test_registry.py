@@ -14,7 +14,7 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 
 def test_listing_filters():

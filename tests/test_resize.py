@@ -11,7 +11,7 @@ from kzoo import data
 from kzoo.errors import UsageError
 from kzoo.ops.resize import resample, resize_weights, resized_size
 from kzoo.preprocess import preprocess
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 from tests.pictures import by_timm
 
 pytestmark = pytest.mark.backends

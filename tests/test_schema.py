@@ -7,8 +7,9 @@ import pytest
 from kzoo import schema
 from kzoo.errors import UsageError
 from kzoo.recipe_files import dump, parse, smoke
-from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, TaskSettings
+from kzoo.schema import Augment, Classify, Data, Optim, Recipe, Schedule, TaskSettings
 from kzoo.settings import flatten, override
+from kzoo.specs import Preprocessing
 
 FULL = Recipe(
     model="vit_toy",

@@ -15,7 +15,7 @@ from kzoo.checking import randomise
 from kzoo.errors import UsageError
 from kzoo.models.count import count
 from kzoo.registry import config_of
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 from tests.torch_reference import import_timm
 
 ROWS = list(csv.DictReader((pathlib.Path(__file__).parent / "goldens" / "params.csv").open()))

@@ -6,7 +6,7 @@ from kzoo.data.loader import Loader, engine_for
 from kzoo.data.pack import pack
 from kzoo.data.pixels import normalise, prepare, resized
 from kzoo.data.sources import Source, open_source
-from kzoo.schema import Take
+from kzoo.specs import Take
 
 __all__ = [
     "Array",

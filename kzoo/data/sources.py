@@ -14,7 +14,7 @@ from kzoo.data.decode import pixels
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
 from kzoo.plugins import entries, imported, refuse_rivals
-from kzoo.schema import OURS
+from kzoo.specs import OURS
 
 PLUGINS = "kzoo.sources"  # the entry-point group
 _THREADS = min(os.cpu_count() or 1, 16)

@@ -10,8 +10,8 @@ import pathlib
 
 from kzoo.errors import UserError
 from kzoo.exporting.formats import FORMATS
-from kzoo.schema import Preprocessing
 from kzoo.settings import override, tupled
+from kzoo.specs import Preprocessing
 
 KIND = "kzoo artifact"  # the value of "kind" in card.json, by which a folder is known to be ours
 CARD, LABELS = "card.json", "labels.txt"

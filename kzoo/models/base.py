@@ -12,8 +12,8 @@ import keras
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
 from kzoo.layers.base import parts_config, set_parts, split_config
-from kzoo.schema import Preprocessing, Spec, Take
 from kzoo.settings import Settings
+from kzoo.specs import Preprocessing, Spec, Take
 
 LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
 MOST_BLOCKS = 500  # Keras follows a graph by recursion
@@ -112,7 +112,7 @@ class ModelConfig(Settings):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class ZooModel(keras.Model):
-    """Keras' functional model with a `spec` (kzoo.schema.Spec) that survives saving and loading."""
+    """Keras' functional model with a `spec` (kzoo.specs.Spec) that survives saving and loading."""
 
     spec = None
     load_report = None

@@ -17,7 +17,7 @@ from kzoo.layers.transformer import ACTIVATIONS
 from kzoo.models.base import FULL, HALF, HALF_95, HALF_SQUASH, IMAGENET, LARGEST, ModelConfig, ZooModel
 from kzoo.models.vit import head
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2106.04803"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kzoo.models.base import IN_90, IN_FULL
 from kzoo.models.vit import BASE, HUGE, LARGE, MEDIUM, SMALL, VitConfig, vit
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2204.07118"

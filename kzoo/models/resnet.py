@@ -16,7 +16,7 @@ from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, m
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/1512.03385"

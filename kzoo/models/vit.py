@@ -26,7 +26,7 @@ from kzoo.models.base import (
     classifier,
 )
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2010.11929"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kzoo.models.base import IN_FULL, UNIT
 from kzoo.models.vit import BASE, LARGE, SMALL, SO400M, VitConfig, vit
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2304.07193"

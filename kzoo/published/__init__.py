@@ -10,7 +10,7 @@ import pathlib
 from dataclasses import dataclass
 
 from kzoo.errors import UsageError, unknown
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 FOLDER = pathlib.Path(__file__).parent
 FIELDS = (

@@ -9,7 +9,7 @@ from kzoo.archives.typed import from_json
 from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.layers.base import set_parts
 from kzoo.models.base import build
-from kzoo.schema import Spec
+from kzoo.specs import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.npz import Npz
 from kzoo.weights.source import open_weights

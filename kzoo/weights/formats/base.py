@@ -99,7 +99,7 @@ class Checkpoint:
 
     @functools.cached_property
     def spec(self):
-        """The kzoo.schema.Spec of the model whose weights these are, where kzoo wrote it into the file; else None.
+        """The kzoo.specs.Spec of the model whose weights these are, where kzoo wrote it into the file; else None.
 
         Raises UserError for one that is malformed, or names what this version does not have.
         """
