@@ -34,8 +34,8 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
-    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published", "registry", "recipe_files"),
-    *("zoo", "cli"),
+    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published"),
+    *("registry", "recipe_files", "zoo", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed
