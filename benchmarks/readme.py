@@ -1,4 +1,5 @@
-"""The README's tables, made from the models and from benchmarks/results: `python -m benchmarks.readme` rewrites them in place.
+"""The README's tables, made from the models and from benchmarks/results: `python -m benchmarks.readme` rewrites them in
+place.
 
 A test holds the README to them.
 """
@@ -38,7 +39,9 @@ LINES = {
 
 
 def models():
-    """Width, depth, parameters and multiply-accumulates of a row for each line of names. Raises ValueError for a name that is none."""
+    """Width, depth, parameters and multiply-accumulates of a row for each line of names. Raises ValueError for a
+    name that is none.
+    """
     import kzoo
     from kzoo.registry import config_of
 
@@ -77,7 +80,9 @@ LIBRARIES = {"timm": "timm", "keras_hub": "KerasHub", "zeromodels": "ZeroModels"
 
 
 def _speed(r):
-    """Of `infer` and `step`: kzoo's fastest mode in each precision, beside the fastest of each other library in the same one."""
+    """Of `infer` and `step`: kzoo's fastest mode in each precision, beside the fastest of each other library in the
+    same one.
+    """
     rates, parts = r["images_per_second"], []
     for precision in ("float32", "bfloat16"):
         ours = [name for name in rates if name.startswith("kzoo") and ("bfloat16" in name) == (precision == "bfloat16")]
@@ -97,7 +102,9 @@ def _export(r):
 
 def _input(r):
     rate, times = r["pictures_per_second"], r["kzoo_faster"]
-    pillow, tensorflow, timm = (times[f"crop_kzoo to {peer}"]["ratio"] for peer in ("decode_pillow", "decode_tensorflow", "crop_timm"))
+    pillow, tensorflow, timm = (
+        times[f"crop_kzoo to {peer}"]["ratio"] for peer in ("decode_pillow", "decode_tensorflow", "crop_timm")
+    )
     text = f"JPEG, random crop, flip: {rate['crop_kzoo']:,.0f} pictures/s"
     text = f"{text}, {pillow:.0%} of bare decoding by Pillow ({tensorflow:.0%} by TensorFlow)"
     against = times["randaugment_kzoo to randaugment_keras_cv"]["ratio"]
@@ -117,7 +124,9 @@ def _load(r):
     took, ratio, share = r["seconds"], r["to_timm"]["ratio"], r["peak_to_weights"]
     text = f"`{r['model']}`, {r['file_mib']:,.0f} MiB of safetensors in {took['kzoo_without_digest']:.2f} s, {ratio:.2f} times timm's time,"
     text += f" and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f};"
-    return f"{text} `kzoo.get(weights=)`, SHA-256 and all, {r['whole_to_timm']['ratio']:.2f} times timm's `create_model`"
+    return (
+        f"{text} `kzoo.get(weights=)`, SHA-256 and all, {r['whole_to_timm']['ratio']:.2f} times timm's `create_model`"
+    )
 
 
 def _parity(r):
@@ -186,7 +195,10 @@ ROWS = {
     "small_data": _small_data,
     **{
         f"train_{recipe}": _train
-        for recipe in ("vit_tiny_digits", *(f"{model}_cifar10" for model in ("vit_tiny", "coatnet", "hybrid", "resnet")))
+        for recipe in (
+            "vit_tiny_digits",
+            *(f"{model}_cifar10" for model in ("vit_tiny", "coatnet", "hybrid", "resnet")),
+        )
     },
 }
 

@@ -1,4 +1,6 @@
-"""kzoo: a pluggable zoo of image models for Keras 3. Everything is resolved on first use; importing it costs milliseconds."""
+"""kzoo: a pluggable zoo of image models for Keras 3. Everything is resolved on first use; importing it costs
+milliseconds.
+"""
 
 import importlib.util
 import sys
@@ -28,7 +30,9 @@ def __dir__():
 
 
 def _register():
-    """Makes known to Keras the classes that its files name: the model's and, for the views of all tasks, one that loads theirs."""
+    """Makes known to Keras the classes that its files name: the model's and, for the views of all tasks, one that
+    loads theirs.
+    """
     import keras
 
     importlib.import_module("kzoo.models.base")

@@ -1,6 +1,7 @@
 """The conformance list that every model, ours or a plugin's, has to pass: `kzoo check`, and the tests of each family.
 
-A check is a function of a model's name and of the Task that trains it; it raises on failure, and may return why it does not apply here.
+A check is a function of a model's name and of the Task that trains it; it raises on failure, and may return why it does
+not apply here.
 """
 
 import pathlib
@@ -37,7 +38,9 @@ def _inputs(model, batch=2):
 
 
 def outputs_of(model, inputs):
-    """The model's outputs, as NumPy arrays in a list. Under JAX they are compiled whole: one compilation, not one for every operation."""
+    """The model's outputs, as NumPy arrays in a list. Under JAX they are compiled whole: one compilation, not one
+    for every operation.
+    """
     call = model.predict_on_batch if keras.backend.backend() == "jax" else model
     return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(call(inputs))]
 
@@ -57,7 +60,9 @@ def build(name, task):
     first = keras.tree.map_structure(lambda array: array[:1], inputs)
     for whole, one, told in zip(outputs_of(model, inputs), outputs_of(model, first), model.outputs, strict=True):
         _expect(whole.dtype == np.float32 and np.isfinite(whole).all(), f"outputs are {whole.dtype} or not finite")
-        fits = len(whole.shape) == len(told.shape) and all(b in (None, a) for a, b in zip(whole.shape, told.shape, strict=True))
+        fits = len(whole.shape) == len(told.shape) and all(
+            b in (None, a) for a, b in zip(whole.shape, told.shape, strict=True)
+        )
         _expect(fits and len(whole) == 3, f"outputs have shape {whole.shape}, announced {told.shape}")
         _close(one, whole[:1], 1e-4, "a picture alone and in a batch")
 
@@ -98,7 +103,9 @@ def _network(name, task):
 
 
 def _fit(view, name, task, optimizer, steps=1, xla=False):
-    """Trains a view on one batch of that data, under JAX always compiled (as in outputs_of): [the loss before each step]."""
+    """Trains a view on one batch of that data, under JAX always compiled (as in outputs_of): [the loss before each
+    step].
+    """
     loader, losses = _plan(name, task).loader(batch_size=4), []
     with loader.plain_errors():
         batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
@@ -115,7 +122,11 @@ def gradients(name, task):
     view = task.view(randomise(_network(name, task)))
     before = [keras.ops.convert_to_numpy(w) for w in view.trainable_weights]
     _fit(view, name, task, keras.optimizers.SGD(1.0))
-    still = [w.path for w, old in zip(view.trainable_weights, before, strict=True) if np.array_equal(keras.ops.convert_to_numpy(w), old)]
+    still = [
+        w.path
+        for w, old in zip(view.trainable_weights, before, strict=True)
+        if np.array_equal(keras.ops.convert_to_numpy(w), old)
+    ]
     _expect(not still, f"no gradient reaches {', '.join(still[:5])}")
 
 
@@ -129,7 +140,9 @@ def xla_step(name, task):
 
 
 def bfloat16(name, task):
-    """With products in bfloat16, and with weights too, outputs are float32 and near those of float32; a step of the first is finite."""
+    """With products in bfloat16, and with weights too, outputs are float32 and near those of float32; a step of the
+    first is finite.
+    """
     reference = randomise(_network(name, task))
     inputs = _inputs(reference)
     exact, twins = outputs_of(reference, inputs), []
@@ -146,7 +159,10 @@ def bfloat16(name, task):
 def overfits(name, task):
     """A few steps on one batch bring its loss down."""
     first, *_, last = _fit(task.view(_network(name, task)), name, task, keras.optimizers.Adam(3e-3), STEPS)
-    _expect(first - last >= FALL * abs(first), f"{STEPS} steps on one batch bring its loss from {first:.3g} to {last:.3g}, no lower")
+    _expect(
+        first - last >= FALL * abs(first),
+        f"{STEPS} steps on one batch bring its loss from {first:.3g} to {last:.3g}, no lower",
+    )
 
 
 def sizes(name, task):
@@ -212,7 +228,9 @@ NAMED = {"heads": heads, "overfits": overfits}  # of the tasks whose `checks` na
 
 
 def checks_of(task, model=True):
-    """The checks of a task and, with `model`, of any model. Raises UsageError for a task that names a check which is none."""
+    """The checks of a task and, with `model`, of any model. Raises UsageError for a task that names a check which is
+    none.
+    """
     for name in set(task.checks) - set(NAMED):
         raise unknown(f"check of the task {task.settings.kind}", name, NAMED)
     return (*(OF_MODEL if model else ()), *OF_TASK, *(NAMED[name] for name in task.checks))

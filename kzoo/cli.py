@@ -54,7 +54,11 @@ def _told(error, options):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; started again in the same folder, the run continues" if options.run is train else "interrupted"
+        return (
+            "interrupted; started again in the same folder, the run continues"
+            if options.run is train
+            else "interrupted"
+        )
     if out_of_memory(error):
         first = (str(error).strip().splitlines() or ["no more to be had"])[0]
         return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
@@ -97,18 +101,26 @@ def _add_making(command):
     c.add_argument("pattern", nargs="?", default="*", help="shell-style, for example 'vit_*_384'")
     c.add_argument("--task", help="only models of this task")
     c.add_argument("--family", help="only models of this family")
-    c.add_argument("--weights", action="store_true", help="only models with published weights; 'PATTERN.*' lists their tags")
+    c.add_argument(
+        "--weights", action="store_true", help="only models with published weights; 'PATTERN.*' lists their tags"
+    )
     c.add_argument("--recipes", action="store_true", help="recipes instead of models")
 
-    c = command("info", info, "what a model is: size, parameters, multiply-accumulates, features, recipes, tags of weights")
+    c = command(
+        "info", info, "what a model is: size, parameters, multiply-accumulates, features, recipes, tags of weights"
+    )
     c.add_argument("name", metavar="NAME[.TAG]")
 
     c = command("train", train, "train a recipe; started again on the same folder, it continues")
     c.add_argument("recipe", help="a recipe's name, a recipe file (X.py or X.py:NAME) or a run's recipe.txt")
     c.add_argument("--workdir", help="the run's folder (default runs/RECIPE)")
-    c.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe")
+    c.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe"
+    )
     c.add_argument("--smoke", action="store_true", help="the toy row, generated data, two steps")
-    c.add_argument("--preview", action="store_true", help="train nothing: draw the first augmented pictures and the learning rate")
+    c.add_argument(
+        "--preview", action="store_true", help="train nothing: draw the first augmented pictures and the learning rate"
+    )
     c.add_argument("--out", metavar="DIR", help="where --preview writes its pictures (default kzoo-preview)")
 
     c = command("quickstart", quickstart, "train the embedded digits, export three ways, verify and show")
@@ -130,7 +142,9 @@ def _add_using(command):
     c.add_argument("--best", action="store_true", help=BEST)
     c.add_argument("--dtype", help="bfloat16: compute in that precision and say what it costs in accuracy")
     c.add_argument("--top", type=int, default=5, help="how many classes to show (default 5)")
-    c.add_argument("--attention", action="store_true", help="also draw what the model looks at (without --out into kzoo-attention)")
+    c.add_argument(
+        "--attention", action="store_true", help="also draw what the model looks at (without --out into kzoo-attention)"
+    )
     c.add_argument("--out", metavar="DIR", help="also write each picture with its classes there")
 
     c = command("export", export, "write a verified artifact: SavedModel, ONNX or LiteRT")
@@ -144,7 +158,11 @@ def _add_using(command):
 
     c = command("check", check, "the conformance list of a model, or of the toys of a family or plugin, a line each")
     c.add_argument("name", metavar="NAME|FAMILY|PLUGIN")
-    c.add_argument("--task", metavar="KIND", help="instead: what is asked of a task, a plugin's for example, as it trains the model")
+    c.add_argument(
+        "--task",
+        metavar="KIND",
+        help="instead: what is asked of a task, a plugin's for example, as it trains the model",
+    )
 
 
 def _version():
@@ -191,7 +209,9 @@ def list_(options):
     if options.recipes:
         names = recipe_files.list_recipes(options.pattern)
     else:
-        names = registry.list_models(options.pattern, task=options.task, family=options.family, weights=options.weights or None)
+        names = registry.list_models(
+            options.pattern, task=options.task, family=options.family, weights=options.weights or None
+        )
     if not names:
         raise UserError(f"nothing matches {options.pattern!r}; kzoo list shows every name.")
     _emit(options, names, "\n".join(names))
@@ -210,11 +230,13 @@ def info(options):
     }
     stages = facts["feature_info"]
     shown["feature_info"] = (
-        f"{len(stages)} maps, strides {sorted({s['stride'] for s in stages})}, channels {sorted({s['channels'] for s in stages})}"
+        f"{len(stages)} maps, strides {sorted({s['stride'] for s in stages})}, channels "
+        f"{sorted({s['channels'] for s in stages})}"
     )
     shown |= {key: ", ".join(facts[key]) or "none" for key in ("recipes", "tags")}
     shown["preprocessing"] = ", ".join(f"{key} {value}" for key, value in facts["preprocessing"].items())
-    lines = [f"{key:<13} {value}" for key, value in shown.items() if value != ""]  # what only a tag has is empty without one
+    # what only a tag has is empty without one
+    lines = [f"{key:<13} {value}" for key, value in shown.items() if value != ""]
     _emit(options, facts, "\n".join(lines))
 
 
@@ -245,7 +267,9 @@ def train(options):
 
 
 def _metrics(metrics):
-    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
+    return ", ".join(
+        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items()
+    )
 
 
 def evaluate(options):
@@ -264,7 +288,8 @@ def predict(options):
     folder = options.out or ("kzoo-attention" if options.attention else None)
     if folder:
         output_folder(folder, make=False)  # told before the work, which may be long
-    # The target decides which runtime is imported. TensorFlow would import Keras and JAX, of which an artifact has no use.
+    # The target decides which runtime is imported. TensorFlow would import Keras and JAX, of which an artifact has no
+    # use.
     others = ("keras", "jax") if own_format(options.target) else ()
     with _hushed(options.debug), unseen(*others):
         predictor = open_target(options.target, options.weights, options.random_weights, options.dtype, options.best)
@@ -295,7 +320,9 @@ def export(options):
     model = open_model(options.target, options.weights, options.random_weights, options.best)
     card = export(model, options.out, options.format, options.quantize, **run_pictures(options.target))
     worst = max(record["max_abs_difference"] for record in card["verified"])
-    text = f"{options.out}: {card['format']}, {card['file_bytes'] / 1e6:.1f} MB, largest difference from Keras {worst:.1e}"
+    text = (
+        f"{options.out}: {card['format']}, {card['file_bytes'] / 1e6:.1f} MB, largest difference from Keras {worst:.1e}"
+    )
     _emit(options, card, text)
 
 
@@ -307,7 +334,9 @@ def check(options):
     rows = registry.rows()
     names = [options.name] if options.name in rows else registry.toys(options.name)
     if not names:
-        raise unknown("model, family or plugin", options.name, {word for row in rows.values() for word in (row.name, row.family)})
+        raise unknown(
+            "model, family or plugin", options.name, {word for row in rows.values() for word in (row.name, row.family)}
+        )
     for name in names:
         registry.find(name)  # a name that two packages claim cannot be checked
     if options.task:

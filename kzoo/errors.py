@@ -63,4 +63,6 @@ def require_backend():
     if backend in EXTRA_OF and importlib.util.find_spec(backend) is None:
         others = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
         also = f", or set KERAS_BACKEND={others[0]}, which is installed" if others else ""
-        raise MissingPackage(f'the Keras backend {backend!r} is not installed: pip install "kzoo[{EXTRA_OF[backend]}]"{also}')
+        raise MissingPackage(
+            f'the Keras backend {backend!r} is not installed: pip install "kzoo[{EXTRA_OF[backend]}]"{also}'
+        )

@@ -1,4 +1,6 @@
-"""Parts that installed packages bring, by entry points. Nothing of a package runs before it is asked for. Standard library only."""
+"""Parts that installed packages bring, by entry points. Nothing of a package runs before it is asked for. Standard
+library only.
+"""
 
 import functools
 
@@ -21,7 +23,9 @@ def refuse_rivals(kind, name, claims):
 
 
 def imported(load, name, module, distribution):
-    """load(), which imports the module that `name` comes from. Raises UserError, chained, where that of a plugin fails."""
+    """load(), which imports the module that `name` comes from. Raises UserError, chained, where that of a plugin
+    fails.
+    """
     try:
         return load()
     except Exception as error:

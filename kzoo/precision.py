@@ -1,7 +1,8 @@
 """A model computing in another precision: for inference in bfloat16, with the accuracy that it keeps stated.
 
-bfloat16 halves the weights and is the fast type of accelerators and of CPUs with instructions for it (AVX512_BF16, AMX); elsewhere it
-is slower than float32. Norms, softmax and the head's logits stay float32, as the layers say themselves.
+bfloat16 halves the weights and is the fast type of accelerators and of CPUs with instructions for it (AVX512_BF16,
+AMX); elsewhere it is slower than float32. Norms, softmax and the head's logits stay float32, as the layers say
+themselves.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class PrecisionReport:
     dtype: str
     pictures: str  # where they are from
     images: int
-    agreement: dict  # the task's figures by name, which are attributes of the report too; None where these outputs have none
+    # the task's figures by name, which are attributes of the report too; None where these outputs have none
+    agreement: dict
     words: str  # what the task says of them
 
     def __getattr__(self, name):
@@ -40,11 +42,13 @@ class PrecisionReport:
 
 
 def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the caller's pictures"):
-    """A twin of the model for inference with weights and products in `dtype`; its `precision_report` says what that changed.
+    """A twin of the model for inference with weights and products in `dtype`; its `precision_report` says what that
+    changed.
 
-    pictures: uint8 arrays (h, w, c) of any sizes to compare on; by default a few embedded digits, so that a figure for your own data
-    needs your own pictures. The twin takes and gives what the model does: normalised images, float32 logits. Do not train or save it.
-    Raises UsageError for another dtype, UserError for a model that kzoo cannot rebuild.
+    pictures: uint8 arrays (h, w, c) of any sizes to compare on; by default a few embedded digits, so that a figure for
+    your own data needs your own pictures. The twin takes and gives what the model does: normalised images, float32
+    logits. Do not train or save it. Raises UsageError for another dtype, UserError for a model that kzoo cannot
+    rebuild.
     """
     if dtype not in REDUCED:
         raise unknown("reduced precision", dtype, REDUCED)
@@ -67,7 +71,9 @@ def precision_of(model):
 
 
 def twin(model, policy):
-    """The same model with the same weights, built under that Keras dtype policy. Raises UserError for one that carries no spec."""
+    """The same model with the same weights, built under that Keras dtype policy. Raises UserError for one that
+    carries no spec.
+    """
     spec = spec_of_model(model)
     with computing_in(policy):
         built = get(spec.name, **spec.overrides)

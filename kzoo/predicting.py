@@ -18,7 +18,9 @@ from kzoo.system import output_folder, printable, say
 
 
 class ModelPredictor:
-    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where that has weights."""
+    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where
+    that has weights.
+    """
 
     def __init__(self, model, task=None, view=None):
         self.model, self.labels, self.task, self.view = model, model.spec.class_names, task or tasks.of(model), view
@@ -29,7 +31,9 @@ class ModelPredictor:
 
 
 class ArtifactPredictor:
-    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized picture, as uint8."""
+    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized
+    picture, as uint8.
+    """
 
     def __init__(self, artifact):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
@@ -44,7 +48,9 @@ class ArtifactPredictor:
 
 
 def open_model(target, weights=None, random_weights=False, best=False):
-    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best: a run's best."""
+    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best:
+    a run's best.
+    """
     path = pathlib.Path(target)
     if path.exists():
         _refuse_weights("a run or a file", weights, random_weights)
@@ -54,13 +60,17 @@ def open_model(target, weights=None, random_weights=False, best=False):
         return load(path, best)
     _refuse_best(target, best)
     if not registry.is_name(target) and (path.suffix or len(path.parts) > 1):
-        raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")
+        raise UserError(
+            f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model."
+        )
     row, tag = registry.split(target)
     if tag and random_weights:
         raise UsageError(f"{target} names published weights; --random-weights goes with the name alone, {row.name}.")
     if not tag and not weights and not random_weights:
         tags = f", its tag (kzoo info {target} lists them)" if registry.list_models(f"{target}.*") else ""
-        raise UsageError(f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without.")
+        raise UsageError(
+            f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without."
+        )
     require_backend()
     return zoo.get(target, weights=weights)
 
@@ -77,16 +87,19 @@ def _refuse_best(target, best):
 
 
 def open_target(target, weights=None, random_weights=False, dtype=None, best=False):
-    """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and `channels`.
+    """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and
+    `channels`.
 
-    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said. best: a run's
-    best weights.
+    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
+    best: a run's best weights.
     """
     if pathlib.Path(target).is_dir() and read_card(target) is not None:
         _refuse_weights("an artifact", weights, random_weights)
         _refuse_best(target, best)
         if dtype:
-            raise UsageError("--dtype goes with a run or a model; an artifact has the precision that it was exported with.")
+            raise UsageError(
+                "--dtype goes with a run or a model; an artifact has the precision that it was exported with."
+            )
         return ArtifactPredictor(open_artifact(target))
     model = open_model(target, weights, random_weights, best)
     if dtype:
@@ -130,7 +143,9 @@ def check_drawing(predictor, attention):
     """Raises what `draw` and `draw_attention` would, for a reason that is known before any picture is predicted."""
     require("matplotlib", why="drawing")
     if attention and not isinstance(predictor, ModelPredictor):
-        raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
+        raise UserError(
+            "an artifact keeps no attention weights; give --attention the run or model that it was exported from."
+        )
 
 
 class Answer(dict):
@@ -138,7 +153,8 @@ class Answer(dict):
 
 
 def predict(predictor, images, top=5):
-    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
+    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"},
+    ...best first]}.
 
     Raises UserError that names a file that is missing or no picture.
     """
@@ -164,10 +180,11 @@ def draw(predictor, results, folder):
 
 
 def draw_attention(predictor, results, folder):
-    """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of the model.
+    """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of
+    the model.
 
-    Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said. Raises
-    UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
+    Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said.
+    Raises UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
     """
     from kzoo import explain
 

@@ -12,14 +12,17 @@ OURS = "kzoo"  # the distribution of our own parts
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(Settings):
-    """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x / 255 - mean) / std."""
+    """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x /
+    255 - mean) / std.
+    """
 
     part = "preprocessing"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
-    crop_mode: str = "center"  # center (short side resized, centre cropped) | squash (both sides resized) | border (whole picture, padded)
+    # center (short side resized, centre cropped) | squash (both sides resized) | border (whole picture, padded)
+    crop_mode: str = "center"
 
     def __post_init__(self):
         self.require_choices(crop_mode=("center", "squash", "border"))
@@ -31,7 +34,9 @@ class Preprocessing(Settings):
 
     @property
     def fill(self):
-        """The colour (0..255, whole numbers) of what lies outside of a picture: about 0 once normalised, as timm rounds it."""
+        """The colour (0..255, whole numbers) of what lies outside of a picture: about 0 once normalised, as timm
+        rounds it.
+        """
         return tuple(round(255 * mean) for mean in self.mean)
 
     def for_channels(self, channels):
@@ -43,7 +48,9 @@ class Preprocessing(Settings):
 
 
 class Take(typing.NamedTuple):
-    """What a network takes: pictures (B, *image_size, channels), prepared as `preprocessing` says, and targets of so many classes."""
+    """What a network takes: pictures (B, *image_size, channels), prepared as `preprocessing` says, and targets of so
+    many classes.
+    """
 
     image_size: tuple[int, int]  # (height, width)
     channels: int
@@ -53,9 +60,11 @@ class Take(typing.NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names (or none).
+    """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names
+    (or none).
 
-    Where it was given published weights, also which: their tag, their licence and the address with the resolved revision.
+    Where it was given published weights, also which: their tag, their licence and the address with the resolved
+    revision.
     """
 
     name: str
@@ -71,7 +80,9 @@ class Spec:
 
 
 def spell_options(owner):
-    """Options of the network under a model, in the overrides of a recipe or spec, in the one spelling by which they are compared."""
+    """Options of the network under a model, in the overrides of a recipe or spec, in the one spelling by which they
+    are compared.
+    """
     if "backbone_options" in owner.overrides:
         options = option_table(owner.overrides["backbone_options"])
         object.__setattr__(owner, "overrides", owner.overrides | {"backbone_options": options})

@@ -1,4 +1,6 @@
-"""Imports point down only, also inside functions; listing is free, building a model loads little: by the sources and fresh processes."""
+"""Imports point down only, also inside functions; listing is free, building a model loads little: by the sources and
+fresh processes.
+"""
 
 import ast
 import json
@@ -131,7 +133,9 @@ def test_listing_is_free(code):
 
 
 def test_a_task_is_had_without_keras():
-    assert not {"keras", "tensorflow", "jax", "torch"} & set(loaded_after("from kzoo import tasks; tasks.named('classify')"))
+    assert not {"keras", "tensorflow", "jax", "torch"} & set(
+        loaded_after("from kzoo import tasks; tasks.named('classify')")
+    )
 
 
 @pytest.mark.parametrize("part", ["data", "training", "exporting"])

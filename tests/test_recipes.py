@@ -1,6 +1,8 @@
-"""Every recipe: it says what it is, its settings equal the reviewed text in goldens/recipes and fit its model; a few run as a smoke.
+"""Every recipe: it says what it is, its settings equal the reviewed text in goldens/recipes and fit its model; a few
+run as a smoke.
 
-After a deliberate change, write the texts anew and read the diff:  KZOO_WRITE_GOLDENS=1 python -m pytest tests/test_recipes.py -k golden
+After a deliberate change, write the texts anew and read the diff:  KZOO_WRITE_GOLDENS=1 python -m pytest
+tests/test_recipes.py -k golden
 """
 
 import ast
@@ -30,14 +32,22 @@ def small(name):
 
 
 def traits(name):
-    """What a smoke of a recipe tries: its words, and the keys whose numbers are not the default; augmentation has a test of its own."""
+    """What a smoke of a recipe tries: its words, and the keys whose numbers are not the default; augmentation has a
+    test of its own.
+    """
     default = settings.flatten(schema.Recipe(model=""))
-    chosen = {k: v for k, v in settings.flatten(small(name)[1]).items() if v != default.get(k) and not k.startswith("data.augment.")}
+    chosen = {
+        k: v
+        for k, v in settings.flatten(small(name)[1]).items()
+        if v != default.get(k) and not k.startswith("data.augment.")
+    }
     return {(key, value if isinstance(value, str) else "") for key, value in chosen.items()}
 
 
 def representatives():
-    """Few recipes that together have every trait that any has; a new recipe is smoked here where it brings a new one."""
+    """Few recipes that together have every trait that any has; a new recipe is smoked here where it brings a new
+    one.
+    """
     missing, chosen = set().union(*map(traits, NAMES)) - traits(SCRIPT), []
     while missing:
         chosen.append(max(NAMES, key=lambda name: len(traits(name) & missing)))

@@ -1,4 +1,6 @@
-"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where they do not fit."""
+"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where
+they do not fit.
+"""
 
 import csv
 import dataclasses
@@ -25,13 +27,18 @@ from kzoo.weights.read import read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS_PER_EPOCH, STEPS = 3, 8
-# Everything random is on, every step is saved; the third epoch is cut short. A graph compiles faster than XLA, which JAX uses below.
+# Everything random is on, every step is saved; the third epoch is cut short. A graph compiles faster than XLA, which
+# JAX uses below.
 RECIPE = schema.Recipe(
     model="vit_toy",
     overrides={"image_size": 16, "patch_size": 4}
     | dict.fromkeys(("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), 0.1)
     | {"drop_path_rate": 0.2},
-    data=schema.Data(source="fake:size=16,n=26,classes=4", batch_size=8, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
+    data=schema.Data(
+        source="fake:size=16,n=26,classes=4",
+        batch_size=8,
+        augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2),
+    ),
     optim=schema.Optim(ema=0.8),
     schedule=schema.Schedule(warmup_steps=2),
     checkpoint=schema.Checkpoint(every_steps=1),
@@ -105,7 +112,9 @@ def terminate(times=1):
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else None,
 )
-def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, capsys, where, step):
+def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(
+    untouched, tmp_path, monkeypatch, capsys, where, step
+):
     owner, name, call = where
     function, calls, previous = getattr(owner, name), [], signal.getsignal(signal.SIGTERM)
 
@@ -179,7 +188,9 @@ def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
 
 
 def test_jax_continues_too(tmp_path):
-    """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the second continues it."""
+    """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the
+    second continues it.
+    """
     recipe = dataclasses.replace(RECIPE, xla="required")
     runs = f"{tmp_path / 'a'},{tmp_path / 'b'}"
     assert child(tmp_path, runs, STEPS + 5, recipe=recipe, KERAS_BACKEND="jax").returncode == -signal.SIGKILL
@@ -207,7 +218,11 @@ def test_what_a_run_leaves(untouched):
     recipe, record = recipe_files.parse((folder / "recipe.txt").read_text())
     assert recipe == RECIPE
     assert record["compiled"] == "graph" and record["version.keras"] == keras.__version__
-    assert (record["backend"], record["steps_per_epoch"], record["total_steps"]) == (keras.backend.backend(), STEPS_PER_EPOCH, STEPS)
+    assert (record["backend"], record["steps_per_epoch"], record["total_steps"]) == (
+        keras.backend.backend(),
+        STEPS_PER_EPOCH,
+        STEPS,
+    )
     assert json.loads((folder / "metrics.json").read_text()) == untouched.metrics | {"steps": STEPS}
     assert [row["epoch"] for row in untouched.history] == [1, 2, 3]
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -218,7 +233,9 @@ def test_tensorboard_tells_what_the_csv_tells(untouched):
 
     events = EventAccumulator(str(untouched.workdir / "tensorboard")).Reload()
     for tag, key in (("train/loss", "loss"), ("eval/accuracy", "eval_accuracy"), ("train/lr", "lr")):
-        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(r["step"], np.float32(r[key])) for r in untouched.history]
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [
+            (r["step"], np.float32(r[key])) for r in untouched.history
+        ]
 
 
 def test_evaluation_and_saved_models_are_on_the_averaged_weights(untouched):
@@ -361,7 +378,8 @@ def test_a_run_recorded_before_tasks_had_settings_goes_on(untouched, tmp_path):
 def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
     with pytest.raises(UserError, match="no file"):
         train(tmp_path / "run", data__source=f"npz:{tmp_path}/none.npz")
-    (tmp_path / "run" / "recipe.txt").write_text(recipe_files.dump(dataclasses.replace(RECIPE, seed=9)))  # a kill at the first step
+    # a kill at the first step
+    (tmp_path / "run" / "recipe.txt").write_text(recipe_files.dump(dataclasses.replace(RECIPE, seed=9)))
     assert train(tmp_path / "run", steps=1).history[-1]["step"] == 1
 
 
@@ -369,7 +387,11 @@ def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
 @pytest.mark.parametrize(
     ("gone", "folder", "words"),
     [
-        ("checkpoint.npz checkpoint.npz.previous", None, "model.keras of a run that has lost its checkpoint.npz: put it back to continue"),
+        (
+            "checkpoint.npz checkpoint.npz.previous",
+            None,
+            "model.keras of a run that has lost its checkpoint.npz: put it back to continue",
+        ),
         ("checkpoint.npz", "checkpoint.npz", "checkpoint.npz stands where a run writes its own"),
         ("log.csv", "log.csv", "log.csv stands where a run writes its own"),
         ("metrics.json", "metrics.json", "metrics.json stands where a run writes its own"),

@@ -1,8 +1,9 @@
-"""The reference implementations that kzoo's numbers are held to: random weights, in files of their own formats, and what they compute.
+"""The reference implementations that kzoo's numbers are held to: random weights, in files of their own formats, and
+what they compute.
 
-A reference is built by the name of a row of kzoo's, with overrides in kzoo's words. timm and transformers write their files themselves;
-Google's .npz is written here, from timm's weights, and counts only once timm's own loader has read those weights back from it.
-Needs torch, timm, transformers and safetensors.
+A reference is built by the name of a row of kzoo's, with overrides in kzoo's words. timm and transformers write their
+files themselves; Google's .npz is written here, from timm's weights, and counts only once timm's own loader has read
+those weights back from it. Needs torch, timm, transformers and safetensors.
 """
 
 from benchmarks.references.convolutional import GoogleHybridNpz, TimmCoatnet, TimmHybrid, TimmResNet

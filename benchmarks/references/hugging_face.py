@@ -3,11 +3,14 @@
 from benchmarks.references.base import Reference, anything, one_of, square
 from benchmarks.references.vit import BigVisionNpz
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}  # as transformers calls them
+# as transformers calls them
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 
 
 class Transformers(Reference):
-    """A model of transformers; its folder holds config.json and model.safetensors. `model`, `config_class`: names of its classes."""
+    """A model of transformers; its folder holds config.json and model.safetensors. `model`, `config_class`: names of
+    its classes.
+    """
 
     format, layout = "safetensors, config.json", "hf"
     model = config_class = ""
@@ -23,8 +26,12 @@ class Transformers(Reference):
 
         config = self.config
         side = config.size[0] if config.size[0] == config.size[1] else list(config.size)
-        settings = dict(image_size=side, patch_size=config.patch_size, num_channels=config.in_channels, hidden_size=config.embed_dim)
-        settings |= dict(num_hidden_layers=config.depth, num_attention_heads=config.num_heads, hidden_act=ACTIVATIONS[config.act])
+        settings = dict(
+            image_size=side, patch_size=config.patch_size, num_channels=config.in_channels, hidden_size=config.embed_dim
+        )
+        settings |= dict(
+            num_hidden_layers=config.depth, num_attention_heads=config.num_heads, hidden_act=ACTIVATIONS[config.act]
+        )
         return getattr(transformers, self.model)(getattr(transformers, self.config_class)(**settings | self.settings()))
 
     def result(self, output):
@@ -108,4 +115,7 @@ class HfSiglip(Transformers):
     rules = BigVisionNpz.rules | {"global_pool": one_of("map"), "num_classes": one_of(0), "size": square}
 
     def settings(self):
-        return {"intermediate_size": int(self.config.embed_dim * self.config.mlp_ratio), "layer_norm_eps": self.config.norm_eps}
+        return {
+            "intermediate_size": int(self.config.embed_dim * self.config.mlp_ratio),
+            "layer_norm_eps": self.config.norm_eps,
+        }

@@ -1,4 +1,6 @@
-"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation, two engines."""
+"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing,
+augmentation, two engines.
+"""
 
 from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.decode import decode, read_picture

@@ -1,4 +1,6 @@
-"""Randomness as a pure function of seed, epoch and sample: what a resumed or a parallel run draws is what the first run drew."""
+"""Randomness as a pure function of seed, epoch and sample: what a resumed or a parallel run draws is what the first
+run drew.
+"""
 
 import numpy as np
 
@@ -10,7 +12,9 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def uniforms(seed, epoch, index, count):
-    """float32 in [0, 1), shape (len(index), count): row i depends on seed, epoch and index[i] alone, not on its neighbours."""
+    """float32 in [0, 1), shape (len(index), count): row i depends on seed, epoch and index[i] alone, not on its
+    neighbours.
+    """
     key = _mix(_mix(_words(seed) + _STEP) ^ _words(epoch))
     rows = _mix(key ^ _words(index)[:, None])
     bits = _mix(rows + _STEP * np.arange(1, count + 1, dtype=np.uint64))

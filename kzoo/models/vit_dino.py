@@ -34,7 +34,9 @@ class DinoConfig(VitConfig):
 
 @register
 def vit_dino(config):
-    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: the pooled vector (B, D), or logits (B, num_classes) with a head."""
+    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: the pooled vector (B, D), or logits (B, num_classes)
+    with a head.
+    """
     return vit(config)
 
 

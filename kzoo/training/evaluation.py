@@ -22,7 +22,9 @@ def loader_for(task, model, source, data):
     Raises UserError where model and source do not fit each other, as the task says.
     """
     task.accept(model, source)
-    return task.loader(model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
+    return task.loader(
+        model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size
+    )
 
 
 @contextlib.contextmanager
@@ -44,21 +46,26 @@ def averaged(view):
 
 
 def evaluate(run, data=None, best=False):
-    """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's evaluation.json.
+    """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's
+    evaluation.json.
 
-    best: of its best weights, not its last. Of a classifier accuracy, top5_accuracy (above five classes), loss in nats, images. A run
-    that may only be read keeps none of it, which is said. Raises UserError where the data is not for the model, for example of other
-    classes.
+    best: of its best weights, not its last. Of a classifier accuracy, top5_accuracy (above five classes), loss in nats,
+    images. A run that may only be read keeps none of it, which is said. Raises UserError where the data is not for the
+    model, for example of other classes.
     """
     recipe, _ = read_recipe(run)
     model, task, of_run = load(run, best), make(recipe.task), recipe.data
 
     def pass_over(source, split):
-        opened = source if isinstance(source, kdata.Source) else kdata.open_source(source, split, data_dir=of_run.data_dir)
+        opened = (
+            source if isinstance(source, kdata.Source) else kdata.open_source(source, split, data_dir=of_run.data_dir)
+        )
         return loader_for(task, model, opened, of_run)
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
-    metrics = task.evaluate(trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split))
+    metrics = task.evaluate(
+        trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split)
+    )
     of = {"data": loader.source.name} | ({"weights": "best"} if best else {})
     try:
         write_text(pathlib.Path(run) / "evaluation.json", json.dumps(of | metrics, indent=1) + "\n")

@@ -23,8 +23,8 @@ _ZIP, _HDF5, _PICKLE = b"PK", b"\x89HDF\r\n\x1a\n", b"\x80"
 def open_checkpoint(path):
     """The Checkpoint of a file or folder of weights in any format that kzoo reads: see KNOWN. A context manager.
 
-    Raises UserError, in one sentence, for anything else and for what is damaged or was made to mislead; MissingPackage where a format
-    needs a package that is not installed.
+    Raises UserError, in one sentence, for anything else and for what is damaged or was made to mislead; MissingPackage
+    where a format needs a package that is not installed.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -43,7 +43,9 @@ def _open_folder(path):
     for name in _FOLDER:
         if (path / name).is_file():
             return _open_file(path / name)
-    raise UserError(f"{path} holds no {CHECKPOINT}, as a run would, and no {', '.join(_FOLDER)}, as a Hugging Face folder would.")
+    raise UserError(
+        f"{path} holds no {CHECKPOINT}, as a run would, and no {', '.join(_FOLDER)}, as a Hugging Face folder would."
+    )
 
 
 def _open_file(path):

@@ -20,10 +20,10 @@ OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights a
 class LoadReport:
     """The receipt: what became of the model's weights, by their paths, and where they came from.
 
-    resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for another number of
-    classes; unused: the file's own names of what the model has no place for. `digest` is the SHA-256 of the file that was read (of
-    several, of their digests); `source` the path, or the hub's address with the revision that it meant; `part` the key under which the
-    weights lay, where the file holds those of several models.
+    resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for
+    another number of classes; unused: the file's own names of what the model has no place for. `digest` is the SHA-256
+    of the file that was read (of several, of their digests); `source` the path, or the hub's address with the revision
+    that it meant; `part` the key under which the weights lay, where the file holds those of several models.
     """
 
     loaded: tuple[str, ...] = ()
@@ -42,17 +42,21 @@ class LoadReport:
         return self.source if self.source.startswith("hf://") else ""
 
     def __str__(self):
-        counts = [f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")]
+        counts = [
+            f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")
+        ]
         part = f", its {self.part}" if self.part else ""
         return f"{', '.join(counts)} (format {self.format}{part}, sha256 {self.digest[:12]})"
 
 
 def load_weights(model, source):
-    """Fills `model` with the weights of `source`: strict, every name, shape and grid must fit, and the numerics they were made for.
+    """Fills `model` with the weights of `source`: strict, every name, shape and grid must fit, and the numerics they
+    were made for.
 
-    source: a run, a file of any format that `kzoo.weights.checkpoint` reads (.keras, .weights.h5, .safetensors, .pth, .npz), a folder
-    of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also kept as `model.load_report`. Raises
-    UserError that lists what does not fit; the model's weights are then exactly as before.
+    source: a run, a file of any format that `kzoo.weights.checkpoint` reads (.keras, .weights.h5, .safetensors, .pth,
+    .npz), a folder of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also
+    kept as `model.load_report`. Raises UserError that lists what does not fit; the model's weights are then exactly as
+    before.
     """
     model.load_report = report = fill(model, source)
     model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.hub_source)
@@ -60,21 +64,26 @@ def load_weights(model, source):
 
 
 def fill(model, source, asked=()):
-    """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size resizes, ..."""
+    """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size
+    resizes, ...
+    """
     with open_weights(source) as (checkpoint, where):
         config = registry.config_of_model(model)
         for field, value in implied_numerics(checkpoint, model.spec.name, asked).items():
             if field not in asked and getattr(config, field) != value:
                 raise UserError(
-                    f"{where} was made for {field}={value!r}, this model was built with {field}={getattr(config, field)!r}: "
-                    f"build it by kzoo.get({model.spec.name!r}, weights=...), which looks into the file first, or with {field}={value!r}."
+                    f"{where} was made for {field}={value!r}, this model was built with "
+                    f"{field}={getattr(config, field)!r}: "
+                    f"build it by kzoo.get({model.spec.name!r}, weights=...), which looks into the file first, or with "
+                    f"{field}={value!r}."
                 )
         return _fill(model, checkpoint, where, asked)
 
 
 def build_and_fill(build, name, source, asked):
-    """The model that `build(overrides)` makes of the row `name`, with the weights of `source`: the numerics they were made for come
-    before what was asked for, {option: value}, as overrides. It carries its load_report."""
+    """The model that `build(overrides)` makes of the row `name`, with the weights of `source`: the numerics they were
+    made for come before what was asked for, {option: value}, as overrides. It carries its load_report.
+    """
     with open_weights(source) as (checkpoint, where):
         config, implied = registry.config_of(name)[1], implied_numerics(checkpoint, name, asked)
         settings = {field: value for field, value in implied.items() if getattr(config, field) != value}
@@ -88,7 +97,8 @@ def build_and_fill(build, name, source, asked):
 def transfer(model, donor, *, resize, new_head):
     """Copies the donor model's weights by path into `model`: all of them or, with an error, none.
 
-    resize: position tables of another grid are resampled; new_head: a head of another number of classes keeps its fresh values.
+    resize: position tables of another grid are resampled; new_head: a head of another number of classes keeps its fresh
+    values.
     """
     asked = [option for option, wanted in (("image_size", resize), ("num_classes", new_head)) if wanted]
     return _fill(model, ModelTensors(donor), "", asked)
@@ -107,7 +117,9 @@ def implied_numerics(checkpoint, name, asked=()):
 
 
 def _fill(model, checkpoint, where, asked=()):
-    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of `kzoo.get`."""
+    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options
+    of `kzoo.get`.
+    """
     fitting = _Fitting(model, checkpoint, where, asked)
     given, weights = fitting.given, {weight.path: weight for weight in model.weights}
     checkpoint.verify(sorted({given.original(name) for piece, _ in fitting.plan for name in piece.reads}))
@@ -177,20 +189,36 @@ class _Fitting:
             self.plan.append((piece, change))
 
     def _whole_numbers(self, piece):
-        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there is none."""
+        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where
+        there is none.
+        """
         if not keras.backend.is_float_dtype(self.dtypes[piece.path]):
             return None
-        kinds = [self.checkpoint.tensors[self.given.original(name)].dtype for name in piece.names if name in self.given.places]
+        kinds = [
+            self.checkpoint.tensors[self.given.original(name)].dtype
+            for name in piece.names
+            if name in self.given.places
+        ]
         return next((kind for kind in kinds if kind.startswith(("int", "uint", "bool"))), None)
 
     def _advise(self, piece):
         """Remembers which option of `kzoo.get` mends a misfit, where one does."""
         shape = self._decoded_shape(piece)
-        if _below(piece.path, self.heads) and piece.path.endswith("/kernel") and shape and shape[:-1] == piece.our_shape[:-1]:
+        if (
+            _below(piece.path, self.heads)
+            and piece.path.endswith("/kernel")
+            and shape
+            and shape[:-1] == piece.our_shape[:-1]
+        ):
             advice = f"kzoo.get(..., weights=, num_classes={shape[-1]}) takes the file's head, any other number named there a new one"
         elif piece.path in self.tables and shape and shape[-1] == piece.our_shape[-1]:
             advice = "kzoo.get(..., weights=, image_size=) resizes position tables"
-        elif piece.path in self.stems and shape and shape[:-2] == piece.our_shape[:-2] and shape[-1] == piece.our_shape[-1]:
+        elif (
+            piece.path in self.stems
+            and shape
+            and shape[:-2] == piece.our_shape[:-2]
+            and shape[-1] == piece.our_shape[-1]
+        ):
             advice = "kzoo.get(..., weights=, in_channels=) adapts the stem"
         else:
             return
@@ -209,7 +237,11 @@ class _Fitting:
         if shape is None or shape[-1] != piece.our_shape[-1] or len(shape) != len(piece.our_shape):
             return None, None
         old = self.old_tables.get(piece.path) or self._guessed_table(new, shape[-2])
-        if old is None or old.prefix != new.prefix or (old.grid_size != new.grid_size and "image_size" not in self.asked):
+        if (
+            old is None
+            or old.prefix != new.prefix
+            or (old.grid_size != new.grid_size and "image_size" not in self.asked)
+        ):
             return None, None
         if old.grid_size == new.grid_size:
             return ("loaded" if fits else None), None
@@ -217,7 +249,9 @@ class _Fitting:
         return "resized", lambda table: resize_table(table, old, new, *method)
 
     def _guessed_table(self, new, rows):
-        """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number agrees."""
+        """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number
+        agrees.
+        """
         cells, ours = rows - new.prefix, math.prod(new.grid_size)
         told = grid_in(self.checkpoint.config)
         if told and math.prod(told) == cells:
@@ -228,7 +262,9 @@ class _Fitting:
         return Table(new.grid_size, new.prefix) if cells == ours else None
 
     def _stem(self, piece):
-        """The first convolution for other channels: one takes the sum, several the average's share each, as timm does."""
+        """The first convolution for other channels: one takes the sum, several the average's share each, as timm
+        does.
+        """
         shape, channels = self._decoded_shape(piece), piece.our_shape[-2]
         if shape is None or (*shape[:-2], channels, shape[-1]) != piece.our_shape:
             return None, None
@@ -247,7 +283,9 @@ class _Fitting:
         return f"has shape {', '.join(map(str, shapes))}"
 
     def _find_unused(self, found):
-        """What the file holds beyond the model: allowed where the layout says so, or where the call left that part out."""
+        """What the file holds beyond the model: allowed where the layout says so, or where the call left that part
+        out.
+        """
         used, may_be_left = {name for piece in found for name in piece.reads}, self._leavable()
         for name in self.given.places:
             if name not in used:
@@ -259,13 +297,17 @@ class _Fitting:
         self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))  # once for a stack of blocks
 
     def _leavable(self):
-        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not for every name."""
+        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not
+        for every name.
+        """
         features, other_head = "features_only" in self.asked, "num_classes" in self.asked
         if self.layout is None:
             return lambda name: features or (other_head and _below(name, self.heads))
         ignored = re.compile(f"{self.layout.ignored}|{BOOKKEEPING}")
         known, of_head = self.layout.names(), self.layout.names(self.heads)
-        return lambda name: ignored.fullmatch(name) or (features and known.fullmatch(name)) or (other_head and of_head.fullmatch(name))
+        return lambda name: (
+            ignored.fullmatch(name) or (features and known.fullmatch(name)) or (other_head and of_head.fullmatch(name))
+        )
 
     def _explanation(self):
         shown = "; ".join(self.misfits[:5])
@@ -279,7 +321,9 @@ def _below(path, layers):
 
 
 def _own_pieces(model, by_index):
-    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's index there."""
+    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the
+    weight's index there.
+    """
     found, counts = [], {}
     for weight in model.weights:
         layer = weight.path.rpartition("/")[0]
