@@ -41,8 +41,8 @@ PACKAGES = (
 
 
 def parser(module_doc, rounds=None):
-    """The options that the benchmarks share; the description is the first line of the docstring. `rounds` is a
-    default, if any.
+    """The options that the benchmarks share; the description is the first line of the docstring. `rounds` is a default,
+    if any.
     """
     options = argparse.ArgumentParser(description=module_doc.splitlines()[0])
     if rounds:

@@ -120,8 +120,8 @@ COMPARED = (
 
 
 def write(name, folder, work):
-    """Writes an artifact in a process of its own: {"bytes", "operations", "max_abs_difference"}. Raises what its
-    writer raised.
+    """Writes an artifact in a process of its own: {"bytes", "operations", "max_abs_difference"}. Raises what its writer
+    raised.
     """
     format, writer = ARTIFACTS[name]
     folder.mkdir()

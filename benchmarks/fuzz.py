@@ -150,8 +150,8 @@ def randomised(model, seed):
 
 
 def damage(sample, number, folder):
-    """Writes mutation `number` of a sample into `folder`: (path to load, what was done, whether a checksum still
-    guards it).
+    """Writes mutation `number` of a sample into `folder`: (path to load, what was done, whether a checksum still guards
+    it).
     """
     rng = np.random.default_rng([number, *sample.name.encode()])
     shutil.copytree(sample.folder, folder)
@@ -302,8 +302,8 @@ def _answer(folder):
 
 
 def memory(new=False):
-    """The most bytes that this process has held in memory since it was last asked with `new`; 0 where the system
-    does not tell.
+    """The most bytes that this process has held in memory since it was last asked with `new`; 0 where the system does
+    not tell.
     """
     status = pathlib.Path("/proc/self/status")
     if not status.exists():

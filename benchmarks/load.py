@@ -33,8 +33,8 @@ def write(name, path):
 
 
 def loader(library, name, file):
-    """A callable that loads the file into a model of the library, which is built here; of "... whole" turns, one
-    that builds it too.
+    """A callable that loads the file into a model of the library, which is built here; of "... whole" turns, one that
+    builds it too.
     """
     if library == "kzoo whole":
         import kzoo

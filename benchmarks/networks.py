@@ -1,5 +1,5 @@
-"""One architecture from several libraries, and the machine's matrix products: what the processes of `infer` and
-`step` prepare.
+"""One architecture from several libraries, and the machine's matrix products: what the processes of `infer` and `step`
+prepare.
 """
 
 import math

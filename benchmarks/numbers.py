@@ -98,8 +98,8 @@ def drawn(shape, *seed):
 
 
 def fill(model):
-    """Every weight drawn by its path, away from constants, at a scale at which no part of the model is too weak to
-    be seen.
+    """Every weight drawn by its path, away from constants, at a scale at which no part of the model is too weak to be
+    seen.
     """
     for weight in model.weights:
         path, shape = weight.path, tuple(weight.shape)
@@ -144,8 +144,8 @@ def projections(arrays):
 
 
 def network_of(model):
-    """(the model of what parity compares, every block's output, the stem's, the embedded patches and the result;
-    their names).
+    """(the model of what parity compares, every block's output, the stem's, the embedded patches and the result; their
+    names).
     """
     import keras
 
@@ -228,8 +228,8 @@ def layouts(model, config, name, overrides, images):
 
 
 def numbers(name, overrides):
-    """{part: digest, "projections": text} of one model; parts are "outputs", "gradients" and, of a toy, "LAYOUT
-    file", "LAYOUT read".
+    """{part: digest, "projections": text} of one model; parts are "outputs", "gradients" and, of a toy, "LAYOUT file",
+    "LAYOUT read".
     """
     import keras
 

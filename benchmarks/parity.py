@@ -207,8 +207,8 @@ def saved():
 
 
 def merged(*lists):
-    """The newest record of each row and reference that there still are, small to large; of the same minute, that of
-    the later list.
+    """The newest record of each row and reference that there still are, small to large; of the same minute, that of the
+    later list.
     """
     import kzoo
     from benchmarks.references import REFERENCES
@@ -339,8 +339,8 @@ def summary(records, failed, without, then, today):
 
 
 def age(result):
-    """The sentences on how many records hold for the code of today, and on what is to be measured again: of
-    summary()'s result.
+    """The sentences on how many records hold for the code of today, and on what is to be measured again: of summary()'s
+    result.
     """
 
     def told(key, of):

@@ -38,8 +38,8 @@ def _inputs(model, batch=2):
 
 
 def outputs_of(model, inputs):
-    """The model's outputs, as NumPy arrays in a list. Under JAX they are compiled whole: one compilation, not one
-    for every operation.
+    """The model's outputs, as NumPy arrays in a list. Under JAX they are compiled whole: one compilation, not one for
+    every operation.
     """
     call = model.predict_on_batch if keras.backend.backend() == "jax" else model
     return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(call(inputs))]

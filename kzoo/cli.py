@@ -1,15 +1,13 @@
 """The command line. Each command imports what it needs when it runs, so that `kzoo list` costs milliseconds."""
 
 import argparse
-import contextlib
 import dataclasses
 import errno
 import json
-import os
 import sys
 
 from kzoo.errors import UsageError, UserError
-from kzoo.system import Terminated, out_of_memory, output_folder, reason, terminable, unseen
+from kzoo.system import Terminated, give_up_output, hushed, out_of_memory, output_folder, reason, terminable, unseen
 
 BEST = "of a run: the weights of its best evaluation, not the last ones"
 
@@ -30,7 +28,7 @@ def main(arguments=None):
             sys.stdout.flush()
             return status
     except BrokenPipeError:  # the reader of a pipe (head) has gone
-        _give_up_output()
+        give_up_output()
         return 1
     except Terminated as end:
         if not end.told:
@@ -42,11 +40,6 @@ def main(arguments=None):
             raise
         print(f"kzoo: {told}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-
-
-def _give_up_output():
-    """What could not be written is not tried again when Python ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(error, options):
@@ -61,13 +54,16 @@ def _told(error, options):
         )
     if out_of_memory(error):
         first = (str(error).strip().splitlines() or ["no more to be had"])[0]
-        return f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes memory."
+        return (
+            f"the memory ran out ({first[:120]}); choose a smaller model, picture or batch, or end what else takes "
+            "memory."
+        )
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return "a path holds a NUL character, which none can; correct it."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used ({reason(error)}); check the path."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a file, it would have its name
-        _give_up_output()
+        give_up_output()
         return f"the output could not be written ({reason(error)})."
     return None
 
@@ -171,30 +167,12 @@ def _version():
     return f"kzoo {__version__}"
 
 
-@contextlib.contextmanager
-def _hushed(debug):
-    """Keeps TensorFlow's start-up chatter, which is written below Python, off the terminal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if debug:
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def _backend(options):
     """Imports Keras and its backend quietly."""
     from kzoo.errors import require_backend
 
     require_backend()
-    with _hushed(options.debug):
+    with hushed(options.debug):
         import keras  # noqa: F401
 
 
@@ -291,7 +269,7 @@ def predict(options):
     # The target decides which runtime is imported. TensorFlow would import Keras and JAX, of which an artifact has no
     # use.
     others = ("keras", "jax") if own_format(options.target) else ()
-    with _hushed(options.debug), unseen(*others):
+    with hushed(options.debug), unseen(*others):
         predictor = open_target(options.target, options.weights, options.random_weights, options.dtype, options.best)
     if folder:
         check_drawing(predictor, options.attention)

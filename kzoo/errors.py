@@ -6,11 +6,13 @@ import json
 import os
 import pathlib
 
+# fmt: off
 EXTRA_OF = {
     "tensorflow": "tensorflow", "tensorflow_datasets": "tensorflow", "keras_cv": "tensorflow", "jax": "jax", "torch": "torch",
     "tf2onnx": "export", "onnx": "export", "onnxruntime": "export", "ai_edge_litert": "export",
     "huggingface_hub": "hub", "safetensors": "hub", "pycocotools": "detection", "matplotlib": "plots",
-}  # fmt: skip
+}
+# fmt: on
 
 
 class UserError(ValueError):

@@ -78,8 +78,8 @@ def _weights(model, images, stage):
 
 
 def _stages(model):
-    """The blocks of each stage of attention, at least one stage: blocks in a row of one grid, one width and one
-    number of heads.
+    """The blocks of each stage of attention, at least one stage: blocks in a row of one grid, one width and one number
+    of heads.
     """
     blocks = _layers(model, (TransformerBlock, RelativeBlock))
     if not blocks:

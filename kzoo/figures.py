@@ -10,8 +10,8 @@ from kzoo.files import replacing
 
 
 def new_figure(width, height):
-    """An empty matplotlib figure of that size in inches, whose parts do not overlap. Raises MissingPackage without
-    the extra "plots".
+    """An empty matplotlib figure of that size in inches, whose parts do not overlap. Raises MissingPackage without the
+    extra "plots".
     """
     require("matplotlib", why="drawing")
     from matplotlib.figure import Figure

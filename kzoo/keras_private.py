@@ -195,8 +195,8 @@ def averages(optimizer):
 
 
 def compiled_as(view):
-    """What the training step is, asked of the step itself after it has run: "xla", "graph", "eager" or "not
-    applicable (torch)".
+    """What the training step is, asked of the step itself after it has run: "xla", "graph", "eager" or "not applicable
+    (torch)".
     """
     backend = keras.backend.backend()
     if backend == "torch":

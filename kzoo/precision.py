@@ -37,7 +37,10 @@ class PrecisionReport:
         return self.agreement[name]
 
     def __str__(self):
-        text = f"{self.dtype} on {self.images} pictures ({self.pictures}): largest difference from float32 {self.max_abs_difference:.2g}"
+        text = (
+            f"{self.dtype} on {self.images} pictures ({self.pictures}): largest difference from float32 "
+            f"{self.max_abs_difference:.2g}"
+        )
         return ", ".join(filter(None, (text, f"largest output {self.largest_output:.3g}", self.words)))
 
 
@@ -71,8 +74,8 @@ def precision_of(model):
 
 
 def twin(model, policy):
-    """The same model with the same weights, built under that Keras dtype policy. Raises UserError for one that
-    carries no spec.
+    """The same model with the same weights, built under that Keras dtype policy. Raises UserError for one that carries
+    no spec.
     """
     spec = spec_of_model(model)
     with computing_in(policy):

@@ -18,8 +18,8 @@ from kzoo.system import output_folder, printable, say
 
 
 class ModelPredictor:
-    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where
-    that has weights.
+    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where that
+    has weights.
     """
 
     def __init__(self, model, task=None, view=None):
@@ -31,8 +31,8 @@ class ModelPredictor:
 
 
 class ArtifactPredictor:
-    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized
-    picture, as uint8.
+    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized picture,
+    as uint8.
     """
 
     def __init__(self, artifact):
@@ -48,8 +48,8 @@ class ArtifactPredictor:
 
 
 def open_model(target, weights=None, random_weights=False, best=False):
-    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best:
-    a run's best.
+    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best: a
+    run's best.
     """
     path = pathlib.Path(target)
     if path.exists():

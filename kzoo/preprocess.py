@@ -65,8 +65,8 @@ class Preprocessor:
 
 
 def _of_several_sizes(images):
-    """The pictures of a list, an array of objects or TensorFlow's ragged tensor, where they are not of one size;
-    else ().
+    """The pictures of a list, an array of objects or TensorFlow's ragged tensor, where they are not of one size; else
+    ().
     """
     if hasattr(images, "bounding_shape"):  # ragged; so are its pictures
         return [image.to_tensor() if hasattr(image, "to_tensor") else image for image in images]

@@ -87,8 +87,8 @@ def _our_rows():
 
 
 def _plugin_rows():
-    """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to
-    no table of names.
+    """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to no
+    table of names.
     """
     from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
 
@@ -112,8 +112,8 @@ def _plugin_rows():
 
 
 def _source_of(module):
-    """The file of a module, or None: found without running it or a package that it lies in, as
-    importlib.util.find_spec would.
+    """The file of a module, or None: found without running it or a package that it lies in, as importlib.util.find_spec
+    would.
     """
     name, *inner = module.split(".")
     spec = importlib.util.find_spec(name)

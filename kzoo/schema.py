@@ -34,8 +34,8 @@ class RandAugment(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Settings):
-    """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing
-    of the batch.
+    """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing of
+    the batch.
     """
 
     part = "augment"
@@ -328,8 +328,8 @@ class Recipe(Settings):
 
 
 def run_as_script(module_name, *_):
-    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it. Files may hand
-    over their table too.
+    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it. Files may hand over
+    their table too.
     """
     if module_name == "__main__":
         file, *words = sys.argv

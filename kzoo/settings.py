@@ -14,8 +14,8 @@ from kzoo.errors import UsageError, unknown
 
 
 class Settings:
-    """What such dataclasses ask of their own values, in __post_init__. Each raises UsageError; None passes but where
-    a choice is asked.
+    """What such dataclasses ask of their own values, in __post_init__. Each raises UsageError; None passes but where a
+    choice is asked.
     """
 
     part = ""  # what stands before a field's name in messages: "optim" of optim.lr
@@ -54,8 +54,8 @@ class Settings:
         return typing.get_type_hints(type(self))
 
     def settled(self, changes):
-        """(what changes by dotted key apply to, the changes that are left): a kind among them may decide which
-        fields there are.
+        """(what changes by dotted key apply to, the changes that are left): a kind among them may decide which fields
+        there are.
         """
         return self, changes
 
@@ -131,8 +131,8 @@ def _put(mapping, key, value):
 
 
 def _unknown_key(owner, key, prefix):
-    """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr`
-    means `optim.lr`.
+    """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr` means
+    `optim.lr`.
     """
     valid = {f.name for f in dataclasses.fields(owner)} | set(flatten(owner))
     nearest = [name for name in valid if name.rpartition(".")[2] == key] or valid
@@ -169,8 +169,8 @@ def tupled(value):
 
 
 def option_table(given):
-    """Options of a model as {field: value}, from that or from texts ("field=value", ...), the older spelling;
-    anything else as it is.
+    """Options of a model as {field: value}, from that or from texts ("field=value", ...), the older spelling; anything
+    else as it is.
     """
     if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
         return {field: plain(value) for field, _, value in (text.partition("=") for text in given)}

@@ -12,8 +12,8 @@ OURS = "kzoo"  # the distribution of our own parts
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(Settings):
-    """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x /
-    255 - mean) / std.
+    """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x / 255
+    - mean) / std.
     """
 
     part = "preprocessing"
@@ -34,8 +34,8 @@ class Preprocessing(Settings):
 
     @property
     def fill(self):
-        """The colour (0..255, whole numbers) of what lies outside of a picture: about 0 once normalised, as timm
-        rounds it.
+        """The colour (0..255, whole numbers) of what lies outside of a picture: about 0 once normalised, as timm rounds
+        it.
         """
         return tuple(round(255 * mean) for mean in self.mean)
 
@@ -80,8 +80,8 @@ class Spec:
 
 
 def spell_options(owner):
-    """Options of the network under a model, in the overrides of a recipe or spec, in the one spelling by which they
-    are compared.
+    """Options of the network under a model, in the overrides of a recipe or spec, in the one spelling by which they are
+    compared.
     """
     if "backbone_options" in owner.overrides:
         options = option_table(owner.overrides["backbone_options"])

@@ -62,8 +62,8 @@ def writing_into(folder):
 
 
 def output_folder(path, make=True):
-    """The folder as a Path, made with its parents; or, before long work, only looked at. Raises UserError where
-    nothing can be written.
+    """The folder as a Path, made with its parents; or, before long work, only looked at. Raises UserError where nothing
+    can be written.
     """
     folder = writable_name(path)
     with writing_into(folder):
@@ -102,8 +102,8 @@ def reason(error):
 
 
 class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM) and has put its work away; uncaught, it ends with status 143 as the
-    signal would.
+    """The process was asked to end (SIGTERM) and has put its work away; uncaught, it ends with status 143 as the signal
+    would.
     """
 
     told = False  # whether somebody has said what became of the work
@@ -113,8 +113,8 @@ class Terminated(SystemExit):
 
 
 class Ending:
-    """Whether the process was asked to end. Within `held` that only sets `asked`, and whoever works there looks;
-    else it raises.
+    """Whether the process was asked to end. Within `held` that only sets `asked`, and whoever works there looks; else
+    it raises.
     """
 
     def __init__(self):
@@ -174,8 +174,8 @@ _EXHAUSTED_WORDS = (
 
 
 def out_of_memory(error):
-    """Whether an exception is that of Python, NumPy, TensorFlow, JAX or torch for memory, of the host or a device,
-    that ran out.
+    """Whether an exception is that of Python, NumPy, TensorFlow, JAX or torch for memory, of the host or a device, that
+    ran out.
     """
     if _EXHAUSTED & {kind.__name__ for kind in type(error).__mro__}:
         return True
@@ -185,3 +185,26 @@ def out_of_memory(error):
         "jaxlib",
     )
     return told and any(word.lower() in str(error).lower() for word in _EXHAUSTED_WORDS)
+
+
+@contextlib.contextmanager
+def hushed(debug=False):
+    """Keeps TensorFlow's start-up chatter, which is written below Python, off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if debug:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def give_up_output():
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -86,8 +86,8 @@ def _address(tag):
 
 
 def info(name):
-    """ModelInfo of a name, with or without a tag: its counts come from building it without memory, in milliseconds
-    to seconds.
+    """ModelInfo of a name, with or without a tag: its counts come from building it without memory, in milliseconds to
+    seconds.
     """
     require_backend()
     from kzoo.models.count import count

@@ -40,16 +40,16 @@ def saved(model, reference, folder):
 
 
 def with_and_without(build):
-    """[build(False), build(True)] under a seed of first weights and all dropping: unseeded, now and then nothing
-    passes a block.
+    """[build(False), build(True)] under a seed of first weights and all dropping: unseeded, now and then nothing passes
+    a block.
     """
     keras.utils.set_random_seed(1)
     return [build(on) for on in (False, True)]
 
 
 def assert_trained_alike(models, x, y, xla):
-    """Two steps of plain gradient descent from the same weights and seed, all dropout active, end in the same
-    weights of both models.
+    """Two steps of plain gradient descent from the same weights and seed, all dropout active, end in the same weights
+    of both models.
     """
     plain, other = models
     for weight, twin in zip(plain.variables, other.variables, strict=True):

@@ -85,7 +85,10 @@ def violations(part, source):
 
 def loaded_after(code):
     """The names of the modules a fresh process holds after `code`, whose own output goes to stderr."""
-    code = f"import contextlib, json, sys\nwith contextlib.redirect_stdout(sys.stderr):\n    {code}\nprint(json.dumps(list(sys.modules)))"
+    code = (
+        "import contextlib, json, sys\nwith contextlib.redirect_stdout(sys.stderr):\n    "
+        f"{code}\nprint(json.dumps(list(sys.modules)))"
+    )
     return json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
 
@@ -153,3 +156,20 @@ def test_building_a_vit_loads_few_of_our_modules():
     ours = [name for name in loaded_after("import kzoo; kzoo.get('vit_toy')") if name.split(".")[0] == "kzoo"]
     assert "kzoo.models.vit" in ours
     assert len(ours) <= 14, ours
+
+
+def outside_tables(path):
+    """[(number, line)] of a file that do not lie between `# fmt: off` and `# fmt: on`."""
+    found, table = [], False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        table = "# fmt: off" in line or table and "# fmt: on" not in line
+        if not table and "# fmt:" not in line:
+            found.append((number, line))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kzoo").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_lines_narrow_tables_aside(path):
+    lines = outside_tables(path)
+    assert len(lines) <= 350
+    assert [number for number, line in lines if len(line) > 120] == []

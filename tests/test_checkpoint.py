@@ -1,5 +1,5 @@
-"""Files of weights of every format: read as their own libraries wrote them; bad and hostile ones refused in a
-sentence, nothing run.
+"""Files of weights of every format: read as their own libraries wrote them; bad and hostile ones refused in a sentence,
+nothing run.
 """
 
 import argparse

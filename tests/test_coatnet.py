@@ -1,5 +1,5 @@
-"""The CoAtNet family: counts of the references, numbers equal to timm's under the same random weights, the paper's
-own form.
+"""The CoAtNet family: counts of the references, numbers equal to timm's under the same random weights, the paper's own
+form.
 """
 
 import keras
@@ -280,8 +280,8 @@ def both_blocks(x, remat):
     "blocks", [both_blocks, lambda x, remat: Small(remat=remat, name="small")(x)], ids=["family", "small"]
 )
 def test_recomputing_blocks_changes_neither_gradients_nor_running_statistics(blocks):
-    """Two steps of plain gradient descent, all dropout active, end in the same weights with and without; the small
-    one under XLA.
+    """Two steps of plain gradient descent, all dropout active, end in the same weights with and without; the small one
+    under XLA.
     """
     xla = keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and blocks is not both_blocks)
     maps, rng = keras.Input((4, 4, 8)), np.random.default_rng(0)

@@ -1,5 +1,5 @@
-"""Batches: the two engines agree bit for bit, epochs replay and resume, fit() and evaluate() take them, TensorFlow
-may be absent.
+"""Batches: the two engines agree bit for bit, epochs replay and resume, fit() and evaluate() take them, TensorFlow may
+be absent.
 """
 
 import os

@@ -157,8 +157,8 @@ def test_files_that_are_no_npz(tmp_path, content):
     ],
 )
 def test_npz_headers_that_claim_something_else(tmp_path, old, new, words):
-    """Their checksums are right. What else may be wrong with such an archive stands with the weights, which share
-    the reader.
+    """Their checksums are right. What else may be wrong with such an archive stands with the weights, which share the
+    reader.
     """
     np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=LABELS)
     content = (tmp_path / "set.npz").read_bytes()

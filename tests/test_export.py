@@ -440,8 +440,8 @@ def test_an_operation_the_format_lacks_is_named(model, tmp_path, monkeypatch, fo
 
 
 def test_graph_rewrites_leave_other_patterns_alone():
-    """A reshape that moves the rows, and a norm over another axis, look alike but are not: the numbers stay, so do
-    the nodes.
+    """A reshape that moves the rows, and a norm over another axis, look alike but are not: the numbers stay, so do the
+    nodes.
     """
     import onnx
     import onnxruntime

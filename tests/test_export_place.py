@@ -353,8 +353,8 @@ with place.staging(pathlib.Path(sys.argv[1])) as folder:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_export_ends_its_child(tmp_path, monkeypatch, interruption):
-    """Under JAX and torch a child exports: an exception here, as a signal raises it, ends it, and what it had built
-    is gone.
+    """Under JAX and torch a child exports: an exception here, as a signal raises it, ends it, and what it had built is
+    gone.
     """
     from kzoo.exporting import relay
 

@@ -37,8 +37,8 @@ def build(config):
 
 
 class Centre(Task):
-    """{"centre": (B, 2) in pixels of the picture, "what": (B, 3)}; the mask says which share of the input a square
-    of it would fill.
+    """{"centre": (B, 2) in pixels of the picture, "what": (B, 3)}; the mask says which share of the input a square of
+    it would fill.
     """
 
     def inputs(self, images, take):

@@ -19,7 +19,10 @@ import pytest
 import kzoo
 
 ROOT = pathlib.Path(__file__).parent.parent
-LISTING = "import json, kzoo; print(json.dumps([kzoo.list_models(), kzoo.list_recipes(), str(kzoo.recipe(kzoo.list_recipes()[0]))]))"
+LISTING = (
+    "import json, kzoo; print(json.dumps([kzoo.list_models(), kzoo.list_recipes(), "
+    "str(kzoo.recipe(kzoo.list_recipes()[0]))]))"
+)
 
 
 def run(*command, **options):

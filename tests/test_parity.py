@@ -1,5 +1,5 @@
-"""Numbers equal to timm's and transformers', all weights random and moved through files of the reference's own
-format, both ways.
+"""Numbers equal to timm's and transformers', all weights random and moved through files of the reference's own format,
+both ways.
 """
 
 import dataclasses
@@ -177,8 +177,8 @@ def test_resized_as_timm_resizes(key, name, toy, size, tmp_path):
 
 @pytest.mark.parametrize("size", [128, (64, 32), (64, 96)], ids=str)
 def test_relative_tables_are_resized_bilinearly(size, tmp_path):
-    """CoAtNet's tables of offsets at another image_size, by torch's bilinear interpolation; timm's own way, another,
-    is not the paper's.
+    """CoAtNet's tables of offsets at another image_size, by torch's bilinear interpolation; timm's own way, another, is
+    not the paper's.
     """
     import torch
 
@@ -280,8 +280,8 @@ def test_gradients_are_torchs(tmp_path):
 
 
 def test_from_timms_file_to_transformers_and_back(tmp_path):
-    """One set of weights in every layout: transformers' model of them, with timm's epsilon written to its
-    config.json, is timm's.
+    """One set of weights in every layout: transformers' model of them, with timm's epsilon written to its config.json,
+    is timm's.
     """
     reference = Timm("vit_toy", TOY)
     file = reference.write(tmp_path / "theirs")
@@ -460,8 +460,8 @@ def test_a_moved_number_moves_its_family_and_no_other(monkeypatch):
 
 
 def test_two_processes_see_the_same_numbers():
-    """Twelve seconds: processes of their own, as the benchmark starts them, are what is tried; convolutions, batch
-    norm and attention.
+    """Twelve seconds: processes of their own, as the benchmark starts them, are what is tried; convolutions, batch norm
+    and attention.
     """
     families = ("coatnet", "vit")
     one, other = (numbers.measured(families, "--toys") for _ in range(2))

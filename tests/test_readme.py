@@ -124,8 +124,8 @@ def test_the_commands_run(line, capsys):
 
 
 def test_a_family_of_ones_own(place, seen, capsys):
-    """The plugin's block, its copy of the example and all, without what pip downloads; then the recipe of the
-    snippet under it.
+    """The plugin's block, its copy of the example and all, without what pip downloads; then the recipe of the snippet
+    under it.
     """
     made, _, used = PLUGIN.partition("pip install -e . && ")
     family, site = place / "kzoo-stripes", place / "site"

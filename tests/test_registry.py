@@ -100,8 +100,8 @@ def test_every_public_name_resolves():
 
 @pytest.mark.parametrize("name", registry.toys("kzoo"))
 def test_every_number_of_a_config_has_bounds(name):
-    """None is built, or fails otherwise than by one sentence, that is below 0 or not finite, beyond any machine or
-    of another type.
+    """None is built, or fails otherwise than by one sentence, that is below 0 or not finite, beyond any machine or of
+    another type.
     """
     config = registry.config_of(name)[1]
     hints = {key: str(hint) for key, hint in typing.get_type_hints(type(config)).items()}

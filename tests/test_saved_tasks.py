@@ -1,5 +1,5 @@
-"""A task saved whole: Keras' load_model gives the view that trained on, a plugin's too, from the one name that all
-go by.
+"""A task saved whole: Keras' load_model gives the view that trained on, a plugin's too, from the one name that all go
+by.
 """
 
 import json

@@ -70,7 +70,10 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
         "state.save = lambda *given: (save(*given), given[2]['step'] == 4 and os.kill(os.getpid(), signal.SIGKILL))\n"
     )
     # Layers that were made before count up the names that Keras gives.
-    train = f"import keras; keras.layers.Dense(2).build((None, 2))\nimport kzoo; kzoo.train({str(recipe)!r}, {str(tmp_path / 'killed')!r})"
+    train = (
+        f"import keras; keras.layers.Dense(2).build((None, 2))\nimport kzoo; kzoo.train({str(recipe)!r}, "
+        f"{str(tmp_path / 'killed')!r})"
+    )
     assert fresh(example, kill + train)[0] == -signal.SIGKILL
     code, told = fresh(example, train)
     assert code == 0 and "from step 4 of 6" in told
@@ -175,7 +178,10 @@ def test_a_source_must_give_what_the_task_asks(example, tmp_path):
         {"data.batch_size": 4, "data.eval_batch_size": 4, "steps": 1, "optim.freeze": (), "data.source": "fake:n=8"},
     )
     bare, labelled = (kind("pictures", "train", size=8, n=8) for kind in (Bare, FakeSource))
-    refusal = "pictures gives pictures alone, and the task classify needs a label for each picture: choose another data.source"
+    refusal = (
+        "pictures gives pictures alone, and the task classify needs a label for each picture: choose another "
+        "data.source"
+    )
     for sources in ((bare, labelled), (labelled, bare)):
         with pytest.raises(kzoo.UserError, match=refusal):
             kzoo.train(recipe, tmp_path / "run", data=sources)

@@ -1,5 +1,5 @@
-"""A task's hard ends: batches of dictionaries whose sides are open, no labels, and a loss as the figure that a run
-is judged by.
+"""A task's hard ends: batches of dictionaries whose sides are open, no labels, and a loss as the figure that a run is
+judged by.
 """
 
 import dataclasses
@@ -78,8 +78,8 @@ class Noisy(Labels):
 
 
 class Canvases(Batching):
-    """{"image": float32 (B, S, S, C) in 0..1, "mask": float32 (B, S, S), 1 where a picture lies}, S the smallest
-    that holds the batch.
+    """{"image": float32 (B, S, S, C) in 0..1, "mask": float32 (B, S, S), 1 where a picture lies}, S the smallest that
+    holds the batch.
     """
 
     def __init__(self, augment=None):

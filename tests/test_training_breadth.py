@@ -1,5 +1,5 @@
-"""The toolbox inside whole runs: several image sizes, several devices, recomputed activations, frozen and
-accumulated steps.
+"""The toolbox inside whole runs: several image sizes, several devices, recomputed activations, frozen and accumulated
+steps.
 """
 
 import dataclasses
@@ -85,8 +85,8 @@ def test_the_next_stage_takes_over_tables_and_their_moments():
 
 
 class Placed(View):
-    """Two position tables of one shape in the network, (1, 1 + rows * columns, 4), and one of its own, each of
-    another grid.
+    """Two position tables of one shape in the network, (1, 1 + rows * columns, 4), and one of its own, each of another
+    grid.
     """
 
     def __init__(self, *grids, wide=4):
@@ -174,8 +174,8 @@ def test_recomputed_activations_change_nothing(tmp_path):
 
 
 def test_mixed_pictures_train(tmp_path):
-    """Targets are probabilities: the loss of a first step, when all classes are alike, is still the logarithm of
-    their number.
+    """Targets are probabilities: the loss of a first step, when all classes are alike, is still the logarithm of their
+    number.
     """
     changes = {"data.augment.mixup": 0.8, "data.augment.cutmix": 1.0, "optim.lr": 0.0, "steps": 1}
     run = train(tmp_path / "run", settings.override(RECIPE, changes | {"schedule.min_lr": 0.0}))

@@ -121,8 +121,8 @@ def test_targets_that_are_none_are_refused(loss, targets, words):
 
 @pytest.mark.parametrize("xla", XLA)
 def test_targets_that_are_none_make_the_loss_of_a_compiled_step_nan(xla):
-    """Of both kinds: a label that is none, probabilities that are none; those of weight 0 may be anything, and
-    change nothing.
+    """Of both kinds: a label that is none, probabilities that are none; those of weight 0 may be anything, and change
+    nothing.
     """
     task, labels, weights = ready(tiny(), xla), np.int32([0, 1, 2, 2, 1, 3]), np.float32([1, 1, 1, 1, 1, 0])
     assert np.isfinite(fitted(task, Batches(X[0], labels, weights))["loss"])

@@ -1,5 +1,5 @@
-"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where
-they do not fit.
+"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where they
+do not fit.
 """
 
 import csv
@@ -188,8 +188,8 @@ def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
 
 
 def test_jax_continues_too(tmp_path):
-    """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the
-    second continues it.
+    """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the second
+    continues it.
     """
     recipe = dataclasses.replace(RECIPE, xla="required")
     runs = f"{tmp_path / 'a'},{tmp_path / 'b'}"
@@ -450,7 +450,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, what):
 
 def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', "
+        "flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run" / ".lock"], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout.readline() == b"held\n"

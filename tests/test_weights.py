@@ -152,8 +152,8 @@ PREFIXES = (
     "write", [save_file, lambda tensors, path: torch.save({k: torch.tensor(v) for k, v in tensors.items()}, path)]
 )
 def test_what_training_wraps_a_model_in_is_taken_off(donor, tmp_path, prefix, write):
-    """Whole, with an average's count beside it, and with a head that lies outside of the wrapped part, as
-    mmpretrain's do.
+    """Whole, with an average's count beside it, and with a head that lies outside of the wrapped part, as mmpretrain's
+    do.
     """
     tensors = by_timms_names(donor[0])
     whole = {prefix + name: value for name, value in tensors.items()}

@@ -9,8 +9,8 @@ _LIBRARIES = []  # torch forgets a library's operators when the library object i
 
 
 def _declare_operators():
-    """Declares the compiled operators that importing torchvision registers shapes for; declared, not implemented,
-    they suffice.
+    """Declares the compiled operators that importing torchvision registers shapes for; declared, not implemented, they
+    suffice.
     """
     import torch
 

@@ -1,5 +1,5 @@
-"""`python -m tests.write_published` writes kzoo/published/tags.csv and imagenet.tsv.gz: what the installed timm
-lists for kzoo's names.
+"""`python -m tests.write_published` writes kzoo/published/tags.csv and imagenet.tsv.gz: what the installed timm lists
+for kzoo's names.
 """
 
 import csv

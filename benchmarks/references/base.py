@@ -102,8 +102,8 @@ class Reference:
         return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
     def outputs(self, images, module=None):
-        """[the output of every one of `layers` (B, N, D) or (B, H, W, C), ..., the result (B, ...)] of images (B, H,
-        W, C).
+        """[the output of every one of `layers` (B, N, D) or (B, H, W, C), ..., the result (B, ...)] of images (B, H, W,
+        C).
         """
         import torch
 

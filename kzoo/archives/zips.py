@@ -1,5 +1,5 @@
-"""Zip archives: their table of contents is checked before anything is read, every member's CRC while it is, kzoo's
-seal on request.
+"""Zip archives: their table of contents is checked before anything is read, every member's CRC while it is, kzoo's seal
+on request.
 """
 
 import hashlib
@@ -57,8 +57,8 @@ def _check_members(archive, path):
 
 
 def pieces(archive, member):
-    """The bytes of a member (its name or ZipInfo), a piece at a time; zipfile.BadZipFile after the last one if its
-    CRC is wrong.
+    """The bytes of a member (its name or ZipInfo), a piece at a time; zipfile.BadZipFile after the last one if its CRC
+    is wrong.
     """
     with archive.open(member) as file:
         while piece := file.read(_PIECE):
@@ -83,8 +83,8 @@ def check_sums(archive, path):
 
 
 def read_into(member, buffer, path):
-    """Fills a writable memoryview of bytes from an open member, which must end with it. Raises UserError where it
-    does not.
+    """Fills a writable memoryview of bytes from an open member, which must end with it. Raises UserError where it does
+    not.
     """
     filled = 0
     while piece := member.read(_PIECE):
@@ -107,8 +107,8 @@ def seal(path):
 
 
 def check_seal(archive, path, promised):
-    """Compares an archive with its seal. Raises UserError where they differ, and where one was promised (by a text
-    in it) and is gone.
+    """Compares an archive with its seal. Raises UserError where they differ, and where one was promised (by a text in
+    it) and is gone.
     """
     if SEAL not in archive.namelist():
         if promised:

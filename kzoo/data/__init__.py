@@ -1,5 +1,5 @@
-"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing,
-augmentation, two engines.
+"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation,
+two engines.
 """
 
 from kzoo.data.batching import Array, Batching, Labels

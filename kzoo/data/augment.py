@@ -1,5 +1,5 @@
-"""What a random change does to each picture, decided before any pixel is touched: from uniform numbers to windows
-and operations.
+"""What a random change does to each picture, decided before any pixel is touched: from uniform numbers to windows and
+operations.
 """
 
 import itertools
@@ -22,8 +22,8 @@ _RAND = 54
 
 
 class Change(NamedTuple):
-    """The changes of one picture, in the order in which they are made; a window is (top, left, height, width) in
-    whole pixels.
+    """The changes of one picture, in the order in which they are made; a window is (top, left, height, width) in whole
+    pixels.
     """
 
     window: list | None  # of the picture, resized to the model's input; None: no random resized crop
@@ -55,8 +55,8 @@ def plan(augment, seed, epoch, keys, sizes, image_size):
 
 
 def _crops(augment, sizes, u):
-    """torchvision's rule: the first of ten windows of random area and log-uniform ratio that fits, at a random
-    place; else the centre.
+    """torchvision's rule: the first of ten windows of random area and log-uniform ratio that fits, at a random place;
+    else the centre.
     """
     windows, fits = _windows(sizes, sizes, augment.crop_scale, augment.crop_ratio, u[:, _PLACE], u[:, _CROP])
     return np.where(fits[:, None], windows, _centre(sizes, *augment.crop_ratio)).astype(np.int64).tolist()

@@ -35,8 +35,8 @@ class Batching:
         raise NotImplementedError
 
     def evaluate(self, pictures, targets, keys, rows):
-        """A batch of evaluation: (x, y, weights (rows,) float32), padded to `rows` with weight 0; y is () where
-        there are no targets.
+        """A batch of evaluation: (x, y, weights (rows,) float32), padded to `rows` with weight 0; y is () where there
+        are no targets.
         """
         raise NotImplementedError
 

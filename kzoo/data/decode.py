@@ -71,8 +71,8 @@ class Picture:
 
 
 def read_picture(path):
-    """The bytes of a picture's file. Raises UserError for what is missing, cannot be read or is no file: a pipe
-    would be waited for.
+    """The bytes of a picture's file. Raises UserError for what is missing, cannot be read or is no file: a pipe would
+    be waited for.
     """
     return read_file(path, "the path of a picture")
 
@@ -110,8 +110,8 @@ def to_channels(image, channels, name="the picture"):
 
 
 def _as_array(image, channels):
-    """uint8 (H, W, channels), read-only. Large pictures go strip by strip: what is computed on the way is several
-    times as large.
+    """uint8 (H, W, channels), read-only. Large pictures go strip by strip: what is computed on the way is several times
+    as large.
     """
     width, height = image.size
     rows = max(_STRIP // width, 1)

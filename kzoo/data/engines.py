@@ -1,5 +1,5 @@
-"""Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data
-over a stream.
+"""Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data over a
+stream.
 """
 
 import concurrent.futures

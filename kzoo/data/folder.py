@@ -120,8 +120,8 @@ def _list(home, classes, passed):
 
 
 def _walk(folder, label, found, links, seen, passed):
-    """Adds the pictures below a folder to found[label], and the links to folders, which are followed when the real
-    ones are done.
+    """Adds the pictures below a folder to found[label], and the links to folders, which are followed when the real ones
+    are done.
     """
     stack = [folder]
     while stack:

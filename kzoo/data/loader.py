@@ -1,5 +1,5 @@
-"""Batches for fit() and evaluate(): pure functions of (seed, epoch, step), run ahead of the training step by one of
-two engines.
+"""Batches for fit() and evaluate(): pure functions of (seed, epoch, step), run ahead of the training step by one of two
+engines.
 """
 
 import contextlib

@@ -30,8 +30,8 @@ def _enhance(enhancer):
 
 
 def _affine(matrix):
-    """Looks each pixel up where the matrix of (argument, size) sends it: (a, b, c, d, e, f) is x <- ax + by + c, y
-    <- dx + ey + f.
+    """Looks each pixel up where the matrix of (argument, size) sends it: (a, b, c, d, e, f) is x <- ax + by + c, y <-
+    dx + ey + f.
     """
     return lambda image, amount, uncovered: image.transform(
         image.size, Image.Transform.AFFINE, matrix(amount, image.size), **uncovered
@@ -45,8 +45,8 @@ def _solarize_add(image, amount, _):
 
 
 def _posterize(image, bits, _):
-    """Keeps the first `bits` of each value: all of them from 8 on; of none is left black, which Pillow's own refuses
-    to make.
+    """Keeps the first `bits` of each value: all of them from 8 on; of none is left black, which Pillow's own refuses to
+    make.
     """
     return image.point([value & -(1 << max(8 - bits, 0)) for value in range(256)] * len(image.getbands()))
 

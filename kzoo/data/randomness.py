@@ -1,5 +1,5 @@
-"""Randomness as a pure function of seed, epoch and sample: what a resumed or a parallel run draws is what the first
-run drew.
+"""Randomness as a pure function of seed, epoch and sample: what a resumed or a parallel run draws is what the first run
+drew.
 """
 
 import numpy as np

@@ -27,7 +27,7 @@ def samples(pictures=None, pictures_from="the caller's pictures"):
 
 
 def with_channels(picture, channels):
-    """The picture (h, w, c) with another number of channels, its own repeated or cut: what a model computes on it
-    stays comparable.
+    """The picture (h, w, c) with another number of channels, its own repeated or cut: what a model computes on it stays
+    comparable.
     """
     return picture[..., np.arange(channels) % picture.shape[-1]]

@@ -166,8 +166,8 @@ def check_labels(name, labels, num_classes, index=None):
 
 
 def whole_options(kind, text, known):
-    """{key: number} of a generated source's options, "key=1,other=2". Raises UsageError for a key not among the
-    known, or below 1.
+    """{key: number} of a generated source's options, "key=1,other=2". Raises UsageError for a key not among the known,
+    or below 1.
     """
     given = {}
     for option in filter(None, text.split(",")):

@@ -93,8 +93,8 @@ def open_tfds(spec, name, split, data_dir):
 
 
 def _leave_accelerators_alone():
-    """TensorFlow only reads here: first imported under another backend, it must not claim the memory of that
-    backend's device.
+    """TensorFlow only reads here: first imported under another backend, it must not claim the memory of that backend's
+    device.
     """
     if backend_name() != "tensorflow" and "tensorflow" not in sys.modules:
         import tensorflow as tf
@@ -131,8 +131,8 @@ def _features(spec, features):
 
 
 def _split(spec, split, splits):
-    """The name of the split, or of its synonym for evaluation; several joined by + and parts like train[:99%] are
-    TFDS' own words.
+    """The name of the split, or of its synonym for evaluation; several joined by + and parts like train[:99%] are TFDS'
+    own words.
     """
     for word in (split, *(EVALUATION if split in EVALUATION else ())):
         if all(part.split("[")[0] in splits for part in word.split("+")):

@@ -25,8 +25,8 @@ PRECISIONS = {
 
 
 def describe(serving, format, quantize):
-    """What is known before anything is measured: the part of the card that opening the artifact needs, and the
-    model's identity.
+    """What is known before anything is measured: the part of the card that opening the artifact needs, and the model's
+    identity.
     """
     spec, (height, width) = serving.spec, serving.image_size
     any_size = FORMATS[format].any_size
@@ -134,7 +134,7 @@ def markdown(card):
     output = next(iter(card["outputs"]))
     snippet = FORMATS[card["format"]].snippet.format(height=height, width=width, channels=channels, output=output)
     rows = "\n".join(_row(record) for record in card["verified"])
-    times, size = card["latency_ms"], f"{card['file_bytes'] / 1e6:.1f}"
+    size, made = f"{card['file_bytes'] / 1e6:.1f}", f"Exported by kzoo {card['kzoo']} on {card['date'][:10]}."
     encoded = card["encoded_input"]
     decoding = (
         f"\n- `{encoded['signature']}`: strings (batch,) named `{encoded['name']}`: {encoded['takes']}"
@@ -144,7 +144,7 @@ def markdown(card):
     outputs = ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in card["outputs"].items())
     return f"""# {card["model"]} as {card["format"]}
 
-{card["parameters"]:,} parameters, {card["precision"]}, {size} MB. Exported by kzoo {card["kzoo"]} on {card["date"][:10]}.
+{card["parameters"]:,} parameters, {card["precision"]}, {size} MB. {made}
 
 - Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
 - Outputs: {outputs}{_published(card)}
@@ -160,8 +160,13 @@ Compared with Keras on {card["pictures"]}:
 |---|---|---|---|---|---|---|
 {rows}
 
-One picture took {times["artifact"]} ms, in Keras {times["keras"]} ms (medians of {times["rounds"]}, taking turns, {times["cores"]} cores).
+{_took(card["latency_ms"])}
 """
+
+
+def _took(times):
+    keras = f"in Keras {times['keras']} ms (medians of {times['rounds']}, taking turns, {times['cores']} cores)"
+    return f"One picture took {times['artifact']} ms, {keras}."
 
 
 def _classes(card):

@@ -173,8 +173,8 @@ def _turned(exif, xmp):
 
 
 def orientation(exif):
-    """The orientation in the first directory of a TIFF block, with or without Exif's own mark; scalar string ->
-    int64, 0 for none.
+    """The orientation in the first directory of a TIFF block, with or without Exif's own mark; scalar string -> int64,
+    0 for none.
     """
     begin = _either(tf.strings.substr(exif, 0, 6) == b"Exif\0\0", 6, 0)
     little = _bytes(exif, begin, 1)[0] == ord("I")

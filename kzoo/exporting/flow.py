@@ -53,8 +53,8 @@ def export(
 
 
 def refuse(format, quantize, out):
-    """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot
-    be, or for packages.
+    """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot be,
+    or for packages.
     """
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)

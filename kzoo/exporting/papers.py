@@ -53,8 +53,8 @@ def read_card(folder):
 
 
 def whole_card(folder):
-    """read_card, after the artifact's files were found to be those that were exported; what earlier versions wrote
-    has no digests.
+    """read_card, after the artifact's files were found to be those that were exported; what earlier versions wrote has
+    no digests.
     """
     folder, card = pathlib.Path(folder), read_card(folder)
     if card is None:

@@ -23,8 +23,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems tha
 
 
 def check_target(out, format):
-    """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same
-    format alone.
+    """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format
+    alone.
     """
     name = writable_name(out)
     with writing_into(name):
@@ -93,8 +93,8 @@ def _claimed(out):
 
 
 def _locked(lock, path):
-    """Whether the file is locked now; False where the file system knows no locks. Raises UserError where another
-    holds it.
+    """Whether the file is locked now; False where the file system knows no locks. Raises UserError where another holds
+    it.
     """
     import fcntl  # where artifacts are only opened it need not exist
 

@@ -19,8 +19,8 @@ REFUSED = 3  # the child's exit status where the export was refused; the sentenc
 
 
 def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from):
-    """`export` in a process of its own. Raises UserError with the child's sentence, RuntimeError where the child
-    broke down.
+    """`export` in a process of its own. Raises UserError with the child's sentence, RuntimeError where the child broke
+    down.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)

@@ -28,8 +28,8 @@ class Serving:
 
     @property
     def taken(self):
-        """The signature of what `outputs` takes: (structure of the model's inputs,), and the pictures' sizes where
-        the task needs them.
+        """The signature of what `outputs` takes: (structure of the model's inputs,), and the pictures' sizes where the
+        task needs them.
         """
         inputs = keras.tree.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input)
         return (inputs,) if self._sizes is None else (inputs, tf.TensorSpec((None, 2), self._sizes.dtype))

@@ -15,8 +15,8 @@ ONE_FILE = 2_000_000_000  # bytes of weights that a protocol buffer and a flat b
 
 
 def write_saved_model(serving, folder, quantize=None):
-    """`1/`, a version folder of TensorFlow Serving: serving_default for pictures of any size, serving_jpeg for
-    encoded ones.
+    """`1/`, a version folder of TensorFlow Serving: serving_default for pictures of any size, serving_jpeg for encoded
+    ones.
     """
     endpoints = {"serving_default": (serving.any_size, serving.any_size_spec())}
     if serving.decodes:
@@ -69,8 +69,8 @@ def _converted_to_onnx(serving):
 
 
 def write_litert(serving, folder, quantize=None):
-    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input; "fp16" or
-    "dynamic" weights.
+    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input; "fp16" or "dynamic"
+    weights.
     """
     _fits_one_file(serving.model, "litert")
     with tempfile.TemporaryDirectory(dir=folder) as archive:

@@ -45,8 +45,8 @@ def _children(layer):
 
 
 def _named(layer):
-    """{name: what lies in a layer directly and can be frozen}: layers, and the weights of its own that were made to
-    be trained.
+    """{name: what lies in a layer directly and can be frozen}: layers, and the weights of its own that were made to be
+    trained.
     """
     return {weight.name: weight for weight in own_trainable(layer)} | {part.name: part for part in _children(layer)}
 
@@ -78,8 +78,8 @@ def split_config(config):
 
 
 def set_parts(layer, told):
-    """Makes the parts of a built layer or model what parts_config told of them. Raises UserError for a path that
-    leads nowhere.
+    """Makes the parts of a built layer or model what parts_config told of them. Raises UserError for a path that leads
+    nowhere.
     """
     missing = _quantize_parts(layer, told)
     for path in told.get("frozen", ()):

@@ -1,5 +1,5 @@
-"""Convolutions and norms of the ResNets: torch's and TensorFlow's padding, weight standardisation, frozen
-statistics, group norm.
+"""Convolutions and norms of the ResNets: torch's and TensorFlow's padding, weight standardisation, frozen statistics,
+group norm.
 """
 
 import keras

@@ -114,8 +114,8 @@ class ConvStem(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class LearnedTokens(ZooLayer):
-    """Prepends `count` learned tokens: (B, N, D) -> (B, count + N, D). Several must not start equal, or they would
-    stay so: `stddev`.
+    """Prepends `count` learned tokens: (B, N, D) -> (B, count + N, D). Several must not start equal, or they would stay
+    so: `stddev`.
     """
 
     no_weight_decay = True

@@ -42,8 +42,8 @@ def strided(side, stride):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Downsample(ZooLayer):
-    """Pools by `stride` (1 or 2) and projects where the width changes: (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W
-    / s), dim).
+    """Pools by `stride` (1 or 2) and projects where the width changes: (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W /
+    s), dim).
     """
 
     def __init__(self, in_dim, dim, stride, pool_type="avg2", use_bias=True, init="glorot_uniform", **kwargs):
@@ -105,8 +105,8 @@ class SqueezeExcite(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class TwoConvStem(ZooLayer):
-    """Two 3x3 convolutions, norm and activation between them and nothing after: (B, H, W, C) -> (B, ceil(H / s),
-    ceil(W / s), dims[1]).
+    """Two 3x3 convolutions, norm and activation between them and nothing after: (B, H, W, C) -> (B, ceil(H / s), ceil(W
+    / s), dims[1]).
     """
 
     def __init__(self, dims, stride=2, act="gelu", norm_eps=1e-5, **kwargs):

@@ -64,8 +64,8 @@ class _OffsetBias(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class OffsetTable(_OffsetBias):
-    """The bias as one learned `table` (1, offsets, heads), which can be resized to another `grid_size`: bilinearly,
-    as the paper does.
+    """The bias as one learned `table` (1, offsets, heads), which can be resized to another `grid_size`: bilinearly, as
+    the paper does.
     """
 
     prefix = 0

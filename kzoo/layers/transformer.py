@@ -115,8 +115,8 @@ class Attention(ZooLayer):
         return ops.reshape(self.proj_drop(x, training=training), (-1, tokens, x.shape[-1]))
 
     def attend(self, x, training=None):
-        """(output (B, N, out_dim), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to
-        1, before dropout.
+        """(output (B, N, out_dim), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1,
+        before dropout.
         """
         q, k, v = self._queries_keys_values(x)
         weights = self._weights(q, k, training)

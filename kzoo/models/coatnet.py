@@ -179,8 +179,8 @@ class CoatnetConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Place:
-    """A block of the model: its layer's name, its kind (C or T), its widths, its stride, its output's (rows,
-    columns) and stride in all.
+    """A block of the model: its layer's name, its kind (C or T), its widths, its stride, its output's (rows, columns)
+    and stride in all.
     """
 
     name: str

@@ -75,8 +75,8 @@ class Layout:
         return STYLES[self.style][1]
 
     def names(self, lefts=None):
-        """The pattern of a file's names, their aliases applied, that any rule speaks of, or any of those with the
-        left sides given.
+        """The pattern of a file's names, their aliases applied, that any rule speaks of, or any of those with the left
+        sides given.
         """
         leaf = "|".join(sorted(set(self.leaves.values())))
         found = []

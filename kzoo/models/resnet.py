@@ -101,8 +101,8 @@ class ResNetConfig(ModelConfig):
 
 @register
 def resnet(config):
-    """images (B, H, W, C) -> logits (B, num_classes) float32; the pooled vector (B, D) without a head; all stages
-    with features_only.
+    """images (B, H, W, C) -> logits (B, num_classes) float32; the pooled vector (B, D) without a head; all stages with
+    features_only.
     """
     images = keras.Input((*config.size, config.in_channels), name="images")
     maps = stages(config, images)

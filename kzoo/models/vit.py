@@ -168,8 +168,8 @@ def vit(config):
 
 
 def transformer(config, images, x):
-    """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row
-    by row.
+    """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row by
+    row.
     """
     x = tokens(config, x)
     tapped = []
@@ -238,8 +238,8 @@ def norm(config, name):
 
 
 def pool(config, x):
-    """Final norm and pooling, in the order that the configuration asks for: tokens (B, N, D) -> (B, D), or tokens
-    still for "none".
+    """Final norm and pooling, in the order that the configuration asks for: tokens (B, N, D) -> (B, D), or tokens still
+    for "none".
     """
     if not config.norm_after_pooling:
         x = norm(config, "norm")(x)

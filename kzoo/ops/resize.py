@@ -128,8 +128,8 @@ def crop_offset(grown, size, place=0.5):
 
 
 def border(rows, columns, fill, xp=np):
-    """What surrounds a picture resampled by rows (h, H) and columns (w, W): fill (C,) outside of it, 0 within; (h,
-    w, C).
+    """What surrounds a picture resampled by rows (h, H) and columns (w, W): fill (C,) outside of it, 0 within; (h, w,
+    C).
     """
     covered = xp.sum(rows, axis=1)[:, None] * xp.sum(columns, axis=1)
     return (1.0 - covered)[..., None] * xp.array(fill, "float32")

@@ -64,14 +64,14 @@ class Task:
         return {"in_channels": source.channels}
 
     def accept(self, network, source):
-        """The class names of this data for the network's spec. Raises UserError where network and data do not fit
-        each other.
+        """The class names of this data for the network's spec. Raises UserError where network and data do not fit each
+        other.
         """
         return ()
 
     def require(self, source, data):
-        """Raises UserError where the source gives less than the task needs, and where pictures without labels would
-        be mixed.
+        """Raises UserError where the source gives less than the task needs, and where pictures without labels would be
+        mixed.
         """
         kind = self.settings_class.kind
         if self.targets not in ("picture", source.targets):
@@ -153,8 +153,8 @@ class Task:
         return preprocess(images, take.image_size, take.preprocessing), None
 
     def prepared(self, pictures, take):
-        """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are
-        compared with.
+        """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are compared
+        with.
         """
         return np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures]), None
 
@@ -208,8 +208,8 @@ class Task:
         return keras.tree.map_structure(generated, network.input)
 
     def predict(self, network, view, picture, take):
-        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its
-        trained parts, else None.
+        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained
+        parts, else None.
         """
         import keras
 
@@ -242,8 +242,8 @@ class Meter:
     """Figures of a stream of batches, in float64."""
 
     def update(self, outputs, y, real):
-        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool,
-        False for padding.
+        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool, False
+        for padding.
         """
         raise NotImplementedError
 

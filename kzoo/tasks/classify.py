@@ -57,8 +57,8 @@ class Classify(Task):
         return ClassMeter()
 
     def outputs(self, network, raw, sizes):
-        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network
-        without a head.
+        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a
+        head.
         """
         if not network.classes:
             return super().outputs(network, raw, sizes)
@@ -95,7 +95,8 @@ class Classify(Task):
         """
         if "probabilities" not in outputs:
             raise UserError(
-                "the model gives features, not classes; build or export it with a classifier's head, num_classes above 0."
+                "the model gives features, not classes; build or export it with a classifier's head, "
+                "num_classes above 0."
             )
         probabilities = outputs["probabilities"]
         if len(probabilities) == 1:

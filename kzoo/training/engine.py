@@ -28,6 +28,7 @@ from kzoo.training.evaluation import averaged, loader_for
 from kzoo.training.optimizer import require_xla
 from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
+from kzoo.training.watch import Watch
 from kzoo.training.workdir import RECEIPT, claimed
 from kzoo.weights import fill, load
 from kzoo.weights.fill import transfer
@@ -168,7 +169,7 @@ class _Session:
         self._enter(self.plan.side_at(epoch))
         steps = min(per_epoch - done, self.total_steps - self.step)
         batches = self.stage.training.epoch(epoch, start_step=done)
-        watch = _Watch(self, epoch, self.step + steps, metric_values)
+        watch = Watch(self, epoch, self.step + steps, metric_values)
         with self.stage.training.plain_errors():
             self.view.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
@@ -201,8 +202,8 @@ class _Session:
             self.draw()
 
     def _evaluate(self, means):
-        """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated
-        when it continues.
+        """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when
+        it continues.
         """
         try:
             with averaged(self.view):
@@ -314,45 +315,6 @@ class _Session:
             told += f"; the best, {best[f'eval_{self.headline}']:.4f}, was after epoch {best['epoch']}"
         say(f"done: {self.workdir}, {told}")
         return Run(self.workdir, self.metrics, tuple(self.history))
-
-
-class _Watch(keras.callbacks.Callback):
-    """After every step: counts it, stops at a loss that is not finite, saves when it is time or the run is asked to
-    end.
-
-    Never at the epoch's last step, whose evaluation comes first.
-    """
-
-    def __init__(self, session, epoch, last_step, metric_values):
-        super().__init__()
-        self.session, self.epoch, self.last_step, self.metric_values = session, epoch, last_step, metric_values
-        self.logs = {}
-        self.saved_step, self.saved_time = session.step, time.monotonic()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.metric_values:  # continue the epoch's running means where the checkpoint left them
-            state.set_metrics(self.session.view, self.metric_values)
-
-    def on_train_batch_end(self, batch, logs=None):
-        session, self.logs = self.session, {k: float(v) for k, v in logs.items()}
-        session.step += 1
-        now = time.monotonic()
-        if not math.isfinite(self.logs["loss"]):  # a running mean: once not finite, it stays so
-            raise UserError(
-                f"the loss became {self.logs['loss']} at step {session.step}; the run stopped and its last good "
-                "checkpoint is kept: "
-                "lower optim.lr, warm up longer or set optim.clip_norm, in a new --workdir."
-            )
-        if session.compiled is None:
-            session.first_step_done()
-        session.progress.update(session.step, self.epoch, session.plan.epochs, self.logs)
-        limits = session.recipe.checkpoint
-        by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
-        by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60
-        if (by_steps or by_time or session.ending.asked) and session.step < self.last_step:
-            session.save()
-            self.saved_step, self.saved_time = session.step, time.monotonic()
-            session.ending.check()
 
 
 def _installed(distribution):

@@ -13,6 +13,7 @@ from kzoo.settings import flatten, override
 from kzoo.tasks import make
 from kzoo.training.optimizer import Rate, updates
 from kzoo.weights.read import spec_of
+from kzoo.zoo import get
 
 
 def settle(source, overrides=None, smoke=False):
@@ -109,7 +110,8 @@ class Plan:
     def network(self, side=None):
         """The model for this data, random. Raises UserError where the two do not fit each other, as the task says."""
         options = self.options if side is None else self.options | {"image_size": side}
-        model = build(self.recipe.model, options, filled=bool(self.recipe.init_from))
+        name = self.recipe.model
+        model = build(name, options, filled=True) if self.recipe.init_from else get(name, **options)
         names, trained_with = self.task.accept(model, self.source), {"remat", *self.task.building}
         architecture = {key: value for key, value in model.spec.overrides.items() if key not in trained_with}
         model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=names)

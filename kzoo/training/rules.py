@@ -20,8 +20,8 @@ def _ratio(above, below):
 
 
 class Sgd(Rule):
-    """Momentum that remembers gradients, not steps: a change of the rate takes effect at once, as in torch (Keras'
-    own remembers steps).
+    """Momentum that remembers gradients, not steps: a change of the rate takes effect at once, as in torch (Keras' own
+    remembers steps).
     """
 
     def __init__(self, momentum=0.9, nesterov=False, **kwargs):

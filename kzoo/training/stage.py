@@ -29,7 +29,7 @@ class Stage:
         self.view.optimizer.build(self.view.trainable_variables)
 
     def follow(self, before):
-        """Takes over everything an earlier stage has learnt and counted; position tables, and what belongs to them,
-        are resampled.
+        """Takes over everything an earlier stage has learnt and counted; position tables, and what belongs to them, are
+        resampled.
         """
         state.carry(before.view, self.view)

@@ -21,8 +21,8 @@ def _weights(view):
 
 
 def _groups(view):
-    """{key: variable} of the view's whole state, but for what it was given. Weights go by name; the rest, unnamed,
-    by its fixed order.
+    """{key: variable} of the view's whole state, but for what it was given. Weights go by name; the rest, unnamed, by
+    its fixed order.
     """
     groups = _weights(view)
     averaged = {
@@ -54,8 +54,8 @@ def save(view, run, meta):
 
 
 def save_best(view, network, run, meta):
-    """Replaces the run's best weights atomically: those of `network`, which was evaluated, and of what the view has
-    of its own.
+    """Replaces the run's best weights atomically: those of `network`, which was evaluated, and of what the view has of
+    its own.
     """
     own = {key: variable for key, variable in _groups(view).items() if key.startswith("task/")}
     _write(run / BEST, {f"weights/{v.path}": v for v in network.weights} | own, meta, "the last good ones are kept")
@@ -90,8 +90,8 @@ def set_metrics(view, values):
 
 
 def _tables(before, after):
-    """{key of its weight: its Table in one view and in the other} of the position tables of networks and of views'
-    own layers.
+    """{key of its weight: its Table in one view and in the other} of the position tables of networks and of views' own
+    layers.
     """
     found = []
     for view in (before, after):

@@ -84,7 +84,10 @@ def _told(error, workdir):
     if not isinstance(error, OSError) or not (error.errno in _DISK or place.startswith(str(workdir))):
         return None
     if error.errno == errno.ENOENT and not workdir.exists():
-        return f"{workdir} was moved or deleted while the run trained; put it back or choose another --workdir, then start again."
+        return (
+            f"{workdir} was moved or deleted while the run trained; put it back or choose another --workdir, then "
+            "start again."
+        )
     where = f": {place}" if place else ""
     kept = "what was saved before is kept: make room or choose another --workdir, then start again."
     return f"{workdir} cannot be written ({reason(error)}{where}); {kept}"

@@ -14,7 +14,10 @@ from kzoo.weights.formats.torch import Torch
 
 __all__ = ["CHECKPOINT", "SEAL", "SPEC", "Checkpoint", "Tensor", "fingerprint", "open_checkpoint"]
 
-KNOWN = "the folder of a run, .keras, .weights.h5, .safetensors, .npz, torch's .pth or .bin, a Hugging Face folder or its index of shards"
+KNOWN = (
+    "the folder of a run, .keras, .weights.h5, .safetensors, .npz, torch's .pth or .bin, a Hugging Face folder or "
+    "its index of shards"
+)
 # What a Hugging Face folder may hold, the first found is read.
 _FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ZIP, _HDF5, _PICKLE = b"PK", b"\x89HDF\r\n\x1a\n", b"\x80"

@@ -117,8 +117,8 @@ def implied_numerics(checkpoint, name, asked=()):
 
 
 def _fill(model, checkpoint, where, asked=()):
-    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options
-    of `kzoo.get`.
+    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of
+    `kzoo.get`.
     """
     fitting = _Fitting(model, checkpoint, where, asked)
     given, weights = fitting.given, {weight.path: weight for weight in model.weights}
@@ -189,8 +189,8 @@ class _Fitting:
             self.plan.append((piece, change))
 
     def _whole_numbers(self, piece):
-        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where
-        there is none.
+        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there
+        is none.
         """
         if not keras.backend.is_float_dtype(self.dtypes[piece.path]):
             return None
@@ -210,7 +210,10 @@ class _Fitting:
             and shape
             and shape[:-1] == piece.our_shape[:-1]
         ):
-            advice = f"kzoo.get(..., weights=, num_classes={shape[-1]}) takes the file's head, any other number named there a new one"
+            advice = (
+                f"kzoo.get(..., weights=, num_classes={shape[-1]}) takes the file's head, any other number named "
+                "there a new one"
+            )
         elif piece.path in self.tables and shape and shape[-1] == piece.our_shape[-1]:
             advice = "kzoo.get(..., weights=, image_size=) resizes position tables"
         elif (
@@ -297,8 +300,8 @@ class _Fitting:
         self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))  # once for a stack of blocks
 
     def _leavable(self):
-        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not
-        for every name.
+        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not for
+        every name.
         """
         features, other_head = "features_only" in self.asked, "num_classes" in self.asked
         if self.layout is None:
@@ -321,8 +324,8 @@ def _below(path, layers):
 
 
 def _own_pieces(model, by_index):
-    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the
-    weight's index there.
+    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's
+    index there.
     """
     found, counts = [], {}
     for weight in model.weights:

@@ -34,8 +34,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Address:
-    """What a hub address names; revision and file are None where it names none. Raises UsageError for names that
-    lead elsewhere.
+    """What a hub address names; revision and file are None where it names none. Raises UsageError for names that lead
+    elsewhere.
     """
 
     repo: str
@@ -192,7 +192,8 @@ def _shards(path, file, repository):
     missing = [name for name in names if name not in repository.files]
     if missing and repository.online:
         raise UserError(
-            f"{repository.address.repo} lacks {missing[0]}, which its {file} names; name another file or revision of it."
+            f"{repository.address.repo} lacks {missing[0]}, which its {file} names; "
+            "name another file or revision of it."
         )
     return names
 
@@ -260,6 +261,12 @@ def _unreachable(address, reason=""):
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return f"{address} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it; unset it and try again."
+        return (
+            f"{address} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it; unset "
+            "it and try again."
+        )
     remedy = "connect, or download its weights elsewhere and give weights=FILE"
-    return f"{address} is not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be reached{reason}; {remedy}."
+    return (
+        f"{address} is not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be "
+        f"reached{reason}; {remedy}."
+    )

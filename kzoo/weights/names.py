@@ -51,8 +51,8 @@ class Piece:
         return value + arrays[-1][:, :1] if self.right.plus_row_of else value
 
     def encode(self, value):
-        """{name: tensor} of the file from ours; of a shared tensor, our part. Raises UserError for what the layout
-        has no place for.
+        """{name: tensor} of the file from ours; of a shared tensor, our part. Raises UserError for what the layout has
+        no place for.
         """
         if not self.names:
             if np.any(value):
@@ -104,8 +104,9 @@ def _names_of(path, layout):
                 values = dict(zip(re.findall(r"\{(\w+)\}", left), match.groups(), strict=True)) | {
                     "leaf": layout.leaves.get(leaf, leaf)
                 }
-                filled = re.sub(r"\{(\w+)\}", lambda m: values[m[1]].replace("/", layout.separator), template)  # noqa: B023
-                return right, _alternatives(filled)
+                for word, value in values.items():
+                    template = template.replace(f"{{{word}}}", value.replace("/", layout.separator))
+                return right, _alternatives(template)
     return None, ()
 
 
@@ -172,8 +173,8 @@ def encode(model, layout, config):
 
 
 def contiguous(array):
-    """The array in C order. NumPy copies a transposed matrix column by column, six times slower than by strips that
-    fit the cache.
+    """The array in C order. NumPy copies a transposed matrix column by column, six times slower than by strips that fit
+    the cache.
     """
     if array.ndim != 2 or array.flags.c_contiguous:
         return np.ascontiguousarray(array)

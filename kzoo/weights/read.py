@@ -141,8 +141,8 @@ def load(source, best=False):
 
 
 def spec_of(source):
-    """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError
-    for anything else.
+    """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for
+    anything else.
     """
     from kzoo.weights.surgery import skeleton_of
 

@@ -59,8 +59,8 @@ TRANSFORMERS = Layout(
 
 
 def _google(attention, norm, mlp, positions):
-    """Google's .npz files: two generations that number the parts of a block differently, both made for the tanh GELU
-    of JAX.
+    """Google's .npz files: two generations that number the parts of a block differently, both made for the tanh GELU of
+    JAX.
     """
     block = "Transformer/encoderblock_{i}"
     pool, pooled = "MAPHead_0", "MAPHead_0/MultiHeadDotProductAttention_0"

@@ -58,8 +58,8 @@ class View(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The view of the task that a config names, of a plugin too; of a subclass that goes by a name of its own,
-        that subclass.
+        """The view of the task that a config names, of a plugin too; of a subclass that goes by a name of its own, that
+        subclass.
         """
         from kzoo.tasks import make
 
@@ -94,8 +94,8 @@ class View(keras.Model):
             self.means[name].update_state(value, sample_weight=weights)
 
     def replicas(self):
-        """How many replicas share the batch: Keras adds up what TensorFlow's return, so that each gives its part of
-        the loss.
+        """How many replicas share the batch: Keras adds up what TensorFlow's return, so that each gives its part of the
+        loss.
         """
         strategy = getattr(self, "distribute_strategy", None)
         return strategy.num_replicas_in_sync if strategy else 1
@@ -132,7 +132,8 @@ class View(keras.Model):
             missing.pop(id(weight), None)
         if missing:  # of two weights of one name the first is missing too
             raise ValueError(
-                f"{type(self).__name__} trains {', '.join(missing.values())}, which need attributes and names of their own"
+                f"{type(self).__name__} trains {', '.join(missing.values())}, which need attributes and names of "
+                "their own"
             )
         return own
 

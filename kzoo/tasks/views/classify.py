@@ -158,9 +158,15 @@ class ClassifyView(View):
     def _refusal(self, index, target, classes):
         if target.ndim == 0:
             last = max(classes, 2) - 1
-            return f"target {index} is {target!s}; the model has {classes} logits, so a label is a whole number from 0 to {last}."
+            return (
+                f"target {index} is {target!s}; the model has {classes} logits, so a label is a whole number from 0 "
+                f"to {last}."
+            )
         together = ", which sum to 1" if self._exclusive else ""
-        return f"target {index} is {np.array2string(target, threshold=6)}; it must be {classes} probabilities in 0..1{together}."
+        return (
+            f"target {index} is {np.array2string(target, threshold=6)}; it must be {classes} probabilities in "
+            f"0..1{together}."
+        )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         threshold = self.settings.target_threshold

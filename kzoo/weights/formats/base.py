@@ -175,8 +175,8 @@ def entry(path, name, shape, dtype):
 
 
 def is_finite(array):
-    """Whether an array holds neither NaN nor infinity; takes no memory of the array's size where its values lie
-    close together.
+    """Whether an array holds neither NaN nor infinity; takes no memory of the array's size where its values lie close
+    together.
     """
     if array.dtype.kind in "biu":
         return True

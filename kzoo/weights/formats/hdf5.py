@@ -86,8 +86,8 @@ class WeightsH5(Checkpoint):
 
 
 class Keras(Checkpoint):
-    """A .keras archive: its weights, read from a temporary copy, and the spec in its config. Keras does not
-    deserialise anything.
+    """A .keras archive: its weights, read from a temporary copy, and the spec in its config. Keras does not deserialise
+    anything.
     """
 
     format = "keras"
@@ -116,8 +116,8 @@ class Keras(Checkpoint):
         return self._weights.stored(name)
 
     def build(self):
-        """The model that the config describes, not compiled, its weights fresh. Only Keras' and registered classes
-        are made, no code.
+        """The model that the config describes, not compiled, its weights fresh. Only Keras' and registered classes are
+        made, no code.
         """
         import keras
 

@@ -15,8 +15,8 @@ _DTYPES = {
 
 
 class Safetensors(Checkpoint):
-    """One .safetensors file. The safetensors library validates it; the tensors are views of the mapped file, copied
-    by nobody.
+    """One .safetensors file. The safetensors library validates it; the tensors are views of the mapped file, copied by
+    nobody.
     """
 
     format = "safetensors"

@@ -9,8 +9,8 @@ from kzoo.weights.formats.base import SEAL, Checkpoint
 
 
 class Shards(Checkpoint):
-    """The files that an index names, all in its own folder, as one checkpoint of their format. `opener(path)` opens
-    one of them.
+    """The files that an index names, all in its own folder, as one checkpoint of their format. `opener(path)` opens one
+    of them.
     """
 
     def __init__(self, path, opener):

@@ -1,5 +1,5 @@
-"""What torch.save writes: zip archives, and the plain pickles from before torch 1.6. Loaded as tensors only; no code
-in them is run.
+"""What torch.save writes: zip archives, and the plain pickles from before torch 1.6. Loaded as tensors only; no code in
+them is run.
 """
 
 import argparse
@@ -108,8 +108,8 @@ def _load(path, mapped):
 
 
 def _unwrap(content, depth=3):
-    """({name: tensor}, the key under which they lay, "" unless other tensors lay beside it) of what a file holds;
-    see Torch.
+    """({name: tensor}, the key under which they lay, "" unless other tensors lay beside it) of what a file holds; see
+    Torch.
     """
     import torch
 
