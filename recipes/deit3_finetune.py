@@ -2,10 +2,12 @@
 
 "DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; the settings are those of the official commands
 (facebookresearch/deit, README_revenge.md): B, L and H from deit3_imagenet.py to 224 px, S to 384 px. No command is
-published for B and L at 384 px. Expected: validation accuracy of B 83.8 %, L 84.9 %, H 85.2 % at 224 px, S 83.4 % at
-384 px (the authors' figures; not measured here). Cost: 20 epochs of 17.6 (B), 61.6 (L), 167.3 (H) or 15.5 (S, 384 px)
-GMACs a picture, on 8 GPUs, H on 16 (the authors'; not measured here). Command: kzoo train deit3_base_finetune --set
-init_from=runs/deit3_base_imagenet --set data.data_dir=FOLDER
+published for B and L at 384 px.
+Expected: validation accuracy of B 83.8 %, L 84.9 %, H 85.2 % at 224 px, S 83.4 % at 384 px (the authors' figures; not
+measured here).
+Cost: 20 epochs of 17.6 (B), 61.6 (L), 167.3 (H) or 15.5 (S, 384 px) GMACs a picture, on 8 GPUs, H on 16 (the authors';
+not measured here).
+Command: kzoo train deit3_base_finetune --set init_from=runs/deit3_base_imagenet --set data.data_dir=FOLDER
 """
 
 from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, RandAugment, Recipe, Schedule, run_as_script
@@ -25,8 +27,9 @@ SETTINGS = {
         ),
     ),
     "optim": Optim(lr=1e-5, weight_decay=0.1, clip_norm=None),
-    # it ends where it peaks, as the official default has it
-    "schedule": Schedule(warmup_epochs=5, warmup_from=1e-6, min_lr=1e-5),
+    "schedule": Schedule(
+        warmup_epochs=5, warmup_from=1e-6, min_lr=1e-5
+    ),  # it ends where it peaks, as the official default has it
     "epochs": 20,
     "task": Classify(label_smoothing=0.1),
     "precision": "mixed_bfloat16",

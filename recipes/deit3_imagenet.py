@@ -3,11 +3,12 @@
 "DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; the settings are those of the official commands for
 800 epochs (facebookresearch/deit, README_revenge.md); clipping and the whole picture in evaluation are from the paper's
 Table 1, whose weight decay is 0.02, not 0.05. Both classes of a mixed picture count whole, as in the official loss.
-Data: tfds:imagenet2012, which TFDS builds from archives that you download by hand. Expected: 81.4 % of the validation
-pictures for S; B, L and H are trained small, fine-tuned at 224 px with `deit3_*_finetune`, and then reach 83.8, 84.9
-and 85.2 % (the authors' figures; not measured here). Cost: 800 epochs of 4.6 (S, 224 px), 12.8 (B, 192 px), 44.9 (L,
-192 px) or 78.1 (H, 160 px) GMACs a picture, on 8 (S, B) or 32 (L, H) GPUs (the authors'; not measured here). Command:
-kzoo train deit3_small_imagenet --set data.data_dir=FOLDER
+Data: tfds:imagenet2012, which TFDS builds from archives that you download by hand.
+Expected: 81.4 % of the validation pictures for S; B, L and H are trained small, fine-tuned at 224 px with
+`deit3_*_finetune`, and then reach 83.8, 84.9 and 85.2 % (the authors' figures; not measured here).
+Cost: 800 epochs of 4.6 (S, 224 px), 12.8 (B, 192 px), 44.9 (L, 192 px) or 78.1 (H, 160 px) GMACs a picture, on 8 (S, B)
+or 32 (L, H) GPUs (the authors'; not measured here).
+Command: kzoo train deit3_small_imagenet --set data.data_dir=FOLDER
 """
 
 from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script

@@ -3,12 +3,13 @@
 "DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; the settings are those of the official commands
 (facebookresearch/deit, README_revenge.md), gradients clipped as in the paper's Table 1. H is pre-trained at 128 px.
 Data: folder:imagenet21k, one folder a class; without folders train/ and test/ a fixed tenth is held out. Then
-tfds:imagenet2012, which TFDS builds from archives that you download by hand. Expected: validation accuracy on
-ImageNet-1k after both: S 83.1 %, B 85.7 %, L 87.0 %, H 87.2 % (the authors' figures; not measured here). Cost: 240
-epochs of 4.6 (S), 17.6 (B) or 61.6 (L) GMACs a picture, or 90 of 52.2 (H), then 50 epochs of ImageNet-1k at 4.6 to
-167.3 GMACs, on 16 (S) or 32 GPUs (the authors'; not measured here). Command: kzoo train deit3_small_imagenet21k --set
-data.source=folder:PATH Then: kzoo train deit3_small_finetune21k --set init_from=runs/deit3_small_imagenet21k --set
-data.data_dir=FOLDER
+tfds:imagenet2012, which TFDS builds from archives that you download by hand.
+Expected: validation accuracy on ImageNet-1k after both: S 83.1 %, B 85.7 %, L 87.0 %, H 87.2 % (the authors' figures;
+not measured here).
+Cost: 240 epochs of 4.6 (S), 17.6 (B) or 61.6 (L) GMACs a picture, or 90 of 52.2 (H), then 50 epochs of ImageNet-1k at
+4.6 to 167.3 GMACs, on 16 (S) or 32 GPUs (the authors'; not measured here).
+Command: kzoo train deit3_small_imagenet21k --set data.source=folder:PATH
+Then: kzoo train deit3_small_finetune21k --set init_from=runs/deit3_small_imagenet21k --set data.data_dir=FOLDER
 """
 
 from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script

@@ -3,9 +3,11 @@
 "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929, section 3.1, has no run of this size: the recipe is
 ours. For 32 px: a ResNet of three blocks, whose stem keeps the full resolution (https://arxiv.org/abs/1512.03385,
 section 4.2), gives 64 cells of stride 4; three blocks of a narrow transformer work on them, without a class token, over
-fixed sine-cosine positions. Data: tfds:cifar10, or the same packed as npz: (kzoo data pack tfds:cifar10 cifar10.npz)
-where there is no TensorFlow. Expected: 73.1 % of the test pictures (measured 2026-11-21, TensorFlow, two cores of an
-AMD EPYC). Cost: 18 minutes there; 54 MMACs a picture. Command: kzoo train hybrid_cifar10
+fixed sine-cosine positions.
+Data: tfds:cifar10, or the same packed as npz: (kzoo data pack tfds:cifar10 cifar10.npz) where there is no TensorFlow.
+Expected: 73.1 % of the test pictures (measured 2026-11-21, TensorFlow, two cores of an AMD EPYC).
+Cost: 18 minutes there; 54 MMACs a picture.
+Command: kzoo train hybrid_cifar10
 """
 
 from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, run_as_script

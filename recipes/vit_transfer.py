@@ -6,11 +6,13 @@ chose the rate among 0.001, 0.003, 0.01 and 0.03. Rates, warm-up and crops are t
 (google-research/big_vision, configs/transfer.py), with which the rows named after a data set begin. The architecture is
 that of init_from, any run or .keras file of any family; the head is new where the number of classes is. The row
 `vit_transfer` keeps its image size as well. For fewer pictures than a batch: --set data.batch_size=64 --set
-optim.lr=0.001. Data: folder:PATH, one folder a class, or tfds:NAME, prepared once with tfds.load(NAME). Expected: test
-accuracy of B/32 started from vit_base32_augreg21k and, in brackets, the paper's B/32 started from ImageNet-21k:
-CIFAR-10 98.6 (98.8) %, CIFAR-100 91.4 (92.0) %, Pets 93.8 (93.0) %, Flowers 99.4 (99.1) % (the authors' figures; not
-measured here). Cost: 13.0 GMACs a picture; CIFAR on eight V100 1.8 hours (the authors'; not measured here). Command:
-kzoo train vit_transfer --set init_from=runs/vit_base_imagenet --set data.source=folder:PATH
+optim.lr=0.001.
+Data: folder:PATH, one folder a class, or tfds:NAME, prepared once with tfds.load(NAME).
+Expected: test accuracy of B/32 started from vit_base32_augreg21k and, in brackets, the paper's B/32 started from
+ImageNet-21k: CIFAR-10 98.6 (98.8) %, CIFAR-100 91.4 (92.0) %, Pets 93.8 (93.0) %, Flowers 99.4 (99.1) % (the authors'
+figures; not measured here).
+Cost: 13.0 GMACs a picture; CIFAR on eight V100 1.8 hours (the authors'; not measured here).
+Command: kzoo train vit_transfer --set init_from=runs/vit_base_imagenet --set data.source=folder:PATH
 """
 
 from kzoo.schema import Augment, Data, Optim, Recipe, Schedule, run_as_script
