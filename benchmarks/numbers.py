@@ -65,6 +65,7 @@ FAMILIES = {  # family: its real row, then overrides of its toy
         {"layout": ("C", "CT"), "depths": (1, 2), "pool_type": "max2", "stride_mode": "1x1"},
         ONE_STAGE,
     ),
+    "mae": ("mae_vit_tiny_patch16_224", {"num_classes": 0}),
 }
 FILE, PROJECTIONS = "file", "projections"
 CLOSE = 1e-5  # of projections, relative to the arrays' norms
@@ -150,16 +151,31 @@ def network_of(model):
     import keras
 
     names = [layer.name for layer in model.layers if "blocks_" in layer.name or layer.name in ("stem", "patch_embed")]
-    return keras.Model(model.input, [*(model.get_layer(name).output for name in names), model.output]), [
+    return keras.Model(model.input, [*(model.get_layer(name).output for name in names), result_of(model)]), [
         *names,
         "result",
     ]
 
 
+def result_of(model):
+    """The symbolic output that is compared; of a masked autoencoder, the pixels."""
+    return model.output["pred"] if isinstance(model.output, dict) else model.output
+
+
+def taken(model, images):
+    """What the model takes of images (B, H, W, C): them, or a dictionary with the noise of a masked autoencoder
+    beside them.
+    """
+    if not isinstance(model.input, dict):
+        return images
+    noise = drawn((len(images), *model.input["noise"].shape[1:]), "noise")
+    return {"image": images, "noise": abs(noise) / (1 + abs(noise))}
+
+
 def outputs(model, images):
     """{name: the evaluated output} of network_of(model) for images (B, H, W, C)."""
     network, names = network_of(model)
-    return dict(zip(names, map(_array, network(images, training=False)), strict=True))
+    return dict(zip(names, map(_array, network(taken(model, images), training=False)), strict=True))
 
 
 def gradients(model, images):
@@ -174,7 +190,7 @@ def gradients(model, images):
             layer.rate = 0
     network, names = network_of(model)
     with tf.GradientTape() as tape:
-        parts = zip(names, network(images, training=True), strict=True)
+        parts = zip(names, network(taken(model, images), training=True), strict=True)
         loss = sum(
             tf.reduce_sum(part * (drawn(part.shape, "loss", name) * part.shape.num_elements() ** -0.5))
             for name, part in parts

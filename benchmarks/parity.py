@@ -25,7 +25,7 @@ import tempfile
 import time
 
 from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, ROOT, emit, environment, parser, progress
-from benchmarks.numbers import CLOSE, FAMILIES, compare, measured, same_row
+from benchmarks.numbers import CLOSE, FAMILIES, compare, measured, result_of, same_row
 from kzoo.errors import backend_name
 
 TOLERANCE = 1e-4
@@ -48,7 +48,7 @@ def measure(name, key, folder):
     gc.collect()
     model = kzoo.get(name, weights=file)
     blocks = [model.get_layer(layer).output for layer in reference.layers]
-    ours = [keras.ops.convert_to_numpy(y) for y in keras.Model(model.input, [*blocks, model.output])(images)]
+    ours = [keras.ops.convert_to_numpy(y) for y in keras.Model(model.input, [*blocks, result_of(model)])(images)]
     differences = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
     record = {"name": name, "reference": key, "title": title, "format": reference.format, "result": differences[-1]}
     record |= {"blocks": max(differences[:-1]), "parameters": parameters_of(model), "their_parameters": parameters}

@@ -11,7 +11,7 @@ import keras
 
 from kzoo.data.samples import samples, with_channels
 from kzoo.errors import unknown
-from kzoo.models.base import computing_in
+from kzoo.models.base import computing_in, precision_of
 from kzoo.registry import spec_of_model
 from kzoo.tasks import of
 from kzoo.zoo import get
@@ -60,17 +60,15 @@ def reduce_precision(model, dtype="bfloat16", pictures=None, pictures_from="the 
     reduced = twin(model, dtype)
     task = of(model)
     inputs, sizes = task.prepared([with_channels(picture, model.take.channels) for picture in pictures], model.take)
-    outputs = (task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), sizes) for m in (exact, reduced))
+    outputs = (
+        task.outputs(m, m.predict(inputs, batch_size=BATCH, verbose=0), sizes)
+        for m in map(task.served, (exact, reduced))
+    )
     found = task.agreement(*(keras.tree.map_structure(keras.ops.convert_to_numpy, each) for each in outputs))
     reduced.precision_report = PrecisionReport(
         dtype, pictures_from, len(pictures), dict.fromkeys(task.agreements) | found, task.agreed(found)
     )
     return reduced
-
-
-def precision_of(model):
-    """The policy the model computes in: "float32", or the reduced one of any of its layers."""
-    return next((layer.dtype_policy.name for layer in model.layers if layer.compute_dtype != "float32"), "float32")
 
 
 def twin(model, policy):

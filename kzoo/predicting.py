@@ -3,16 +3,17 @@
 Keras is imported where a model is opened: an artifact needs its own runtime alone.
 """
 
+import functools
 import pathlib
 
 import numpy as np
 
 from kzoo import data, registry, tasks, zoo
-from kzoo.errors import UsageError, UserError, require, require_backend
+from kzoo.errors import UsageError, UserError, require, require_backend, unknown
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
 from kzoo.recipe_files import RECORD, read_recipe
-from kzoo.settings import override, tupled
+from kzoo.settings import override, plain, tupled, typed
 from kzoo.specs import Preprocessing
 from kzoo.system import output_folder, printable, say
 
@@ -22,12 +23,29 @@ class ModelPredictor:
     has weights.
     """
 
-    def __init__(self, model, task=None, view=None):
+    def __init__(self, model, task=None, view=None, asked=None):
         self.model, self.labels, self.task, self.view = model, model.spec.class_names, task or tasks.of(model), view
-        self.channels = model.take.channels
+        self.channels, self._asked = model.take.channels, _checked(self.task, asked or {})
+
+    @functools.cached_property
+    def _predicted(self):
+        return self.task.predictor(self.model, self.view, self.model.take, **self._asked)
 
     def __call__(self, picture):
-        return self.task.predict(self.model, self.view, picture, self.model.take)
+        return self._predicted(picture)
+
+
+def _checked(task, asked):
+    """{name: value} of what a task is asked beside the picture, as values or text. Raises UsageError for what it
+    does not know.
+    """
+    for name in set(asked) - set(task.asks):
+        if not task.asks:
+            raise UsageError(
+                f"the task {task.settings.kind} is asked nothing beside the picture; leave --set {name} out."
+            )
+        raise unknown(f"question to the task {task.settings.kind}", name, task.asks)
+    return {name: typed(plain(value), task.asks[name], name) for name, value in asked.items()}
 
 
 class ArtifactPredictor:
@@ -86,12 +104,12 @@ def _refuse_best(target, best):
         raise UsageError(f"--best goes with the folder of a run, which {str(target)!r} is not; leave it out.")
 
 
-def open_target(target, weights=None, random_weights=False, dtype=None, best=False):
+def open_target(target, weights=None, random_weights=False, dtype=None, best=False, asked=None):
     """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and
     `channels`.
 
     dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
-    best: a run's best weights.
+    best: a run's best weights. asked: what its task takes beside the picture, {name: value}.
     """
     if pathlib.Path(target).is_dir() and read_card(target) is not None:
         _refuse_weights("an artifact", weights, random_weights)
@@ -100,6 +118,8 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
             raise UsageError(
                 "--dtype goes with a run or a model; an artifact has the precision that it was exported with."
             )
+        if asked:
+            raise UsageError("--set goes with a run or a model; an artifact is asked nothing beside the picture.")
         return ArtifactPredictor(open_artifact(target))
     model = open_model(target, weights, random_weights, best)
     if dtype:
@@ -109,9 +129,9 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
         say(model.precision_report)
     recipe = _recipe_of(target)
     if recipe is None:
-        return ModelPredictor(model)
+        return ModelPredictor(model, asked=asked)
     task = tasks.make(recipe.task)
-    return ModelPredictor(model, task, tasks.trained_view(task, model, target, best))
+    return ModelPredictor(model, task, tasks.trained_view(task, model, target, best), asked)
 
 
 def _recipe_of(target):
@@ -190,7 +210,8 @@ def draw_attention(predictor, results, folder):
 
     check_drawing(predictor, attention=True)
 
-    model, task, folder = predictor.model, predictor.task, pathlib.Path(folder)
+    task, folder = predictor.task, pathlib.Path(folder)
+    model = task.served(predictor.model)
     paths = []
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])

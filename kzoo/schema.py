@@ -7,11 +7,10 @@ import runpy
 import sys
 from dataclasses import dataclass, field
 
-from kzoo.errors import UsageError, UserError, unknown
+from kzoo.errors import UsageError
 from kzoo.settings import Settings, coerce
 from kzoo.specs import OURS, Preprocessing, spell_options
 
-TASKS = "kzoo.tasks"  # the entry-point group of tasks
 SETTINGS = {}  # {kind: the class of its settings}
 
 
@@ -190,22 +189,9 @@ def settings_class(kind):
 
     Raises UsageError with the nearest kinds, UserError for one that two packages claim and for a plugin that fails.
     """
-    from kzoo.plugins import entries, imported, refuse_rivals
+    from kzoo.plugins import settings_of
 
-    plugged = entries(TASKS)
-    if kind not in SETTINGS and kind not in {entry.name for entry in plugged}:
-        raise unknown("task", kind, {*SETTINGS, *(entry.name for entry in plugged)})
-    plugged = [entry for entry in plugged if entry.name == kind]
-    ours = [(OURS, f"kzoo.tasks.{kind}")] if is_ours(SETTINGS.get(kind)) else []
-    refuse_rivals("task", kind, ours + [(entry.dist.name, entry.module) for entry in plugged])
-    for entry in plugged:
-        imported(entry.load, f"the task {kind!r}", entry.module, entry.dist.name)
-        if kind not in SETTINGS:
-            raise UserError(
-                f"the task {kind!r} of the plugin {entry.dist.name}: {entry.module} defines no settings whose kind is "
-                f"{kind!r}."
-            )
-    return SETTINGS[kind]
+    return settings_of(kind, SETTINGS, [(OURS, f"kzoo.tasks.{kind}")] if is_ours(SETTINGS.get(kind)) else [])
 
 
 def is_ours(settings):
@@ -246,6 +232,29 @@ class Classify(TaskSettings):
             raise UsageError(
                 "task.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(TaskSettings):
+    """Most patches of a picture are hidden, and the network paints them (https://arxiv.org/abs/2111.06377). No label is
+    needed.
+
+    Where there are labels, evaluation asks the nearest neighbours of the encoder's vectors, in DINO's protocol: while
+    training among knn_reference pictures about knn_queries (None: all of them), those of a finished run among all about
+    all.
+    """
+
+    kind = "masked"
+    norm_pix: bool = True  # the target is each patch less its mean, in its own standard deviations
+    knn_k: int = 20
+    knn_temperature: float = 0.07  # a neighbour's vote weighs exp(cosine / temperature)
+    knn_reference: int | None = 5000
+    knn_queries: int | None = 2000
+
+    def __post_init__(self):
+        self.require_at_least(1, "knn_k", "knn_reference", "knn_queries")
+        if not self.knn_temperature > 0:
+            raise UsageError(f"task.knn_temperature must be above 0, not {self.knn_temperature}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,12 @@ class Take(typing.NamedTuple):
     channels: int
     preprocessing: Preprocessing
     classes: int | None = None  # 0 and None: the source's own
+    patch_size: int | None = None  # of the patches, side by side, that a picture is cut into; None: into none
+
+    @property
+    def grid(self):
+        """(rows, columns) of whole patches."""
+        return tuple(side // self.patch_size for side in self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ class ModelInfo:
     """What `kzoo.info` tells. `params` counts weights, `gmacs` 10^9 multiply-accumulates of one picture's forward pass.
 
     `tags` are those of the published weights. For a name with its tag the last four tell their licence, their address,
-    the set of their class names and what else is to know.
+    the set of their class names and what else is to know. num_classes is None where a model's own work is not to tell
+    classes.
     """
 
     name: str
@@ -27,7 +28,7 @@ class ModelInfo:
     paper: str
     recipes: tuple[str, ...]
     tags: tuple[str, ...]
-    num_classes: int
+    num_classes: int | None
     preprocessing: Preprocessing
     license: str = ""
     weights: str = ""

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 import kzoo
+from benchmarks.numbers import result_of
 from benchmarks.parity import difference
 from benchmarks.references import REFERENCES
 from kzoo.checking import outputs_of
@@ -25,7 +26,7 @@ def pair(key, name, folder, **overrides):
 def assert_equal(model, reference):
     """Every block and the result on two random pictures: largest difference, relative to the largest value above 1."""
     images = reference.images(2)
-    taps = keras.Model(model.input, [*(model.get_layer(name).output for name in reference.layers), model.output])
+    taps = keras.Model(model.input, [*(model.get_layer(name).output for name in reference.layers), result_of(model)])
     for name, ours, wanted in zip(
         [*reference.layers, "result"], outputs_of(taps, images), reference.outputs(images), strict=True
     ):

@@ -29,15 +29,16 @@ FLOORS = (
     ("tasks",),
     ("precision",),
     ("training", "exporting"),
-    ("predicting", "checking"),
+    ("predicting", "checking", "probing"),
     ("quickstart",),
+    ("arguments",),
     ("cli",),
     ("__init__", "__main__"),
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
     *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published"),
-    *("registry", "recipe_files", "zoo", "cli"),
+    *("registry", "recipe_files", "zoo", "arguments", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed
@@ -135,9 +136,10 @@ def test_listing_is_free(code):
     assert HEAVY & set(loaded_after(code)) == set()
 
 
-def test_a_task_is_had_without_keras():
+@pytest.mark.parametrize("kind", ["classify", "masked"])
+def test_a_task_is_had_without_keras(kind):
     assert not {"keras", "tensorflow", "jax", "torch"} & set(
-        loaded_after("from kzoo import tasks; tasks.named('classify')")
+        loaded_after(f"from kzoo import tasks; tasks.named('{kind}')")
     )
 
 
@@ -152,6 +154,7 @@ def test_what_all_tasks_share_names_no_figure_of_one(part):
         assert not found, f"{path.name}: {found}"
 
 
+@pytest.mark.slow
 def test_building_a_vit_loads_few_of_our_modules():
     ours = [name for name in loaded_after("import kzoo; kzoo.get('vit_toy')") if name.split(".")[0] == "kzoo"]
     assert "kzoo.models.vit" in ours

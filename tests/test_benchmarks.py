@@ -96,6 +96,7 @@ def test_the_small_data_models_are_of_equal_size_and_their_training_pictures_bal
         small_data.pictures(small_data.arguments(["--data", "digits", "--images", "10000"]))
 
 
+@pytest.mark.slow
 def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys):
     """The whole command on the digits, in tiny: each run once, a second call trains nothing."""
     shrunk = {
@@ -121,6 +122,7 @@ def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys)
     assert '"claim": "hybrid > vit"' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_odd_command_lines_end_in_a_sentence(tmp_path):
     """A sample of the benchmark's, in one process."""
     found = odd_usage.measure(tmp_path, 40, seed=4, processes=())

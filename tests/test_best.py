@@ -72,6 +72,7 @@ def stopped(monkeypatch, folder, step):
     return folder
 
 
+@pytest.mark.slow
 def test_the_best_is_the_first_of_equals_at_the_models_own_size(run):
     best, last = kzoo.evaluate(run.workdir, best=True), kzoo.evaluate(run.workdir)
     assert [best["loss"], last["loss"]] == pytest.approx(
@@ -86,6 +87,7 @@ def test_the_best_is_the_first_of_equals_at_the_models_own_size(run):
     assert any(path.startswith("patch_embed") for path in meta["frozen"])
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_best_and_the_checkpoint_loses_nothing(run, tmp_path, monkeypatch, capsys):
     killed = stopped(monkeypatch, tmp_path / "run", 4)
     assert (read_checkpoint(killed)[1]["step"], best_of(killed)[1]["step"]) == (2, 4)
@@ -103,6 +105,7 @@ def test_a_kill_between_the_best_and_the_checkpoint_loses_nothing(run, tmp_path,
     assert best_of(killed)[1] == best_of(run.workdir)[1]
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_from_what_its_history_tells(tmp_path, monkeypatch):
     killed = stopped(monkeypatch, tmp_path / "run", 6)
     (killed / BEST).unlink()
@@ -113,6 +116,7 @@ def test_a_run_of_an_earlier_version_goes_on_from_what_its_history_tells(tmp_pat
         kzoo.load(killed, best=True)
 
 
+@pytest.mark.slow
 def test_what_a_run_killed_before_its_first_checkpoint_left_is_not_taken_for_its_best(tmp_path, monkeypatch):
     killed = stopped(monkeypatch, tmp_path / "run", 2)
     (killed / BEST).write_bytes(b"of other settings")
@@ -134,6 +138,7 @@ def test_a_damaged_best_is_told_with_the_remedy(run, tmp_path, damage):
     assert kzoo.load(folder).count_params()
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_best(run, tmp_path, capsys):
     folder, picture, artifact = (str(path) for path in (run.workdir, tmp_path / "picture.png", tmp_path / "artifact"))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype="uint8")

@@ -637,6 +637,7 @@ def test_reading_safetensors_copies_nothing(tmp_path):
     assert not array.flags.owndata and not array.flags.writeable
 
 
+@pytest.mark.slow
 def test_mutated_files_of_all_formats_are_refused_or_harmless(tmp_path):
     """A short run of benchmarks.fuzz, which does a thousand."""
     found = samples(tmp_path / "valid")

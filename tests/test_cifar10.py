@@ -31,6 +31,7 @@ def test_the_source_is_what_tfds_reads(held_out):
         assert label == record["label"]
 
 
+@pytest.mark.slow
 def test_packed_it_gives_the_same_batches(held_out, tmp_path):
     assert main(["data", "pack", "tfds:cifar10", str(tmp_path / "cifar10.npz")]) == 0
     packed = data.open_source(f"npz:{tmp_path / 'cifar10.npz'}", "test")
@@ -56,6 +57,7 @@ def test_the_loader_prepares_pictures_as_the_preprocessor_does(held_out):
     np.testing.assert_allclose(images, preprocessor(model)(pictures), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_exports_and_predicts(tmp_path, capsys):
     run = tmp_path / "run"
     small = [

@@ -120,6 +120,7 @@ GIANTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("giant", GIANTS, ids=str)
 def test_a_small_file_builds_no_giant(tmp_path, toy, run, giant):
     meta = meta_of(toy)

@@ -232,6 +232,7 @@ def test_list_and_info(capsys):
     assert call(capsys, "info", "vit_toy")[1].count("\n") > 5
 
 
+@pytest.mark.slow
 def test_train_writes_json_alone_on_stdout(capsys, tmp_path):
     status, out, err = call(
         capsys,
@@ -250,6 +251,7 @@ def test_train_writes_json_alone_on_stdout(capsys, tmp_path):
     assert "seed = 4\n" in (tmp_path / "run" / "recipe.txt").read_text()
 
 
+@pytest.mark.slow
 def test_evaluate_tells_the_metrics_of_the_run(capsys, run):
     status, out, _ = call(capsys, "evaluate", run, "--json")
     wanted = json.loads((run / "metrics.json").read_text())
@@ -258,6 +260,7 @@ def test_evaluate_tells_the_metrics_of_the_run(capsys, run):
     assert (status, out) == (1, "") and "4 classes" in err
 
 
+@pytest.mark.slow
 def test_run_and_artifact_agree_on_a_jpeg(capsys, run, jpeg):
     """The SavedModel resizes by itself; the ONNX file gets the picture resized and rounded to whole numbers."""
     status, out, _ = call(capsys, "predict", run, jpeg, "--json")
@@ -362,6 +365,7 @@ assert sys.modules["tensorflow"] is None
 """
 
 
+@pytest.mark.slow
 def test_the_whole_way_without_tensorflow(tmp_path):
     """JAX, from a packed file; importing TensorFlow raises. A grey picture of another size is predicted."""
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20), dtype=np.uint8)).save(tmp_path / "grey.jpg")

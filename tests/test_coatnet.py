@@ -44,6 +44,7 @@ STYLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STYLES)
 def test_a_small_row_of_every_name_is_equal_to_timms(name, tmp_path):
     """Each of timm's names in its own style, at few channels, on a picture that is not square."""
@@ -347,6 +348,7 @@ def test_the_attention_shown_is_timms(tmp_path):
         np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 def test_what_no_toy_row_has_exports_too(format, tmp_path):
     """The exporter compares with Keras in the format's own runtime, and raises where they differ."""

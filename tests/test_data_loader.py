@@ -253,6 +253,7 @@ except data.sources.UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_jax_without_tensorflow(tmp_path):
     root = pathlib.Path(__file__).parent.parent
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}

@@ -98,6 +98,7 @@ def own_size(count):
     return np.random.default_rng(count).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_onnx(model, artifacts, batch):
     import onnxruntime
@@ -162,6 +163,7 @@ np.savez(out, **{f"{n}_{k}": v.numpy() for n, o in outputs.items() for k, v in o
 """
 
 
+@pytest.mark.slow
 def test_saved_model_runs_where_only_tensorflow_is_imported(model, artifacts, tmp_path):
     batches = {f"{h}x{w}": np.stack(photos(3, h, w)) for h, w in ((70, 60), (HEIGHT, WIDTH), (20, 90), (41, 61))}
     np.savez(tmp_path / "in.npz", **batches)
@@ -208,6 +210,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(artifacts):
             artifact.predict_encoded([files[0], bad, files[2]])
 
 
+@pytest.mark.slow
 def test_an_export_whose_decoder_differs_is_not_kept(model, tmp_path, monkeypatch):
     from kzoo.exporting import encoded
 
@@ -217,6 +220,7 @@ def test_an_export_whose_decoder_differs_is_not_kept(model, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop_mode", ["squash", "border"])
 def test_predict_prepares_as_the_model_does(tmp_path, crop_mode):
     """An artifact of one size is given prepared pictures: by the crop mode of its model too."""
@@ -417,6 +421,7 @@ def test_a_card_may_be_set_otherwise(artifacts, tmp_path):
     assert open_artifact(folder).labels == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "operation", "words"),
     [("onnx", "erfc", "ONNX has no operation for Erfc"), ("litert", "betainc", "LiteRT cannot express vit_toy")],
@@ -491,6 +496,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "runtime"), [("saved_model", "tensorflow"), ("onnx", "onnxruntime"), ("litert", "ai_edge_litert")]
 )
@@ -544,6 +550,7 @@ def test_card(model, artifacts, format):
     assert signatures == ({"serving_default", "serving_jpeg"} if format == "saved_model" else {"serving_default"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_snippet_of_the_card_runs(artifacts, format):
     page = (artifacts[0][format] / "card.md").read_text()
@@ -553,6 +560,7 @@ def test_the_snippet_of_the_card_runs(artifacts, format):
     assert done.stdout.strip().startswith("[[")
 
 
+@pytest.mark.slow
 def test_headless_grey_model(tmp_path):
     model = toy(num_classes=0, in_channels=1, image_size=32, crop_pct=1.0, class_names=())
     images = np.stack(photos(3, 32, 32, channels=1))

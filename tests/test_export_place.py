@@ -263,6 +263,7 @@ def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_failed_exports_leave_what_was_there(model, exported, monkeypatch):
     import onnx
 
@@ -311,6 +312,7 @@ def test_full_disk_under_tensorflow(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_real_export_killed_while_it_verifies(exported):
     out, before = exported
     code = f"import kzoo; kzoo.export(kzoo.get('vit_toy'), {str(out)!r}, format='onnx')"

@@ -165,6 +165,7 @@ def left(tmp_path_factory):
     return run_and_export(tmp_path_factory.mktemp("golden"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["checkpoint", "log", "history", "keys", "card"])
 def test_a_run_leaves_what_it_left_before(left, part):
     assert json.dumps(left[part], indent=1) == json.dumps(read("run")[part], indent=1)  # in that order, too

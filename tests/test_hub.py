@@ -293,6 +293,7 @@ def timm_logits(model, images):
         return model(torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))).numpy()
 
 
+@pytest.mark.slow
 def test_a_name_with_its_tag_computes_what_timm_computes(tagged):
     theirs, folder, said = tagged
     expected = timm_logits(theirs, np.load(folder / "images.npy"))

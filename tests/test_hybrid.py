@@ -49,6 +49,7 @@ def test_a_vit_on_a_resnet_is_equal_to_timms(index, patch_size, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_row_is_timms_in_size_and_preparation():
     timm = import_timm()
     import torch

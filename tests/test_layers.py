@@ -178,6 +178,7 @@ def test_several_learned_tokens_come_first_and_differ():
     assert len({tuple(token) for token in out[0, :3]}) == 3 and np.abs(out[:, :3]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.parametrize("xla", XLA)
 def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
@@ -195,8 +196,8 @@ def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
     assert traced >= 1 and len(calls) == traced  # in training alone
 
 
-# A case for every layer class of kzoo: its arguments and the shape of an input; `part` is one that can be frozen for
-# itself.
+# A case for every layer class of kzoo: its arguments and the shape of an input, or of several by name, those of whole
+# numbers called ids; `part` is one that can be frozen for itself.
 CASES = {
     "Attention": ({"dim": 12, "num_heads": 3, "qk_norm": True, "attn_drop_rate": 0.1}, (2, 5, 12), "proj"),
     "AttentionPool": ({"dim": 12, "num_heads": 3}, (2, 5, 12), "mlp"),
@@ -207,6 +208,7 @@ CASES = {
     "DropPath": ({"rate": 0.2}, (2, 5, 4), None),
     "FrozenBatchNorm": ({}, (2, 4, 4, 8), None),
     "GroupNorm": ({"groups": 4}, (2, 4, 4, 8), "beta"),
+    "HidePatches": ({"seen": 2}, {"x_shape": (2, 5, 8), "noise_shape": (2, 4)}, None),
     "HybridEmbed": (
         {"network": "resnet_toy", "options": {"depths": (1,)}, "index": 0, "patch_size": 2, "dim": 8}, (2, 32, 32, 3), "backbone/stem",
     ),
@@ -223,6 +225,7 @@ CASES = {
     "RelativeBlock": ({"in_dim": 8, "dim": 16, "map_size": (2, 2), "head_dim": 8, "stride": 2, "mlp_dim": 8}, (2, 4, 4, 8), "attn/rel_pos"),
     "ResNetStem": ({"width": 8}, (2, 8, 8, 3), "norm"),
     "ResidualBlock": ({"width": 4, "stride": 2, "project": True}, (2, 8, 8, 8), "downsample_norm"),
+    "RestorePatches": ({}, {"x_shape": (2, 3, 8), "ids_restore_shape": (2, 4)}, None),
     "SqueezeExcite": ({"dim": 8, "hidden_dim": 4}, (2, 4, 4, 8), "fc1"),
     "TransformerBlock": ({"dim": 8, "num_heads": 2, "init_values": 0.1, "drop_path_rate": 0.1}, (2, 5, 8), "attn/qkv/bias"),
     "TwoConvStem": ({"dims": (4, 8)}, (2, 8, 8, 3), "norm1"),
@@ -241,16 +244,19 @@ def test_every_layer_class_has_a_case():
     assert set(LAYERS) == set(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_layer_passes_keras_own_test(name):
     """Building, symbolic and eager calls, two precisions; it rebuilds from its config, and so do its parts."""
     kind, (arguments, shape, _) = LAYERS[name], CASES[name]
-    TestCase().run_layer_test(kind, arguments, input_shape=shape, run_training_check=False)
+    several = shape if isinstance(shape, dict) else {}
+    types = {name: "int32" if name.startswith("ids") else "float32" for name in several} or None
+    TestCase().run_layer_test(kind, arguments, input_shape=shape, input_dtype=types, run_training_check=False)
     layer = kind(**arguments, dtype=keras.DTypePolicy("mixed_bfloat16"))
     for part in layer._flatten_layers():
         twin = type(part).from_config(part.get_config())
         assert TestCase().run_class_serialization_test(twin).get_config() == part.get_config()
-    layer.build(shape)
+    layer.build(**several) if several else layer.build(shape)
     assert all(part.built for part in layer._flatten_layers())
 
 
@@ -271,6 +277,7 @@ def saved(model, folder, load=keras.models.load_model):
     return load(folder / "m.keras")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("name", [name for name, (_, shape, part) in CASES.items() if shape and part])
 def test_what_is_frozen_of_a_layer_stays_frozen(name, whole, tmp_path):
@@ -311,6 +318,7 @@ def test_what_is_frozen_of_a_model_stays_frozen(name, tmp_path):
         set_parts(model, {"frozen": ["blocks_9/attn"]})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of each layer that holds nothing to quantise
 @pytest.mark.parametrize("name", ["vit_toy", "coatnet_toy", "resnet_toy"])
 def test_a_quantised_model_is_near_the_exact_one_and_survives_saving(name, tmp_path):

@@ -17,6 +17,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_conformance(name, check):
     not_applicable = check(name, TASKS[name])

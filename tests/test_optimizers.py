@@ -83,6 +83,7 @@ def test_adamw_with_everything_equals_torch(clip):
     assert_equal(ours[0] + ours[1], theirs[0] + theirs[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_torch_while_the_rate_changes(nesterov):
     ours, mean = train_keras(Optim(name="sgd", lr=0.05, weight_decay=0, nesterov=nesterov, clip_norm=None))
@@ -140,6 +141,7 @@ def test_muon_equals_torch():
     assert_equal(ours, theirs, 4e-3)
 
 
+@pytest.mark.slow
 def test_rates_by_weight_scale_steps_and_decay_alike():
     optim = Optim(
         lr=0.02, weight_decay=0.3, clip_norm=0.05, lr_scales={"kernel": 0.5, "(first|last)/k": 0.5, "gamma": 0.0}
@@ -224,6 +226,7 @@ def test_a_layer_frozen_whole_keeps_its_running_statistics():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_one_large_batch():
     """Warm-up, decay, clipping and averages count the steps of the optimizer, not the batches."""
     x, y = np.concatenate([X, X[:1]]), np.concatenate([Y, Y[:1]])

@@ -120,6 +120,7 @@ ALL = {case: ("timm", "vit_toy", TOY | overrides) for case, overrides in CASES.i
 ALL |= {case: (key, name, TOY | overrides) for case, (key, name, overrides) in FORMATS.items()} | CONVOLUTIONS
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.parametrize("case", ALL)
 def test_toys_through_files_both_ways(case, tmp_path):
@@ -298,6 +299,7 @@ def test_from_timms_file_to_transformers_and_back(tmp_path):
         assert same_tensors(file, tmp_path / f"{path.name}.safetensors")
 
 
+@pytest.mark.slow
 def test_predictions_are_timms_top_five(tmp_path):
     """`kzoo predict` and timm, the same file and the same picture."""
     import torch
@@ -443,6 +445,7 @@ def test_numbers_are_compared_by_bits_and_elsewhere_by_closeness(change, machine
     assert found["vit_toy", "timm"][0] == verdict and found["vit_tiny_patch16_224", "timm"][0] == "moved"
 
 
+@pytest.mark.slow
 def test_a_moved_number_moves_its_family_and_no_other(monkeypatch):
     """An epsilon of the ViT's toy; whoever shares the family's code but not the row stays, and what is read of
     Google's, with theirs.
@@ -459,6 +462,7 @@ def test_a_moved_number_moves_its_family_and_no_other(monkeypatch):
     assert kind == "moved" and words.startswith("outputs, gradients, keras read, timm read, hf read of vit_toy (")
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_same_numbers():
     """Twelve seconds: processes of their own, as the benchmark starts them, are what is tried; convolutions, batch norm
     and attention.

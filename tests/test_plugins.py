@@ -52,6 +52,7 @@ def plug(folder, distribution, module, source, parent="", entry=None):
     path.write_text(source)
 
 
+@pytest.mark.slow
 def test_the_example_is_listed_and_builds_what_the_paper_says(installed, seen):
     from tests.torch_reference import import_timm
 
@@ -72,6 +73,7 @@ def test_the_example_is_listed_and_builds_what_the_paper_says(installed, seen):
         assert config.preprocessing.crop_pct == reference.default_cfg["crop_pct"]
 
 
+@pytest.mark.slow
 def test_a_saved_model_of_a_plugin_loads_in_a_fresh_process(installed, seen, tmp_path):
     seen(installed)
     kzoo.get("mixer_toy").save(tmp_path / "m.keras")

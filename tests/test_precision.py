@@ -68,6 +68,7 @@ def test_another_precision_is_refused(model):
         kzoo.reduce_precision(model, "float16")
 
 
+@pytest.mark.slow
 def test_the_artifact_is_smaller_and_says_what_it_costs(model, tmp_path):
     exact = kzoo.export(model, tmp_path / "exact", pictures=photos())
     card = kzoo.export(model, tmp_path / "reduced", quantize="bfloat16", pictures=photos())

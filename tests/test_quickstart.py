@@ -7,6 +7,7 @@ from PIL import Image
 from kzoo.cli import main
 
 
+@pytest.mark.slow
 def test_the_quickstart_keeps_its_promises(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["quickstart", "--json"]) == 0

@@ -29,7 +29,8 @@ SNIPPETS = [text for language, text in BLOCKS if language == "python" and "hf://
 PLUGIN = next(text for language, text in BLOCKS if "plugin_example" in text)
 INLINE = re.findall(r"`((?:KERAS_BACKEND=\w+ )?kzoo [a-z]+ ?[^`]*)`", FENCED.sub("", TEXT))
 STANDS_FOR = {"RUN": "runs/digits", "R": "vit_tiny_digits", "NAME": "vit_tiny_patch16_224"}
-LARGE = ("vit_tiny_cifar10",)  # recipes whose two steps are those of a smoke run
+# recipes whose two steps are those of a smoke run
+LARGE = ("vit_tiny_cifar10", "mae_tiny_cifar10", "mae_tiny_cifar10_finetune")
 # names in a sentence; quickstart has a test of its own
 BARE = {f"kzoo {name}" for name in ("train", "predict", "quickstart")}
 
@@ -66,6 +67,7 @@ def names():
     return {"__name__": "readme"}
 
 
+@pytest.mark.slow
 def test_the_tables_are_current():
     assert render(TEXT) == TEXT, "run python -m benchmarks.readme"
 
@@ -77,6 +79,7 @@ def test_every_quoted_result_is_kept():
     assert quoted | {"train_vit_tiny_cifar10", "train_vit_tiny_digits"} <= kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_the_snippets_run(number, names):
     exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), names)
@@ -104,6 +107,7 @@ def test_the_synopsis_is_the_parsers(line):
     assert callable(options["run"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [pytest.param(c, marks=[pytest.mark.cifar10] * ("cifar10.npz" in c)) for c in commands()]
 )
@@ -123,6 +127,7 @@ def test_the_commands_run(line, capsys):
         assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own(place, seen, capsys):
     """The plugin's block, its copy of the example and all, without what pip downloads; then the recipe of the snippet
     under it.

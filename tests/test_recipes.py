@@ -102,10 +102,15 @@ def test_what_a_recipe_starts_from_has_its_architecture(name):
     if not recipe.keep_architecture:
         given, taken = (registry.config_of(r.model, r.overrides)[1] for r in (kzoo.recipe(start), recipe))
         same = {"image_size": 224, "preprocessing": schema.Preprocessing(), "head_bias": 0.0}
+        # a masked autoencoder, whose vectors and positions fine-tuning takes in its own way
+        if hasattr(given, "encoder"):
+            given = given.encoder
+            same |= {"global_pool": "token", "fc_norm": None, "pos_embed": "learned", "num_classes": 0}
         same |= {field.name: 0.0 for field in dataclasses.fields(taken) if field.name.endswith("_rate")}
         assert dataclasses.replace(given, **same) == dataclasses.replace(taken, **same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", representatives())
 def test_smoke(name, tmp_path):
     recipe, expected = small(name)
@@ -126,6 +131,7 @@ def test_one_epoch_of_any_recipe_has_a_schedule(name):
         assert rates.shape == (steps,) and 0 < rates.max() <= recipe.optim.lr * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_recipe_file_runs_as_a_script(tmp_path, monkeypatch):
     path = recipe_files.recipe_rows()[SCRIPT][0]
     words = [SCRIPT, "--smoke", "--workdir", str(tmp_path / "run"), "--set", "steps=1"]

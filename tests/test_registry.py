@@ -25,7 +25,8 @@ def test_listing_filters():
     assert all(f"{family}_toy" in found for family, found in families.items()) and not set(families["vit"]) & set(
         families["deit3"]
     )
-    assert kzoo.list_models(task="classify") == names
+    tasks = {task: kzoo.list_models(task=task) for task in ("classify", "masked")}
+    assert "mae_toy" in tasks["masked"] and sorted(tasks["classify"] + tasks["masked"]) == names
     assert kzoo.list_models(task="detect") == []
 
 
@@ -58,6 +59,7 @@ def test_unknown_names_are_answered_with_the_nearest(call, nearest):
         call()
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_in_a_fresh_process_with_its_spec(tmp_path):
     model = kzoo.get("vit_toy", image_size=(32, 48), num_classes=3, in_channels=1)
     model.save(tmp_path / "m.keras")
@@ -74,6 +76,7 @@ def test_a_saved_model_loads_in_a_fresh_process_with_its_spec(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), model(images))
 
 
+@pytest.mark.slow
 def test_load_model_works_whichever_is_imported_first(tmp_path):
     kzoo.get("vit_toy").save(tmp_path / "m.keras")
     looked_for = "import importlib.util, kzoo; importlib.util.find_spec('keras'); import keras"  # as many libraries do
@@ -106,7 +109,7 @@ def test_every_number_of_a_config_has_bounds(name):
     config = registry.config_of(name)[1]
     hints = {key: str(hint) for key, hint in typing.get_type_hints(type(config)).items()}
     numbers = [f.name for f in dataclasses.fields(config) if "int" in hints[f.name] or "float" in hints[f.name]]
-    assert {"image_size", "num_classes", "drop_rate"} < set(numbers)
+    assert {"image_size", "num_classes"} < set(numbers)
     for field in numbers:
         for value in (-(10.0**9), math.nan, math.inf, 10**9, 10**12, -(10**9), "many", True):
             shaped = (value,) * len(getattr(config, field)) if isinstance(getattr(config, field), tuple) else value
@@ -189,7 +192,7 @@ def test_a_model_tells_what_it_is(tmp_path):
     model.spec = dataclasses.replace(model.spec, preprocessing=preprocessing)
     model.save(tmp_path / "m.keras")
     for each in (model, keras.models.load_model(tmp_path / "m.keras")):
-        assert each.take == ((32, 48), 1, preprocessing, 3) and each.classes == 3
+        assert each.take[:4] == ((32, 48), 1, preprocessing, 3) and each.classes == 3
         assert (
             each.config
             == registry.config_of("vit_toy", {"image_size": (32, 48), "in_channels": 1, "num_classes": 3})[1]

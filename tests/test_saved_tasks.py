@@ -52,6 +52,7 @@ def test_a_saved_classifiers_task_trains_on_as_it_would_have(tmp_path, ours):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_plugins_saved_task_comes_back_in_a_fresh_process(example, tmp_path):  # noqa: F811
     keras.utils.set_random_seed(0)
     network = kzoo.get("vit_toy", **TOY | {"num_classes": 0})

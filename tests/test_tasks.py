@@ -61,6 +61,7 @@ def fresh(example, code):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example, tmp_path):
     whole = kzoo.train(BASE, tmp_path / "whole", TURNS)
     recipe = tmp_path / "recipe.txt"
@@ -145,6 +146,7 @@ def build(config):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_a_view_with_weights_of_its_own_goes_on_in_the_midst_of_an_epoch_on_any_backend(
     example, seen, tmp_path, monkeypatch
@@ -248,6 +250,7 @@ def test_muon_leaves_the_views_own_weights_to_adamw(example):
     assert {"task/hidden/kernel", "task/head/kernel"} <= plain and len(plain) < len(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
     from kzoo.tasks.views.base import View

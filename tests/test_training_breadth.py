@@ -48,6 +48,7 @@ def grown(tmp_path_factory):
     return train(tmp_path_factory.mktemp("grown") / "run", GROWING)
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_the_models_own_size(grown):
     assert [planned(GROWING).side_at(epoch) for epoch in range(4)] == [8, 8, 16, 16]
     assert grown.model.input_shape == (None, 16, 16, 3)
@@ -55,6 +56,7 @@ def test_a_run_ends_at_the_models_own_size(grown):
 
 
 # Between two steps of the optimizer, and at the border of two stages.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 6])
 def test_an_interrupted_growing_run_ends_as_if_nothing_had_happened(grown, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -165,6 +167,7 @@ def test_progressive_must_end_at_the_models_own_size(tmp_path):
         train(tmp_path / "run", settings.override(GROWING, {"progressive": (8, 12)}))
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_nothing(tmp_path):
     """Dropout on: what is computed again draws the same numbers again."""
     histories = [learned(train(tmp_path / str(remat), RECIPE, remat=remat).history) for remat in (False, True)]
@@ -197,6 +200,7 @@ print(json.dumps([run.history for run in runs]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_several_devices_have_the_losses_of_one(tmp_path, backend):
     """Two logical CPU devices under TensorFlow's MirroredStrategy, eight under Keras' DataParallel on JAX."""

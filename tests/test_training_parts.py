@@ -119,6 +119,7 @@ def test_targets_that_are_none_are_refused(loss, targets, words):
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", XLA)
 def test_targets_that_are_none_make_the_loss_of_a_compiled_step_nan(xla):
     """Of both kinds: a label that is none, probabilities that are none; those of weight 0 may be anything, and change

@@ -22,7 +22,7 @@ import kzoo
 from kzoo import recipe_files, schema
 from kzoo.errors import UserError
 from kzoo.tasks.classify import Classify, ClassMeter
-from kzoo.training import engine, state
+from kzoo.training import engine, state, watch
 from kzoo.weights.read import read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -103,10 +103,11 @@ def terminate(times=1):
 
 
 # Where SIGTERM comes: (module or class, its function, at which of its calls); the step that is then saved.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "step"),
     [
-        ((engine._Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
+        ((watch.Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
         ((ClassMeter, "update", 1), 3),  # between the batches of an evaluation, which is left for later
         ((state.np, "savez", 3), 6),  # while it saves
     ],
@@ -133,6 +134,7 @@ def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(
     assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
 
+@pytest.mark.slow
 def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
     """The checkpoint may not stand at an epoch's last step before that epoch has its evaluation."""
     evaluate, calls = Classify.evaluate, []
@@ -177,6 +179,7 @@ def child(tmp_path, *arguments, recipe=RECIPE, **environment):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
     """kill -9 in the middle of writing the fifth checkpoint: the fourth is whole, and what lies about is swept up."""
     run = tmp_path / "run"
@@ -187,6 +190,7 @@ def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
     assert not list(run.glob(".*.tmp-*"))
 
 
+@pytest.mark.slow
 def test_jax_continues_too(tmp_path):
     """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the second
     continues it.
@@ -249,11 +253,13 @@ def test_evaluation_and_saved_models_are_on_the_averaged_weights(untouched):
     assert json.loads((untouched.workdir / "evaluation.json").read_text())["data"] == RECIPE.data.source
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_reproduces_it(untouched, tmp_path):
     run = kzoo.train(str(untouched.workdir / "recipe.txt"), tmp_path / "run")
     assert_same_end(run.workdir, untouched.workdir)
 
 
+@pytest.mark.slow
 def test_data_and_class_names_are_carried_along(tmp_path):
     run = train(tmp_path / "run", steps=1, data__source="digits", data__batch_size=64)
     assert run.model.spec.class_names == tuple("0123456789")
@@ -268,6 +274,7 @@ def test_data_and_class_names_are_carried_along(tmp_path):
         kzoo.evaluate(run.workdir, data=source)
 
 
+@pytest.mark.slow
 def test_own_sources_are_named_in_the_record(tmp_path):
     sources = [kzoo.data.open_source("fake:size=16,n=10,classes=3", split) for split in ("train", "test")]
     run = kzoo.train(RECIPE, tmp_path / "run", {"steps": 1}, data=sources)
@@ -276,6 +283,7 @@ def test_own_sources_are_named_in_the_record(tmp_path):
     assert run.history[-1]["step"] == 1  # ten pictures make one batch of eight: an epoch of one step
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_the_runs_own(tmp_path):
     run = train(tmp_path / "run", steps=2, precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
@@ -286,6 +294,7 @@ def test_mixed_precision_is_the_runs_own(tmp_path):
     assert kzoo.evaluate(run.workdir)["loss"] == pytest.approx(run.metrics["loss"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_starting_from_another_run_at_another_resolution(untouched, tmp_path):
     run = train(tmp_path / "run", steps=1, init_from=str(untouched.workdir), overrides__image_size=24, optim__lr=0.0)
     receipt = json.loads((run.workdir / "init_from.json").read_text())
@@ -465,6 +474,7 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_loses_nothing(untouched, tmp_path, monkeypatch):
     savez, calls = np.savez, []
 
@@ -483,6 +493,7 @@ def test_a_full_disk_is_told_and_loses_nothing(untouched, tmp_path, monkeypatch)
     assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
 
+@pytest.mark.slow
 def test_checkpoints_by_minutes(tmp_path, monkeypatch):
     saved, save = [], engine._Session.save
     monkeypatch.setattr(engine._Session, "save", lambda self: (saved.append(self.step), save(self)))

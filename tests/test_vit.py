@@ -23,6 +23,7 @@ from tests.torch_reference import import_timm
 ROWS = list(csv.DictReader((pathlib.Path(__file__).parent / "goldens" / "params.csv").open()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['name']}-{row['num_classes']}")
 def test_counts(row):
     if row["num_classes"] == "1000":
@@ -51,6 +52,7 @@ def architectures():
     return {name: (builder, config) for name, builder, config in found.values()}
 
 
+@pytest.mark.slow
 def test_every_architecture_is_timms():
     """Counts, of all but the third to last blocks, and what counts do not show, on timm's models without memory."""
     timm = import_timm()
@@ -128,6 +130,7 @@ def test_simple_vit_is_a_plain_one_with_fixed_positions_and_a_tanh_layer(size, d
     assert kzoo.info(f"simple_vit_{size}_patch16_224").params == plain + dim * dim + dim
 
 
+@pytest.mark.slow
 def test_counting_a_huge_model_leaves_no_memory_behind():
     code = (
         "import resource, kzoo\n"

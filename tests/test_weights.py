@@ -147,6 +147,7 @@ PREFIXES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize(
     "write", [save_file, lambda tensors, path: torch.save({k: torch.tensor(v) for k, v in tensors.items()}, path)]

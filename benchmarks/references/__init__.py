@@ -7,7 +7,7 @@ those weights back from it. Needs torch, timm, transformers and safetensors.
 """
 
 from benchmarks.references.convolutional import GoogleHybridNpz, TimmCoatnet, TimmHybrid, TimmResNet
-from benchmarks.references.hugging_face import HfClip, HfDinov2, HfDinov2Registers, HfSiglip, HfVit
+from benchmarks.references.hugging_face import HfClip, HfDinov2, HfDinov2Registers, HfMae, HfSiglip, HfVit
 from benchmarks.references.vit import BigVisionNpz, GoogleNpz, Timm
 
 REFERENCES = {
@@ -23,4 +23,5 @@ REFERENCES = {
     "hf_dinov2_registers": HfDinov2Registers,
     "hf_clip": HfClip,
     "hf_siglip": HfSiglip,
+    "hf_mae": HfMae,
 }

@@ -101,9 +101,15 @@ class Reference:
         shape = (batch, *self.config.size, self.config.in_channels)
         return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
+    def called(self, module, images):
+        """What the module returns of images()."""
+        import torch
+
+        return module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+
     def outputs(self, images, module=None):
-        """[the output of every one of `layers` (B, N, D) or (B, H, W, C), ..., the result (B, ...)] of images (B, H, W,
-        C).
+        """[the output of every one of `layers` (B, N, D) or (B, H, W, C), ..., the result (B, ...)] of what images()
+        gives.
         """
         import torch
 
@@ -112,7 +118,7 @@ class Reference:
         for name, part in self.taps(module).items():
             hooks.append(part.register_forward_hook(lambda _, args, output, name=name: recorded.update({name: output})))
         with torch.no_grad():
-            result = self.result(module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())))
+            result = self.result(self.called(module, images))
         for hook in hooks:
             hook.remove()
         outputs = [recorded[name] for name in self.layers]

@@ -16,7 +16,8 @@ class Serving:
 
     def __init__(self, model):
         self.task = of(model)
-        self.model, self.spec = self.task.served(model), model.spec
+        self.model = self.task.served(model)
+        self.spec = self.model.spec
         self.image_size, self.channels = model.take[:2]
         self._sizes = self.task.inputs(
             np.zeros((1, *self.image_size, self.channels), np.uint8), self.take(self.normalisation)

@@ -136,16 +136,23 @@ class LearnedTokens(ZooLayer):
         return (input_shape[0], self.count + input_shape[1], input_shape[2])
 
 
+def _as_made(values, shape, dtype=None):
+    """An initializer once its first argument is given: those values."""
+    return ops.convert_to_tensor(values, dtype)
+
+
 @keras.saving.register_keras_serializable(package="kzoo")
 class PositionEmbedding(ZooLayer):
     """Adds a table to the tokens: (B, prefix + rows * columns, D), the `prefix` rows being those of class and register
     tokens.
 
     kind "learned": one weight, `table` (1, prefix + rows * columns, D); "sincos" and "sincos2d": a fixed table, no
-    weight, prefix rows 0. `grid_size` is kept so that a table can be resized to another resolution.
+    weight, prefix rows 0; "sincos_kept": that of "sincos" as a weight that is not trained, as MAE's files hold it, for
+    models that start from it to learn on. `grid_size` is kept so that a table can be resized to another resolution.
     """
 
     no_weight_decay = True
+    kept = "sincos_kept"
     # MAE's and big_vision's
     fixed_tables = {"sincos": sincos_2d, "sincos2d": functools.partial(sincos_2d, closed=True)}
 
@@ -158,6 +165,10 @@ class PositionEmbedding(ZooLayer):
         if self.kind == "learned":
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.table = self.add_weight((1, tokens, dim), initializer=normal, name="table")
+        elif self.kind == self.kept:
+            fixed = np.pad(sincos_2d(self.grid_size, dim), ((self.prefix, 0), (0, 0)))[None]
+            as_made = functools.partial(_as_made, fixed)
+            self.table = self.add_weight(fixed.shape, initializer=as_made, trainable=False, name="table")
         else:
             self.table = None
             self.fixed = self.fixed_tables[self.kind](self.grid_size, dim)

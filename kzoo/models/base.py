@@ -49,7 +49,10 @@ class ModelConfig(Settings):
     # What `kzoo.weights` asks a family.
     numerics = ()  # fields that weights are made for, which a file may tell
     head_layers = ("head",)  # what another number of classes replaces
+    pool_norms = ()  # final norms of which a model has one, by how it pools: no other one's weights belong to it
     stem_kernels = ()  # paths of the kernels that other input channels change
+    # how the paths of weights begin that only this family's own training needs; models that start from it leave them
+    training_only = ()
 
     # What layer-wise rates ask beside block_names().
     last_norms = ("norm",)  # layers after the blocks that count with the last of them, as in timm
@@ -92,7 +95,8 @@ class ModelConfig(Settings):
     @property
     def take(self):
         """The Take of the models that are built by this config."""
-        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels), self.num_classes)
+        own = self.preprocessing.for_channels(self.in_channels)
+        return Take(self.size, self.in_channels, own, self.num_classes, getattr(self, "patch_size", None))
 
     def needs_weights(self):
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; ""
@@ -313,6 +317,11 @@ def computing_in(policy):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def precision_of(model):
+    """The policy the model computes in: "float32", or the reduced one of any of its layers."""
+    return next((layer.dtype_policy.name for layer in model.layers if layer.compute_dtype != "float32"), "float32")
 
 
 def spec_from_dict(plain):

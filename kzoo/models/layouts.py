@@ -50,10 +50,11 @@ class Layout:
     layers: rules for layers, whose kernel, bias, ... follow by the style; tensors: rules for whole weights, tried
     first. aliases: (pattern, replacement) applied to a file's names before anything else, for prefixes and older
     spellings; a replacement with `{i}` splits a tensor that is stacked over the blocks. ignored: pattern of names that
-    such files hold beside the model. numerics: from a file (`kzoo.weights.names.Renamed`) and what `kzoo.get` was asked
-    for, the overrides that its numbers were made for. antialias: how the library resizes position tables, bicubic with
-    antialiasing or, False, bilinear without. config: from a model's config, what the library's config.json says of it.
-    blanks: from the same, {name: shape} of what the library's model has and ours has not, written as zeros.
+    such files hold beside the model; training_only: of those that only the training of the file's model needed.
+    numerics: from a file (`kzoo.weights.names.Renamed`) and what `kzoo.get` was asked for, the overrides that its
+    numbers were made for. antialias: how the library resizes position tables, bicubic with antialiasing or, False,
+    bilinear without. config: from a model's config, what the library's config.json says of it. blanks: from the same,
+    {name: shape} of what the library's model has and ours has not, written as zeros.
     """
 
     style: str
@@ -61,6 +62,7 @@ class Layout:
     tensors: Mapping[str, str | Foreign] = dataclasses.field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: str = r"(?!)"
+    training_only: str = r"(?!)"
     numerics: Callable = lambda given, asked: {}
     antialias: bool = True
     config: Callable | None = None

@@ -56,7 +56,8 @@ class VitConfig(ModelConfig):
     norm_eps: float = 1e-6
     class_token: bool = True
     reg_tokens: int = 0  # register tokens (https://arxiv.org/abs/2309.16588), between the class token and the patches
-    pos_embed: str = "learned"  # learned | sincos (fixed, MAE's) | sincos2d (fixed, big_vision's) | none
+    # learned | sincos (fixed, MAE's) | sincos_kept (the same as a weight) | sincos2d (big_vision's) | none
+    pos_embed: str = "learned"
     no_embed_class: bool = False  # positions for the patches alone, not for class and register tokens
     pre_norm: bool = False  # CLIP's: a norm before the blocks, no bias in the patch embedding
     # token | avg (of the patches) | map (attention pooling of the patches) | none (all normalised tokens)
@@ -73,6 +74,7 @@ class VitConfig(ModelConfig):
 
     numerics = ("act", "norm_eps")
     head_layers = ("head", "pre_logits")
+    pool_norms = ("norm", "fc_norm")
     stem_kernels = ("patch_embed/proj/kernel", "patch_embed/conv_0/kernel")
 
     def layouts(self):
@@ -88,7 +90,7 @@ class VitConfig(ModelConfig):
     def _check_values(self):
         self.require_choices(
             global_pool=("token", "avg", "map", "none"),
-            pos_embed=("learned", *PositionEmbedding.fixed_tables, "none"),
+            pos_embed=("learned", PositionEmbedding.kept, *PositionEmbedding.fixed_tables, "none"),
             stem=("patch", "conv"),
             act=ACTIVATIONS,
         )
@@ -171,7 +173,13 @@ def transformer(config, images, x):
     """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row by
     row.
     """
-    x = tokens(config, x)
+    tapped = blocks(config, tokens(config, x))
+    outputs = feature_maps(config, tapped) if config.features_only else head(config, pool(config, tapped[-1]))
+    return ZooModel(images, outputs, name="vit")
+
+
+def blocks(config, x, prefix=""):
+    """What each of the blocks makes of the tokens x (B, N, D), in order; `prefix` comes before their names."""
     tapped = []
     for i, name in enumerate(config.block_names()):
         x = TransformerBlock(
@@ -188,11 +196,10 @@ def transformer(config, images, x):
             drop_path_rate=config.drop_path_rate * i / max(config.depth - 1, 1),
             norm_eps=config.norm_eps,
             remat=config.remat,
-            name=name,
+            name=prefix + name,
         )(x)
         tapped.append(x)
-    outputs = feature_maps(config, tapped) if config.features_only else head(config, pool(config, x))
-    return ZooModel(images, outputs, name="vit")
+    return tapped
 
 
 def patches(config, images):

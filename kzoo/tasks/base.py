@@ -50,6 +50,7 @@ class Task:
     # the figures of `agreement`, the first two of all outputs
     agreements = ("max_abs_difference", "largest_output", "correlation")
     building = {}  # overrides of the network while it trains, never in its spec
+    asks = {}  # what `predictor` takes beside, {name: type}
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
 
     def __init__(self, settings=None):
@@ -216,6 +217,12 @@ class Task:
         inputs, sizes = self.prepared([picture], take)
         outputs = self.outputs(network, network.predict_on_batch(inputs), sizes)
         return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
+
+    def predictor(self, network, view, take, **asked):
+        """The function of one uint8 picture (h, w, C) that `predict` is, for several pictures; asked: by the names
+        in `asks`.
+        """
+        return lambda picture: self.predict(network, view, picture, take)
 
     def answer(self, outputs, labels, top):
         """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many

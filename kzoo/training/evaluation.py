@@ -66,9 +66,23 @@ def evaluate(run, data=None, best=False):
     metrics = task.evaluate(
         trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split)
     )
-    of = {"data": loader.source.name} | ({"weights": "best"} if best else {})
-    try:
-        write_text(pathlib.Path(run) / "evaluation.json", json.dumps(of | metrics, indent=1) + "\n")
-    except OSError as error:  # a run that may only be read
-        say(f"evaluation.json could not be written into {run}: {reason(error)}")
+    told = {key: value for key, value in told_of(run).items() if key == "probes"}
+    tell(run, {"data": loader.source.name} | ({"weights": "best"} if best else {}) | metrics | told)
     return metrics
+
+
+def told_of(run):
+    """What the run's evaluation.json says; {} where there is none, or one that is none."""
+    try:
+        told = json.loads((pathlib.Path(run) / "evaluation.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def tell(run, told):
+    """Writes the run's evaluation.json; of a run that may only be read it is said that it was not."""
+    try:
+        write_text(pathlib.Path(run) / "evaluation.json", json.dumps(told, indent=1) + "\n")
+    except OSError as error:
+        say(f"evaluation.json could not be written into {run}: {reason(error)}")

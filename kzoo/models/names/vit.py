@@ -19,6 +19,7 @@ TIMM = Layout(
         "blocks_{i}/ls{j}/gamma": "blocks.{i}.ls{j}.gamma",
         "attn_pool/latent": Foreign("attn_pool.latent", ndim=3),
     },
+    training_only=r"mask_token|decoder_.*",  # a masked autoencoder's
 )
 
 # What every class of transformers takes for granted.
@@ -47,6 +48,7 @@ TRANSFORMERS = Layout(
     tensors={"cls_token/token": "vit.embeddings.cls_token", "pos_embed/table": "vit.embeddings.position_embeddings"},
     aliases=((r"^(embeddings|encoder|layernorm|pooler)\.", r"vit.\1."),),  # saved without a head
     ignored=r"vit\.pooler\..*|vit\.embeddings\.mask_token",
+    training_only=r"decoder\..*",  # a masked autoencoder's
     numerics=transformers_numerics("gelu", 1e-12),
     config=lambda config: transformers_config(
         config,
