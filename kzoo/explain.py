@@ -74,7 +74,13 @@ def _weights(model, images, stage):
     tapped = tapped if isinstance(tapped, list) else [tapped]
     weights = [_numpy(block.attend(x)) for block, x in zip(blocks, tapped, strict=False)]
     pooling = _numpy(pools[0].attend(tapped[-1])[1])[:, :, 0] if pools else None
-    return weights, weights[0].shape[-1] - math.prod(grid), grid, pooling
+    prefix = weights[0].shape[-1] - math.prod(grid)
+    if prefix < 0:
+        raise UserError(
+            f"these blocks of {_name(model)} see some patches alone, so there is no map; ask its encoder "
+            "(num_classes=0)."
+        )
+    return weights, prefix, grid, pooling
 
 
 def _stages(model):

@@ -322,6 +322,7 @@ def test_counts(name):
     """Trained weights as transformers counts them on no memory; of the published sizes the parts and the products
     too.
     """
+    import_timm()  # for torchvision, which transformers imports
     info = kzoo.info(name)
     with torch.device("meta"):
         reference = HfMae.__new__(HfMae)
@@ -394,6 +395,14 @@ def test_first_weights_are_the_official_ones():
     for table in ("pos_embed/table", "decoder_pos_embed/table"):
         assert not weights[table][0, 0].any() and weights[table][0, 1, :8].tolist() == [0.0] * 8
         assert table not in {weight.path for weight in model.trainable_weights}
+
+
+def test_attention_is_shown_of_blocks_that_see_every_patch(files):
+    paths, _, inputs, _ = files
+    encoder = kzoo.get("mae_toy", weights=paths["official"], num_classes=0)
+    assert kzoo.attention(encoder, inputs["image"]).shape == (2, 2, 2, 4, 4)
+    with pytest.raises(UserError, match="ask its encoder"):
+        kzoo.attention(kzoo.get("mae_toy"), inputs, stage=0)
 
 
 def test_features():

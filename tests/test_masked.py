@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 import kzoo
+from kzoo import registry
+from kzoo.checking import randomise
 from kzoo.cli import main
 from kzoo.data import Take, open_source
 from kzoo.data.part import Part
@@ -24,7 +26,7 @@ from kzoo.models.base import computing_in
 from kzoo.probing import linear, probe_model
 from kzoo.recipe_files import dump
 from kzoo.schema import Augment, Classify, Data, Masked, Optim, Preprocessing, Recipe
-from kzoo.tasks import make, neighbours
+from kzoo.tasks import make, neighbours, of
 from kzoo.weights.encoder import encoder_of
 from kzoo.weights.read import read_checkpoint
 from tests.test_packaging import ROOT
@@ -288,7 +290,11 @@ def test_what_is_predicted_and_drawn_is_the_network_under_that_mask(run, tmp_pat
     painted = outputs["pred"][0, n].reshape(4, 4, 3) * np.sqrt(target.var(ddof=1) + 1e-6) + target.mean()
     np.testing.assert_allclose(shown["reconstruction"][rows, columns], np.clip(painted * 0.5 + 0.5, 0, 1), atol=1e-5)
     assert main(words) == 0 and "% hidden" in capsys.readouterr().out
-    for setting, told in (("sed=1", "did you mean seed"), ("mask_ratio=much", "mask_ratio takes float")):
+    for setting, told in (
+        ("seed=-1", "the seed of a mask lies in 0"),
+        ("sed=1", "did you mean seed"),
+        ("mask_ratio=much", "mask_ratio takes float"),
+    ):
         assert main([*words, "--set", setting]) == 2 and told in capsys.readouterr().err
     assert main(["predict", "vit_toy", str(tmp_path / "a.png"), "--random-weights", "--set", "seed=1"]) == 2
     assert "is asked nothing beside the picture" in capsys.readouterr().err
@@ -344,6 +350,15 @@ def test_probes_of_any_runs_features(run, tmp_path, capsys):
     tokens = kzoo.get("vit_toy", global_pool="none")
     with pytest.raises(kzoo.UserError, match="gives no vector without a head"):
         encoder_of(tokens)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.toys("kzoo") if registry.find(name).task == "classify"])
+def test_the_encoder_of_any_family_is_what_its_head_is_given(name):
+    model = randomise(kzoo.get(name))
+    (inputs,), head = keras.tree.flatten(of(model).example(model, 2)), model.get_layer("head")
+    kernel, bias = (keras.ops.convert_to_numpy(weight).astype("float64") for weight in head.weights)
+    features = encoder_of(model).predict_on_batch(inputs)
+    np.testing.assert_allclose(features @ kernel + bias, model.predict_on_batch(inputs), atol=1e-4)
 
 
 def test_a_files_weights_paint_by_name(tmp_path, capsys):

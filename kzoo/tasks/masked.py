@@ -165,6 +165,8 @@ class Masked(Task):
                     "out."
                 )
             return super().predictor(network, view, take)
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"the seed of a mask lies in 0..2^32 - 1, not {seed}.")
         norm_pix = self.settings.norm_pix if norm_pix is None else norm_pix
         if mask_ratio is not None:
             from kzoo.weights.encoder import rebuilt
