@@ -14,7 +14,13 @@ import kzoo
 from benchmarks.common import ON_CPU, ON_GPU, Peer, emit, interleave, medians, parser, progress, quotient, spread
 
 PACKAGE_OF = {
-    **{"kzoo": "keras", "keras_hub": "keras_hub", "zeromodels": "zeromodels", "timm": "timm"},
+    **{
+        "kzoo": "keras",
+        "keras_hub": "keras_hub",
+        "zeromodels": "zeromodels",
+        "timm": "timm",
+        "transformers": "transformers",
+    },
     **{"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"},
 }
 LIBRARIES = ("timm", "keras_hub", "zeromodels")  # that kzoo is compared with
