@@ -17,18 +17,33 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
-ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # the figures are a CPU's unless an accelerator is asked for
-ON_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}  # peers share it
+# the figures are a CPU's unless an accelerator is asked for
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# peers share it
+ON_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}
 CHILD_ENVIRONMENT = os.environ | ON_CPU | {"PYTHONPATH": str(ROOT)}  # of the processes that are timed or killed
 LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # well above 0: something else was running
 PACKAGES = (
-    *("keras", "tensorflow", "jax", "torch", "timm", "transformers", "safetensors", "keras-hub", "keras-cv", "zeromodels"),
+    *(
+        "keras",
+        "tensorflow",
+        "jax",
+        "torch",
+        "timm",
+        "transformers",
+        "safetensors",
+        "keras-hub",
+        "keras-cv",
+        "zeromodels",
+    ),
     *("tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy", "pillow"),
 )
 
 
 def parser(module_doc, rounds=None):
-    """The options that the benchmarks share; the description is the first line of the docstring. `rounds` is a default, if any."""
+    """The options that the benchmarks share; the description is the first line of the docstring. `rounds` is a default,
+    if any.
+    """
     options = argparse.ArgumentParser(description=module_doc.splitlines()[0])
     if rounds:
         options.add_argument("--rounds", type=int, default=rounds, help=f"turns of each peer (default {rounds})")
@@ -37,7 +52,9 @@ def parser(module_doc, rounds=None):
 
 
 def environment(gpu=None):
-    """Date (UTC), hardware and versions that a figure is worthless without; gpu: the accelerator's name where the figures are its."""
+    """Date (UTC), hardware and versions that a figure is worthless without; gpu: the accelerator's name where the
+    figures are its.
+    """
     installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
@@ -59,7 +76,9 @@ def cores():
 def _cpu_model():
     listing = pathlib.Path("/proc/cpuinfo")
     lines = listing.read_text().splitlines() if listing.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def progress(text):
@@ -97,7 +116,10 @@ def quotient(over, under):
     """{"ratio": of the medians, "quartiles": of the rounds' own ratios} of two of interleave()'s lists."""
     rounds = [a / b for a, b in zip(over, under, strict=True)]
     low, _, high = statistics.quantiles(rounds, n=4) if len(rounds) > 1 else rounds * 3
-    return {"ratio": round(statistics.median(over) / statistics.median(under), 3), "quartiles": [round(low, 3), round(high, 3)]}
+    return {
+        "ratio": round(statistics.median(over) / statistics.median(under), 3),
+        "quartiles": [round(low, 3), round(high, 3)],
+    }
 
 
 def seconds_of(call, at_least=0.3):
@@ -112,10 +134,10 @@ def seconds_of(call, at_least=0.3):
 class Peer:
     """A process of its own that prepares a workload once and then times it whenever it is called.
 
-    Two frameworks in one process would share, or fight over, its threads; here the peer that has no turn is stopped (SIGSTOP), for
-    threads that spin while they wait would take the others' cores. `setup(*arguments)` runs in the process, `variables` in its
-    environment, and returns a callable without arguments; calling the Peer returns the seconds that it takes. The process ends with
-    its parent.
+    Two frameworks in one process would share, or fight over, its threads; here the peer that has no turn is stopped
+    (SIGSTOP), for threads that spin while they wait would take the others' cores. `setup(*arguments)` runs in the
+    process, `variables` in its environment, and returns a callable without arguments; calling the Peer returns the
+    seconds that it takes. The process ends with its parent.
     """
 
     def __init__(self, setup, *arguments, variables=ON_CPU):
@@ -151,7 +173,9 @@ def _serve(pipe, variables, setup, arguments):
 
 
 def emit(name, result, save, gpu=None):
-    """Prints the result, with the environment, as one JSON line; with `save` also writes results/NAME.json, indented."""
+    """Prints the result, with the environment, as one JSON line; with `save` also writes results/NAME.json,
+    indented.
+    """
     result = {"benchmark": name} | result | environment(gpu)
     if save:
         RESULTS.mkdir(exist_ok=True)

@@ -1,8 +1,10 @@
-"""Exported artifacts: milliseconds of one picture, size, operations and verified difference, beside timm's and KerasHub's.
+"""Exported artifacts: milliseconds of one picture, size, operations and verified difference, beside timm's and
+KerasHub's.
 
-Each artifact is written by its library in one process and timed in another that holds nothing but the format's runtime; they take
-turns. kzoo's take uint8 pictures and hold their preprocessing; the others take normalised float32. timm goes through torch.onnx,
-KerasHub through Keras' own `model.export`. What a library cannot write, or its runtime cannot read, is left out with the reason.
+Each artifact is written by its library in one process and timed in another that holds nothing but the format's runtime;
+they take turns. kzoo's take uint8 pictures and hold their preprocessing; the others take normalised float32. timm goes
+through torch.onnx, KerasHub through Keras' own `model.export`. What a library cannot write, or its runtime cannot read,
+is left out with the reason.
 """
 
 import multiprocessing
@@ -96,7 +98,8 @@ def _run_saved_model(path, images, side):
     shape = [1, *(length or side for length in given.shape[1:])]
     images = tf.zeros(shape, given.dtype) if images is None else tf.constant(images)
     wanted = "logits" if "logits" in serve.structured_outputs else next(iter(serve.structured_outputs))
-    return lambda loaded=loaded: serve(**{name: images})[wanted].numpy()  # the signature does not keep its variables alive
+    # the signature does not keep its variables alive
+    return lambda loaded=loaded: serve(**{name: images})[wanted].numpy()
 
 
 ARTIFACTS = {  # name: (format, its writer)
@@ -110,11 +113,16 @@ ARTIFACTS = {  # name: (format, its writer)
     "keras_hub_onnx": ("onnx", write_keras_hub),
     "keras_hub_litert": ("litert", write_keras_hub),
 }
-COMPARED = (("kzoo_onnx", "timm_onnx"), *((f"kzoo_{format}", f"keras_hub_{format}") for format in ("saved_model", "onnx", "litert")))
+COMPARED = (
+    ("kzoo_onnx", "timm_onnx"),
+    *((f"kzoo_{format}", f"keras_hub_{format}") for format in ("saved_model", "onnx", "litert")),
+)
 
 
 def write(name, folder, work):
-    """Writes an artifact in a process of its own: {"bytes", "operations", "max_abs_difference"}. Raises what its writer raised."""
+    """Writes an artifact in a process of its own: {"bytes", "operations", "max_abs_difference"}. Raises what its writer
+    raised.
+    """
     format, writer = ARTIFACTS[name]
     folder.mkdir()
     with multiprocessing.get_context("spawn").Pool(1, _on_cpu) as pool:
@@ -131,7 +139,9 @@ def _on_cpu():
 
 
 def _operations(folder, format):
-    """How many operators a one-file artifact runs; None for a SavedModel, whose graph is optimised only when it is run."""
+    """How many operators a one-file artifact runs; None for a SavedModel, whose graph is optimised only when it is
+    run.
+    """
     if format == "onnx":
         import onnx
 
@@ -166,7 +176,9 @@ def measure(work, side, rounds, only, home):
         "rounds": rounds,
         "milliseconds": {name: round(1000 * value, 2) for name, value in medians(seconds).items()},
         "artifacts": facts,
-        "kzoo_faster": {f"{a} to {b}": quotient(seconds[b], seconds[a]) for a, b in COMPARED if a in seconds and b in seconds},
+        "kzoo_faster": {
+            f"{a} to {b}": quotient(seconds[b], seconds[a]) for a, b in COMPARED if a in seconds and b in seconds
+        },
         "spread": spread(seconds),
         "absent": absent,
     }

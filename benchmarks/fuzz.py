@@ -1,8 +1,9 @@
-"""Damaged weights of every format by kzoo.load_weights, whole models by kzoo.load, artifacts by open_artifact: what is refused, goes
-unseen, breaks, costs.
+"""Damaged weights of every format by kzoo.load_weights, whole models by kzoo.load, artifacts by open_artifact: what is
+refused, goes unseen, breaks, costs.
 
-Every file is a small valid one with changes drawn from a seed; the model it is loaded into runs in a process of its own, with limits of
-time and memory, so that a crash or a hang is an outcome like any other. Exit status 1 where an outcome is one that must not be.
+Every file is a small valid one with changes drawn from a seed; the model it is loaded into runs in a process of its
+own, with limits of time and memory, so that a crash or a hang is an outcome like any other. Exit status 1 where an
+outcome is one that must not be.
 """
 
 import collections
@@ -34,10 +35,12 @@ RIGHT, WRONG = (REFUSED, EQUAL, UNGUARDED), (SILENT, CHANGED, EXECUTED, CRASH, H
 
 @dataclass(frozen=True)
 class Sample:
-    """A valid file, or folder of them. opened: what is loaded, beneath `folder`; damaged: the files to mutate, beneath it.
+    """A valid file, or folder of them. opened: what is loaded, beneath `folder`; damaged: the files to mutate, beneath
+    it.
 
-    guarded: whether the format, or kzoo's seal, has a checksum over all weights. In the others a changed value is a value: then only
-    the digest in the receipt tells. sealed: whether it is kzoo's, which no new checksum of an archive's members makes good.
+    guarded: whether the format, or kzoo's seal, has a checksum over all weights. In the others a changed value is a
+    value: then only the digest in the receipt tells. sealed: whether it is kzoo's, which no new checksum of an
+    archive's members makes good.
     """
 
     name: str
@@ -85,7 +88,14 @@ def samples(root):
     layouts = registry.config_of("vit_toy")[1].layouts()
     timm, google = (encode(model, layouts[name], config_of_model(model)) for name in ("timm", "google"))
     tensors = {name: torch.tensor(array) for name, array in timm.items()}
-    told = {"spec": dataclasses.asdict(model.spec), "step": 3, "history": [], "metrics": {}, "seconds": 1.0, "side": None}
+    told = {
+        "spec": dataclasses.asdict(model.spec),
+        "step": 3,
+        "history": [],
+        "metrics": {},
+        "seconds": 1.0,
+        "side": None,
+    }
     meta = np.frombuffer(json.dumps(told | {"started": "", "sealed": True}).encode(), "uint8")
 
     def run(path, weights, **others):
@@ -106,7 +116,11 @@ def samples(root):
     torch.save(tensors, sample("torch legacy", "model.pth", False), _use_new_zipfile_serialization=False)
     np.savez(sample("npz", "model.npz", True), **google)
     kzoo.save_weights(model, sample("hf folder sealed", "", True, ("model.safetensors", "config.json")), layout="hf")
-    for format, payload in (("saved_model", ("1/saved_model.pb", WEIGHTS)), ("onnx", ("model.onnx",)), ("litert", ("model.tflite",))):
+    for format, payload in (
+        ("saved_model", ("1/saved_model.pb", WEIGHTS)),
+        ("onnx", ("model.onnx",)),
+        ("litert", ("model.tflite",)),
+    ):
         kzoo.export(model, sample(f"artifact {format} sealed", "", True, (*payload, "card.json", "labels.txt")), format)
     return found
 
@@ -136,7 +150,9 @@ def randomised(model, seed):
 
 
 def damage(sample, number, folder):
-    """Writes mutation `number` of a sample into `folder`: (path to load, what was done, whether a checksum still guards it)."""
+    """Writes mutation `number` of a sample into `folder`: (path to load, what was done, whether a checksum still guards
+    it).
+    """
     rng = np.random.default_rng([number, *sample.name.encode()])
     shutil.copytree(sample.folder, folder)
     target = folder / sample.damaged[rng.integers(len(sample.damaged))]
@@ -161,13 +177,18 @@ class Judge:
 
     def __init__(self, found):
         self._samples = {sample.name: sample for sample in found}
-        self._fitted = {}  # name of a sample: (its model, filled with other weights; those; the file's; the file's digest), or its answer
+        # name of a sample: (its model, filled with other weights; those; the file's; the file's digest), or its answer
+        self._fitted = {}
 
     def __call__(self, name, number, folder):
-        """(outcome, detail, seconds, bytes) of mutation `number` of the sample `name`, written into `folder`, which must not exist."""
+        """(outcome, detail, seconds, bytes) of mutation `number` of the sample `name`, written into `folder`, which
+        must not exist.
+        """
         path, done, guarded = damage(self._samples[name], number, folder)
         began, held = time.monotonic(), memory(new=True)
-        outcome, detail = self._answered(name, path) if self._samples[name].served else self._filled(name, path, guarded)
+        outcome, detail = (
+            self._answered(name, path) if self._samples[name].served else self._filled(name, path, guarded)
+        )
         for read in [self._loaded] * self._samples[name].whole + [self._viewed] * (name == "best"):
             found, said = read(name, path)
             outcome, detail = (found, said) if found in WRONG and outcome in RIGHT else (outcome, detail)
@@ -218,7 +239,12 @@ class Judge:
         from kzoo.tasks import trained_view
 
         task, network = _headed_task(), self._model(name)[0]
-        return _read(lambda: _same(trained_view(task, network, path.parent, best=True).head.get_weights(), [np.diag(HEAD), HEAD]), "view")
+        return _read(
+            lambda: _same(
+                trained_view(task, network, path.parent, best=True).head.get_weights(), [np.diag(HEAD), HEAD]
+            ),
+            "view",
+        )
 
     def _model(self, name):
         sample = self._samples[name]
@@ -268,11 +294,17 @@ def _answer(folder):
     artifact = open_artifact(folder)
     pictures = np.random.default_rng(0).integers(0, 256, (2, *artifact.image_size, artifact.channels), dtype="uint8")
     outputs = artifact.predict(pictures)
-    return [*(outputs[key] for key in sorted(outputs)), np.array(artifact.labels), np.array(artifact.card["preprocessing"]["mean"])]
+    return [
+        *(outputs[key] for key in sorted(outputs)),
+        np.array(artifact.labels),
+        np.array(artifact.card["preprocessing"]["mean"]),
+    ]
 
 
 def memory(new=False):
-    """The most bytes that this process has held in memory since it was last asked with `new`; 0 where the system does not tell."""
+    """The most bytes that this process has held in memory since it was last asked with `new`; 0 where the system does
+    not tell.
+    """
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -344,8 +376,12 @@ def _limit_memory():
 
 def main():
     options = parser(__doc__)
-    options.add_argument("--files", type=int, default=1000, help="mutated files, shared out evenly over the formats (default 1000)")
-    options.add_argument("--first", type=int, default=0, help="number of the first mutation; other numbers are other files")
+    options.add_argument(
+        "--files", type=int, default=1000, help="mutated files, shared out evenly over the formats (default 1000)"
+    )
+    options.add_argument(
+        "--first", type=int, default=0, help="number of the first mutation; other numbers are other files"
+    )
     options.add_argument("--only", nargs="+", help="formats to damage, by their names in the result (default all)")
     args = options.parse_args()
     os.environ.update(ON_CPU)
@@ -361,7 +397,9 @@ def main():
             outcomes[name][outcome] += 1
             most[name] = tuple(map(max, most[name], cost))
             if outcome not in RIGHT:
-                wrong.append({"format": name, "number": args.first + number, "outcome": outcome, "detail": detail[:500]})
+                wrong.append(
+                    {"format": name, "number": args.first + number, "outcome": outcome, "detail": detail[:500]}
+                )
                 progress(f"{outcome}: {name} {args.first + number}: {detail[:300]}")
             if (number + 1) % 100 == 0:
                 progress(f"{number + 1} of {args.files}")

@@ -1,8 +1,9 @@
 """Inference in images a second: kzoo in float32 and bfloat16 beside timm, KerasHub and ZeroModels, and the matmul peak.
 
-Batches are ready in memory and weights random. Each peer is a process of its own; they take turns, and the best mode of each library
-counts. kzoo's bfloat16 is `kzoo.reduce_precision`, timm's is torch's autocast. A model's share of the peak is images/s * 2 * GMACs
-over the fastest large square matrix product of the same precision in the same run. `--gpu` compares JAX with torch on the accelerator.
+Batches are ready in memory and weights random. Each peer is a process of its own; they take turns, and the best mode of
+each library counts. kzoo's bfloat16 is `kzoo.reduce_precision`, timm's is torch's autocast. A model's share of the peak
+is images/s * 2 * GMACs over the fastest large square matrix product of the same precision in the same run. `--gpu`
+compares JAX with torch on the accelerator.
 """
 
 from functools import partial
@@ -32,7 +33,9 @@ def _compiled(model, backend, xla):
         return tf.function(lambda images: model(images, training=False), jit_compile=xla, autograph=False)
     import jax
 
-    trained, other = ([weight.value for weight in weights] for weights in (model.trainable_variables, model.non_trainable_variables))
+    trained, other = (
+        [weight.value for weight in weights] for weights in (model.trainable_variables, model.non_trainable_variables)
+    )
     function = jax.jit(lambda trained, other, images: model.stateless_call(trained, other, images, training=False)[0])
     return partial(function, trained, other)
 

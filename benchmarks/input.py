@@ -1,8 +1,10 @@
-"""Training input in pictures a second: kzoo's loader beside bare JPEG decoding, its limit, and other libraries' pipelines.
+"""Training input in pictures a second: kzoo's loader beside bare JPEG decoding, its limit, and other libraries'
+pipelines.
 
-Synthetic photographs of 500 x 375 pixels whose files weigh what ImageNet's do. `decode` is the limit: nothing but JPEG to uint8. `crop`
-adds a random resized crop to 224 pixels, a flip and normalising, in batches; `randaugment` starts from uint8 pictures of 224 pixels.
-Each pipeline is a process of its own that keeps running from turn to turn, so that start-up is not in the figures.
+Synthetic photographs of 500 x 375 pixels whose files weigh what ImageNet's do. `decode` is the limit: nothing but JPEG
+to uint8. `crop` adds a random resized crop to 224 pixels, a flip and normalising, in batches; `randaugment` starts from
+uint8 pictures of 224 pixels. Each pipeline is a process of its own that keeps running from turn to turn, so that
+start-up is not in the figures.
 """
 
 import concurrent.futures
@@ -20,11 +22,14 @@ from benchmarks.common import Peer, cores, emit, interleave, medians, parser, pr
 
 SIZE, BATCH, TURN = 224, 64, 256  # pixels of the model's input; pictures in a batch; pictures in a call
 MEAN, STD, SCALE = 127.5, 127.5, (0.08, 1.0)
-LAYERS, MAGNITUDE, RATE = 2, 0.5, 0.9  # of RandAugment: operations a picture, their strength in 0..1, the probability of each
+# of RandAugment: operations a picture, their strength in 0..1, the probability of each
+LAYERS, MAGNITUDE, RATE = 2, 0.5, 0.9
 
 
 def photograph(seed, height=375, width=500):
-    """Noise with the spectrum of natural pictures (amplitude 1 / frequency) in correlated colours: uint8 (height, width, 3)."""
+    """Noise with the spectrum of natural pictures (amplitude 1 / frequency) in correlated colours: uint8 (height,
+    width, 3).
+    """
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1.0
@@ -36,7 +41,8 @@ def photograph(seed, height=375, width=500):
 
 
 def write_pictures(folder, count, copies):
-    """Writes `count` JPEG files, each under `copies` names, as folder:PATH reads them, and TURN small pictures as often as pictures.npz.
+    """Writes `count` JPEG files, each under `copies` names, as folder:PATH reads them, and TURN small pictures as often
+    as pictures.npz.
 
     Returns the mean size of a file in bytes.
     """
@@ -77,7 +83,9 @@ def pillow_decode(folder):
 
 
 def tensorflow_decode(folder):
-    """tf.io.decode_jpeg in a parallel map, with the transform that gives the pixels Pillow gives (its default is a coarser one)."""
+    """tf.io.decode_jpeg in a parallel map, with the transform that gives the pixels Pillow gives (its default is a
+    coarser one).
+    """
     import tensorflow as tf
 
     files = tf.data.Dataset.from_tensor_slices(files_of(folder)).repeat()
@@ -96,7 +104,8 @@ def kzoo_crop(folder):
 
 def _kzoo_loader(source, **augment):
     from kzoo.data import Labels, Loader, Take, engine_for, open_source
-    from kzoo.schema import Augment, Preprocessing
+    from kzoo.schema import Augment
+    from kzoo.specs import Preprocessing
 
     source, take = open_source(source, "train"), Take((SIZE, SIZE), 3, Preprocessing(interpolation="bilinear"))
     labels = Labels(take, source, augment=Augment(**augment), engine=engine_for(source))
@@ -112,7 +121,9 @@ def tensorflow_crop(folder):
     def load(file):
         encoded = tf.io.read_file(file)
         shape = tf.io.extract_jpeg_shape(encoded)
-        begin, size, _ = tf.image.sample_distorted_bounding_box(shape, whole, area_range=SCALE, aspect_ratio_range=(3 / 4, 4 / 3))
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            shape, whole, area_range=SCALE, aspect_ratio_range=(3 / 4, 4 / 3)
+        )
         window = tf.concat([begin[:2], size[:2]], axis=0)
         picture = tf.image.resize(tf.io.decode_and_crop_jpeg(encoded, window, 3), (SIZE, SIZE))
         return (tf.image.random_flip_left_right(picture) - MEAN) / STD
@@ -134,7 +145,9 @@ def timm_crop(folder):
 
     torch.set_num_threads(1)  # the pictures are what runs in parallel
     half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    transform = create_transform(SIZE, is_training=True, scale=SCALE, color_jitter=None, interpolation="bilinear", **half)
+    transform = create_transform(
+        SIZE, is_training=True, scale=SCALE, color_jitter=None, interpolation="bilinear", **half
+    )
     pool, files = concurrent.futures.ThreadPoolExecutor(cores()), itertools.cycle(files_of(folder))
 
     def load(file):
@@ -148,7 +161,9 @@ def kzoo_randaugment(folder, library="kzoo"):
     from kzoo.schema import RandAugment
 
     return _kzoo_loader(
-        f"npz:{folder}/pictures.npz", rand_augment=RandAugment(layers=LAYERS, magnitude=10 * MAGNITUDE, probability=RATE), library=library
+        f"npz:{folder}/pictures.npz",
+        rand_augment=RandAugment(layers=LAYERS, magnitude=10 * MAGNITUDE, probability=RATE),
+        library=library,
     )
 
 
@@ -159,9 +174,13 @@ def keras_cv_randaugment(folder):
 
     with np.load(f"{folder}/pictures.npz") as stored:
         images = stored["x_train"]
-    layer = keras_cv.layers.RandAugment(value_range=(0, 255), augmentations_per_image=LAYERS, magnitude=MAGNITUDE, rate=RATE)
+    layer = keras_cv.layers.RandAugment(
+        value_range=(0, 255), augmentations_per_image=LAYERS, magnitude=MAGNITUDE, rate=RATE
+    )
     batches = tf.data.Dataset.from_tensor_slices(images).repeat().batch(BATCH, drop_remainder=True)
-    stream = iter(batches.map(lambda b: (layer(tf.cast(b, tf.float32)) - MEAN) / STD, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
+    stream = iter(
+        batches.map(lambda b: (layer(tf.cast(b, tf.float32)) - MEAN) / STD, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    )
     return lambda: [next(stream) for _ in range(TURN // BATCH)]
 
 
@@ -201,7 +220,9 @@ def measure(folder, pictures, copies, rounds, only):
         "file_bytes": file_bytes,
         "rounds": rounds,
         "pictures_per_second": {name: round(TURN / value, 1) for name, value in medians(seconds).items()},
-        "kzoo_faster": {f"{a} to {b}": quotient(seconds[b], seconds[a]) for a, b in COMPARED if a in seconds and b in seconds},
+        "kzoo_faster": {
+            f"{a} to {b}": quotient(seconds[b], seconds[a]) for a, b in COMPARED if a in seconds and b in seconds
+        },
         "spread": spread(seconds),
         "absent": absent,
     }

@@ -1,9 +1,10 @@
-"""A training run killed (SIGKILL) at random moments and started again ends in the state of the run that nobody touched, bit for bit.
+"""A training run killed (SIGKILL) at random moments and started again ends in the state of the run that nobody touched,
+bit for bit.
 
-A toy with everything random switched on that its task allows, a checkpoint every three steps: a classifier of the embedded digits, or the
-example package's encoder of rings, whose task has a head, and averages of it, in its view. Moments are uniform over the duration of the
-untouched run, so they fall into start-up, compilation, steps, saving and evaluation. A run that finishes before its kill is compared and
-another begins, until all kills are spent.
+A toy with everything random switched on that its task allows, a checkpoint every three steps: a classifier of the
+embedded digits, or the example package's encoder of rings, whose task has a head, and averages of it, in its view.
+Moments are uniform over the duration of the untouched run, so they fall into start-up, compilation, steps, saving and
+evaluation. A run that finishes before its kill is compared and another begins, until all kills are spent.
 """
 
 import dataclasses
@@ -24,11 +25,19 @@ from kzoo import recipe_files, schema, settings
 
 CLASSIFY = schema.Recipe(
     model="vit_toy",
-    overrides={"in_channels": 1, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1},
+    overrides={
+        "in_channels": 1,
+        "pos_drop_rate": 0.1,
+        "proj_drop_rate": 0.1,
+        "attn_drop_rate": 0.1,
+        "drop_path_rate": 0.1,
+    },
     data=schema.Data(
         source="digits",
         batch_size=32,
-        augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2, rand_augment=schema.RandAugment(), erase=0.3, mixup=0.2),
+        augment=schema.Augment(
+            crop_scale=(0.5, 1.0), flip=0.5, shift=2, rand_augment=schema.RandAugment(), erase=0.3, mixup=0.2
+        ),
     ),
     optim=schema.Optim(ema=0.99, accumulate=2),
     schedule=schema.Schedule(warmup_steps=10),
@@ -50,7 +59,9 @@ EXAMPLE = ROOT / "tests" / "plugin_example"  # the package that the task "rotati
 
 
 def train(recipe_file, workdir, kill_after=None):
-    """Begins or continues the run in `workdir`: True when it finished, False when it was killed `kill_after` seconds after its start."""
+    """Begins or continues the run in `workdir`: True when it finished, False when it was killed `kill_after` seconds
+    after its start.
+    """
     command = [sys.executable, "-m", "kzoo", "train", str(recipe_file), "--workdir", str(workdir)]
     log = workdir.with_suffix(".log")
     with log.open("ab") as output:
@@ -67,7 +78,9 @@ def train(recipe_file, workdir, kill_after=None):
 
 
 def killed_run(recipe_file, workdir, kills, draw_moment):
-    """Trains to the end through at most `kills` kills; returns the seconds after its start at which each process was killed."""
+    """Trains to the end through at most `kills` kills; returns the seconds after its start at which each process was
+    killed.
+    """
     history = []
     while len(history) < kills:
         moment = draw_moment()
@@ -80,7 +93,9 @@ def killed_run(recipe_file, workdir, kills, draw_moment):
 
 
 def digest_of(workdir):
-    """SHA-256 of what a run ends with: names, shapes, types and every bit of its checkpoint's arrays and of its best weights'."""
+    """SHA-256 of what a run ends with: names, shapes, types and every bit of its checkpoint's arrays and of its best
+    weights'.
+    """
     digest = hashlib.sha256()
     for name in ("checkpoint.npz", "best.npz"):
         with np.load(workdir / name) as file:
@@ -111,7 +126,9 @@ def measure(recipe, folder, kills, seed):
         workdir = folder / f"killed_{len(runs)}"
         history = killed_run(recipe_file, workdir, left, lambda: draw.uniform(0, duration))
         resumed = [int(step) for step in re.findall(r"from step (\d+) of", workdir.with_suffix(".log").read_text())]
-        runs.append({"killed_after_s": history, "resumed_from_step": resumed, "identical": digest_of(workdir) == expected})
+        runs.append(
+            {"killed_after_s": history, "resumed_from_step": resumed, "identical": digest_of(workdir) == expected}
+        )
         progress(f"{workdir.name}: identical {runs[-1]['identical']}")
     return {
         "task": recipe.task.kind,
@@ -128,10 +145,14 @@ def measure(recipe, folder, kills, seed):
 
 def main():
     options = parser(__doc__)
-    options.add_argument("--task", choices=RECIPES, default="classify", help="rotation: that of the example package (default classify)")
+    options.add_argument(
+        "--task", choices=RECIPES, default="classify", help="rotation: that of the example package (default classify)"
+    )
     options.add_argument("--kills", type=int, default=20)
     options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe, as kzoo train does")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe, as kzoo train does"
+    )
     options = options.parse_args()
     recipe, own = RECIPES[options.task]
     with tempfile.TemporaryDirectory() as folder:

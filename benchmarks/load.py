@@ -1,10 +1,10 @@
 """Loading one safetensors file of timm's: seconds and peak memory of kzoo.load_weights beside timm's load_checkpoint.
 
-Every turn is a process of its own, which builds the model, sets the peak of its resident memory back (Linux), loads the file, and reads
-the peak: what loading takes beyond the built model, mapped pages of the file included. kzoo also computes the file's SHA-256; what that
-alone takes in the same process is told apart and subtracted. The file has been read before, so it comes from the page cache.
-Further turns measure what a user calls, building the model with the file's weights: kzoo.get(weights=), its SHA-256 and all, beside
-timm's create_model(checkpoint_path=).
+Every turn is a process of its own, which builds the model, sets the peak of its resident memory back (Linux), loads the
+file, and reads the peak: what loading takes beyond the built model, mapped pages of the file included. kzoo also
+computes the file's SHA-256; what that alone takes in the same process is told apart and subtracted. The file has been
+read before, so it comes from the page cache. Further turns measure what a user calls, building the model with the
+file's weights: kzoo.get(weights=), its SHA-256 and all, beside timm's create_model(checkpoint_path=).
 """
 
 import gc
@@ -33,7 +33,9 @@ def write(name, path):
 
 
 def loader(library, name, file):
-    """A callable that loads the file into a model of the library, which is built here; of "... whole" turns, one that builds it too."""
+    """A callable that loads the file into a model of the library, which is built here; of "... whole" turns, one that
+    builds it too.
+    """
     if library == "kzoo whole":
         import kzoo
 
@@ -87,9 +89,15 @@ def measure(name, rounds):
     """The figures of the comparison, as emit() prints them."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "model.safetensors"
-        subprocess.run([sys.executable, "-m", "benchmarks.load", "--name", name, "--child", "write", str(file)], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.load", "--name", name, "--child", "write", str(file)],
+            cwd=ROOT,
+            check=True,
+        )
         size = file.stat().st_size
-        turns = interleave({library: lambda library=library: turn(library, name, file) for library in LIBRARIES}, rounds)
+        turns = interleave(
+            {library: lambda library=library: turn(library, name, file) for library in LIBRARIES}, rounds
+        )
     seconds = {library: [t["seconds"] for t in series] for library, series in turns.items()}
     digest = [t["digest_seconds"] for t in turns["kzoo"]]
     seconds |= {"digest": digest, "kzoo_without_digest": [a - b for a, b in zip(seconds["kzoo"], digest, strict=True)]}
@@ -116,7 +124,10 @@ def main():
         what, file = options.child
         return write(options.name, file) if what == "write" else child(what, options.name, pathlib.Path(file))
     result = measure(options.name, options.rounds)
-    progress(f"kzoo {result['to_timm']['ratio']} times timm's seconds, the digest apart; {result['whole_to_timm']['ratio']} with building")
+    progress(
+        f"kzoo {result['to_timm']['ratio']} times timm's seconds, the digest apart; {result['whole_to_timm']['ratio']} "
+        "with building"
+    )
     emit("load", result, options.save)
 
 

@@ -1,7 +1,9 @@
-"""Memory that a training step takes beyond the model: plain, with recomputed activations, with accumulated gradients, with both.
+"""Memory that a training step takes beyond the model: plain, with recomputed activations, with accumulated gradients,
+with both.
 
-Every case is a process of its own, which builds the recipe's model and optimizer, reads its resident memory, trains a few steps of
-the same effective batch, and reads its peak. Parameters, moments and accumulators are there before the first step and stand apart.
+Every case is a process of its own, which builds the recipe's model and optimizer, reads its resident memory, trains a
+few steps of the same effective batch, and reads its peak. Parameters, moments and accumulators are there before the
+first step and stand apart.
 """
 
 import json
@@ -12,7 +14,12 @@ import sys
 from benchmarks.common import CHILD_ENVIRONMENT, ROOT, emit, parser, progress, seconds_of
 
 ACCUMULATE = {"optim.accumulate": 4}
-CASES = {"plain": {}, "remat": {"remat": True}, "accumulate": ACCUMULATE, "remat_accumulate": {"remat": True} | ACCUMULATE}
+CASES = {
+    "plain": {},
+    "remat": {"remat": True},
+    "accumulate": ACCUMULATE,
+    "remat_accumulate": {"remat": True} | ACCUMULATE,
+}
 MIB = 2**20
 
 
@@ -42,7 +49,11 @@ def child(model, batch, changes):
     seconds = seconds_of(step, at_least=4)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rate = round(batch / seconds, 2)
-    print(json.dumps({"model_mib": round(before / MIB), "step_mib": round((peak - before) / MIB), "images_per_second": rate}))
+    print(
+        json.dumps(
+            {"model_mib": round(before / MIB), "step_mib": round((peak - before) / MIB), "images_per_second": rate}
+        )
+    )
 
 
 def resident():
@@ -68,7 +79,11 @@ def main():
         progress(f"{name}: {cases[name]}")
     plain = cases["plain"]["step_mib"]
     shares = {name: round(case["step_mib"] / plain, 3) for name, case in cases.items()}
-    emit("memory", {"model": options.model, "batch": options.batch, "cases": cases, "share_of_plain": shares}, options.save)
+    emit(
+        "memory",
+        {"model": options.model, "batch": options.batch, "cases": cases, "share_of_plain": shares},
+        options.save,
+    )
 
 
 if __name__ == "__main__":

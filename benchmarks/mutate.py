@@ -47,7 +47,13 @@ def swap_blocks(data, rng, place):
     first, second = sorted((place, other))
     count = min(count, second - first, len(data) - second)
     return b"".join(
-        (data[:first], data[second : second + count], data[first + count : second], data[first : first + count], data[second + count :])
+        (
+            data[:first],
+            data[second : second + count],
+            data[first + count : second],
+            data[first : first + count],
+            data[second + count :],
+        )
     )
 
 
@@ -69,7 +75,19 @@ def edit_a_size(data, rng, place):
     return data[:place] + struct.pack(form, value) + data[place + size :]
 
 
-BYTES = (truncate, flip_a_bit, flip_a_bit, overwrite, blank, repeat_a_block, delete_a_block, swap_blocks, extend, edit_a_size, edit_a_size)
+BYTES = (
+    truncate,
+    flip_a_bit,
+    flip_a_bit,
+    overwrite,
+    blank,
+    repeat_a_block,
+    delete_a_block,
+    swap_blocks,
+    extend,
+    edit_a_size,
+    edit_a_size,
+)
 
 
 def mutate_bytes(data, rng):
@@ -78,7 +96,11 @@ def mutate_bytes(data, rng):
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         length, change = max(1, len(data)), BYTES[rng.integers(len(BYTES))]
         edge = min(EDGE, length)
-        place = int(rng.choice([rng.integers(edge), length - 1 - rng.integers(edge), rng.integers(length), rng.integers(length)]))
+        place = int(
+            rng.choice(
+                [rng.integers(edge), length - 1 - rng.integers(edge), rng.integers(length), rng.integers(length)]
+            )
+        )
         data = change(data or b"\0", rng, place)
         done.append(change.__name__)
     return data, "+".join(done)
@@ -95,10 +117,17 @@ class Runs:
 
 
 def plant(data, rng, marker):
-    """The file with a pickle that would make the folder `marker`: in place of a torch pickle, of an array, or at the start."""
+    """The file with a pickle that would make the folder `marker`: in place of a torch pickle, of an array, or at the
+    start.
+    """
     code = pickle.dumps(Runs(marker), protocol=2)
     if data.startswith(b"PK"):
-        header = b"\x93NUMPY\x01\x00" + struct.pack("<H", 62) + b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(61) + b"\n"
+        header = (
+            b"\x93NUMPY\x01\x00"
+            + struct.pack("<H", 62)
+            + b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(61)
+            + b"\n"
+        )
         names = [name for name in zipfile.ZipFile(io.BytesIO(data)).namelist() if name.endswith((".npy", "data.pkl"))]
         name = names[rng.integers(len(names))] if names else "data.pkl"
         return repacked(data, {name: code if name.endswith("data.pkl") else header + code})
@@ -108,9 +137,15 @@ def plant(data, rng, marker):
 
 
 def repacked(data, replaced, added=()):
-    """A zip archive written anew, so with right checksums: some members replaced, {name: bytes}, and (name, bytes) added."""
+    """A zip archive written anew, so with right checksums: some members replaced, {name: bytes}, and (name, bytes)
+    added.
+    """
     target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(target, "w") as archive, warnings.catch_warnings():
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as source,
+        zipfile.ZipFile(target, "w") as archive,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # names that come twice are meant to
         for name in source.namelist():
             archive.writestr(name, replaced.get(name, source.read(name)))
@@ -143,7 +178,9 @@ def inflate(data, rng, name=None):
     content, filler = members.pop(name), bytes(1 << 20)
     if name.endswith(".npy"):
         content = (
-            b"\x93NUMPY\x01\x00\x76\x00" + f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({BOMB},), }}".encode().ljust(117) + b"\n"
+            b"\x93NUMPY\x01\x00\x76\x00"
+            + f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({BOMB},), }}".encode().ljust(117)
+            + b"\n"
         )
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

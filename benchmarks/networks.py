@@ -1,4 +1,6 @@
-"""One architecture from several libraries, and the machine's matrix products: what the processes of `infer` and `step` prepare."""
+"""One architecture from several libraries, and the machine's matrix products: what the processes of `infer` and `step`
+prepare.
+"""
 
 import math
 import os
@@ -7,7 +9,9 @@ from benchmarks.common import cores
 
 
 def keras_network(library, work, backend, policy):
-    """The library's Keras model of the work, freshly initialised, its weights counted against kzoo's; images float32 (B, H, W, 3)."""
+    """The library's Keras model of the work, freshly initialised, its weights counted against kzoo's; images float32
+    (B, H, W, 3).
+    """
     os.environ["KERAS_BACKEND"] = backend
     import keras
 
@@ -43,7 +47,8 @@ def _keras_hub(work, config):
         mlp_dim=int(config.embed_dim * config.mlp_ratio),
     )
     classifier = keras_hub.models.ViTImageClassifier(backbone, num_classes=config.num_classes, preprocessor=None)
-    return keras.Model(classifier.inputs, classifier.outputs[0])  # plain, so that nothing stands between a batch and the model
+    # plain, so that nothing stands between a batch and the model
+    return keras.Model(classifier.inputs, classifier.outputs[0])
 
 
 def _zeromodels(work, config):

@@ -1,10 +1,11 @@
 """What each family computes: its numbers bit for bit, by which a record tells whether it holds for the code of today.
 
-For the family's toy, the toy with the switches that its rows set, and one real row: weights and pictures drawn by NumPy from names, so
-that no initialiser decides them; the outputs of all blocks and the result in evaluation; the gradients of a weighted sum of them in
-training, with the running statistics that it leaves; of the toys also every layout of weights, written and read back. TensorFlow on
-the CPU in float32, on one thread. Bits are those of one processor and one set of versions: elsewhere projections of the same arrays
-tell, to CLOSE, and the tensors of the layouts, which no arithmetic touches.
+For the family's toy, the toy with the switches that its rows set, and one real row: weights and pictures drawn by NumPy
+from names, so that no initialiser decides them; the outputs of all blocks and the result in evaluation; the gradients
+of a weighted sum of them in training, with the running statistics that it leaves; of the toys also every layout of
+weights, written and read back. TensorFlow on the CPU in float32, on one thread. Bits are those of one processor and one
+set of versions: elsewhere projections of the same arrays tell, to CLOSE, and the tensors of the layouts, which no
+arithmetic touches.
 
 Prints {family: its numbers} as JSON, of all families or of those named.
 """
@@ -22,7 +23,14 @@ from benchmarks.common import CHILD_ENVIRONMENT, ROOT, environment, parser
 
 AVERAGED = {"global_pool": "avg", "class_token": False}
 SIGLIP = {"norm_eps": 1e-6, "pre_norm": False}
-RW = {"conv_act": "silu", "expand_first": False, "expand_output": False, "output_bias": False, "pre_norm_act": True, "se_act": "relu"}
+RW = {
+    "conv_act": "silu",
+    "expand_first": False,
+    "expand_output": False,
+    "output_bias": False,
+    "pre_norm_act": True,
+    "se_act": "relu",
+}
 RW |= {"representation_size": None, "shortcut_bias": False, "stride_mode": "pool"}
 SIMPLE = {"act": "gelu_tanh", "fc_norm": False, "pos_embed": "sincos2d", "representation_size": 20}
 ONE_STAGE = {"layout": ("T",), "strides": (1,), "depths": (1,), "embed_dim": (24,), "stem": "patch", "stem_stride": 8}
@@ -57,10 +65,16 @@ FAMILIES = {  # family: its real row, then overrides of its toy
         {"layout": ("C", "CT"), "depths": (1, 2), "pool_type": "max2", "stride_mode": "1x1"},
         ONE_STAGE,
     ),
+    "mae": ("mae_vit_tiny_patch16_224", {"num_classes": 0}),
 }
 FILE, PROJECTIONS = "file", "projections"
 CLOSE = 1e-5  # of projections, relative to the arrays' norms
-ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1", "KERAS_BACKEND": "tensorflow"}
+ONE_THREAD = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "KERAS_BACKEND": "tensorflow",
+}
 
 
 def cases(family):
@@ -69,7 +83,10 @@ def cases(family):
 
     row, *switched = FAMILIES[family]
     (toy,) = kzoo.list_models("*_toy", family=family)
-    told = {", ".join([toy, *(f"{key}={value}" for key, value in overrides.items())]): (toy, overrides) for overrides in ({}, *switched)}
+    told = {
+        ", ".join([toy, *(f"{key}={value}" for key, value in overrides.items())]): (toy, overrides)
+        for overrides in ({}, *switched)
+    }
     return told | {row: (row, {})}
 
 
@@ -82,14 +99,17 @@ def drawn(shape, *seed):
 
 
 def fill(model):
-    """Every weight drawn by its path, away from constants, at a scale at which no part of the model is too weak to be seen."""
+    """Every weight drawn by its path, away from constants, at a scale at which no part of the model is too weak to be
+    seen.
+    """
     for weight in model.weights:
         path, shape = weight.path, tuple(weight.shape)
         value, leaf = drawn(shape, path), path.rpartition("/")[2]
         if leaf in ("gamma", "moving_variance"):
             value = 1 + 0.1 * abs(value)
         elif leaf == "kernel":
-            fan_in = value[..., 0].size if shape[-1] > 1 else value[..., 0, 0].size  # the last of a depthwise kernel's axes is 1
+            # the last of a depthwise kernel's axes is 1
+            fan_in = value[..., 0].size if shape[-1] > 1 else value[..., 0, 0].size
             value = value * fan_in**-0.5 + 0.1 / fan_in
         else:
             value = 0.3 * value
@@ -106,7 +126,8 @@ def digest(arrays):
 
 
 def projections(arrays):
-    """{name: [projection on a drawn direction, norm]} of {name: array}, those of one layer taken together, for a look that bears rounding.
+    """{name: [projection on a drawn direction, norm]} of {name: array}, those of one layer taken together, for a look
+    that bears rounding.
 
     The projection sees every number of the array, and is of the size of its norm.
     """
@@ -117,26 +138,50 @@ def projections(arrays):
         layers[name.partition("/")[0]].append(np.asarray(array, "float64").ravel())
     for name, parts in layers.items():
         value = np.concatenate(parts)
-        found[name] = [float(f"{x:.8g}") for x in (value @ drawn(value.shape, "direction", name), np.linalg.norm(value))]
+        found[name] = [
+            float(f"{x:.8g}") for x in (value @ drawn(value.shape, "direction", name), np.linalg.norm(value))
+        ]
     return found
 
 
 def network_of(model):
-    """(the model of what parity compares, every block's output, the stem's, the embedded patches and the result; their names)."""
+    """(the model of what parity compares, every block's output, the stem's, the embedded patches and the result; their
+    names).
+    """
     import keras
 
     names = [layer.name for layer in model.layers if "blocks_" in layer.name or layer.name in ("stem", "patch_embed")]
-    return keras.Model(model.input, [*(model.get_layer(name).output for name in names), model.output]), [*names, "result"]
+    return keras.Model(model.input, [*(model.get_layer(name).output for name in names), result_of(model)]), [
+        *names,
+        "result",
+    ]
+
+
+def result_of(model):
+    """The symbolic output that is compared; of a masked autoencoder, the pixels."""
+    return model.output["pred"] if isinstance(model.output, dict) else model.output
+
+
+def taken(model, images):
+    """What the model takes of images (B, H, W, C): them, or a dictionary with the noise of a masked autoencoder
+    beside them.
+    """
+    if not isinstance(model.input, dict):
+        return images
+    noise = drawn((len(images), *model.input["noise"].shape[1:]), "noise")
+    return {"image": images, "noise": abs(noise) / (1 + abs(noise))}
 
 
 def outputs(model, images):
     """{name: the evaluated output} of network_of(model) for images (B, H, W, C)."""
     network, names = network_of(model)
-    return dict(zip(names, map(_array, network(images, training=False)), strict=True))
+    return dict(zip(names, map(_array, network(taken(model, images), training=False)), strict=True))
 
 
 def gradients(model, images):
-    """{path: gradient} of a weighted sum of outputs() in training, and {path: what training left} of the other weights."""
+    """{path: gradient} of a weighted sum of outputs() in training, and {path: what training left} of the other
+    weights.
+    """
     import keras
     import tensorflow as tf
 
@@ -145,8 +190,11 @@ def gradients(model, images):
             layer.rate = 0
     network, names = network_of(model)
     with tf.GradientTape() as tape:
-        parts = zip(names, network(images, training=True), strict=True)
-        loss = sum(tf.reduce_sum(part * (drawn(part.shape, "loss", name) * part.shape.num_elements() ** -0.5)) for name, part in parts)
+        parts = zip(names, network(taken(model, images), training=True), strict=True)
+        loss = sum(
+            tf.reduce_sum(part * (drawn(part.shape, "loss", name) * part.shape.num_elements() ** -0.5))
+            for name, part in parts
+        )
     trainable = {weight.path: weight.value for weight in model.trainable_weights}
     found = {path: _array(gradient) for path, gradient in tape.gradient(loss, trainable).items()}
     return found | {weight.path: _array(weight) for weight in model.non_trainable_weights}
@@ -159,7 +207,8 @@ def _array(tensor):
 
 
 def layouts(model, config, name, overrides, images):
-    """({layout: digest of its file's tensors and of the weights read back}, {"LAYOUT/result": result of the model that was read}).
+    """({layout: digest of its file's tensors and of the weights read back}, {"LAYOUT/result": result of the model that
+    was read}).
 
     What each layout says of the model goes through a file; one that has no place for the model is left out.
     """
@@ -195,7 +244,9 @@ def layouts(model, config, name, overrides, images):
 
 
 def numbers(name, overrides):
-    """{part: digest, "projections": text} of one model; parts are "outputs", "gradients" and, of a toy, "LAYOUT file", "LAYOUT read"."""
+    """{part: digest, "projections": text} of one model; parts are "outputs", "gradients" and, of a toy, "LAYOUT file",
+    "LAYOUT read".
+    """
     import keras
 
     import kzoo
@@ -226,7 +277,9 @@ def _pairs(text):
 
 
 def settings(family):
-    """{name: digest of what the row sets} of every row: what a row's record depends on besides the numbers of the family."""
+    """{name: digest of what the row sets} of every row: what a row's record depends on besides the numbers of the
+    family.
+    """
     import kzoo
     from kzoo.registry import config_of
 
@@ -242,7 +295,9 @@ def settings(family):
 
 
 def family_numbers(family, toys=False):
-    """{"cases": {title: numbers()}, "rows": settings() as one text, "digest": of all} of a family; `toys` leaves all but the toy out."""
+    """{"cases": {title: numbers()}, "rows": settings() as one text, "digest": of all} of a family; `toys` leaves all
+    but the toy out.
+    """
     wanted = list(cases(family).items())
     found = {title: numbers(*case) for title, case in (wanted[:1] if toys else wanted)}
     rows = " ".join(f"{name}={digest}" for name, digest in settings(family).items())
@@ -258,7 +313,11 @@ def machine():
     """What the bits are those of: the processor, with what it can, and the versions."""
     told, listing = environment(), pathlib.Path("/proc/cpuinfo")
     lines = listing.read_text().splitlines() if listing.exists() else []
-    able = "".join(line for line in lines[: lines.index("") if "" in lines else 0] if line.startswith(("flags", "model\t", "cache size")))
+    able = "".join(
+        line
+        for line in lines[: lines.index("") if "" in lines else 0]
+        if line.startswith(("flags", "model\t", "cache size"))
+    )
     versions = {name: told["versions"][name] for name in ("keras", "tensorflow", "numpy")}
     return {"cpu": told["cpu"], "able": hashlib.sha256(able.encode()).hexdigest()[:8]} | versions
 
@@ -275,8 +334,8 @@ def measured(families, *options):
 def compare(then, now):
     """How the numbers of a family, as measured() gives them, have moved: ("equal" or "close" or "moved", in words).
 
-    "equal": bit for bit. "close": of another processor or other versions, projections within CLOSE and the files' tensors equal. What is
-    looked at today and was not looked at then does not count.
+    "equal": bit for bit. "close": of another processor or other versions, projections within CLOSE and the files'
+    tensors equal. What is looked at today and was not looked at then does not count.
     """
     differ, files, largest = [], False, 0.0
     for title, case in then["cases"].items():
@@ -299,7 +358,8 @@ def same_row(then, now, name):
 
 
 def distance(then, now):
-    """The largest difference of two texts of projections, relative to the arrays' norms; inf where one of `then` is gone.
+    """The largest difference of two texts of projections, relative to the arrays' norms; inf where one of `then` is
+    gone.
 
     Of gradients, some of which are zero but for rounding, the norm counts as at least a thousandth of the largest.
     """

@@ -1,8 +1,8 @@
 """Odd command lines: what ends in one sentence, what in a traceback, what takes long or much memory.
 
-Every line is drawn from a seed out of tables of commands, targets, pictures, recipe files, settings and folders, most of them missing,
-damaged or of another kind, and run in this process through kzoo.cli.main; a few are processes of their own. Exit status 1 where an
-outcome is one that must not be.
+Every line is drawn from a seed out of tables of commands, targets, pictures, recipe files, settings and folders, most
+of them missing, damaged or of another kind, and run in this process through kzoo.cli.main; a few are processes of their
+own. Exit status 1 where an outcome is one that must not be.
 """
 
 import collections
@@ -51,23 +51,123 @@ PATHS = (
 )
 NAMES = ("vit_toyy", "vit_toy.none", "vit_toy.", ".", "*", "VIT_TOY", "vit_toy\n", "hf://", "hf://a", "hf://a/b/../c")
 PICTURES = (
-    *("good.png", "cut.png", "void.png", "text.jpg", "pipe.png", "folder", "gone.png", "loop.png", "bomb.png", "wide.png"),
-    *("", "no.png", "a" * 300 + ".png", "a\0b.png", "/dev/null", "run/recipe.txt", "run/checkpoint.npz", "caf\udce9.png"),
+    *(
+        "good.png",
+        "cut.png",
+        "void.png",
+        "text.jpg",
+        "pipe.png",
+        "folder",
+        "gone.png",
+        "loop.png",
+        "bomb.png",
+        "wide.png",
+    ),
+    *(
+        "",
+        "no.png",
+        "a" * 300 + ".png",
+        "a\0b.png",
+        "/dev/null",
+        "run/recipe.txt",
+        "run/checkpoint.npz",
+        "caf\udce9.png",
+    ),
 )
 SOURCES = (
-    *("folder:", "folder:no", "folder:file", "folder:folder", "folder:loops", "folder:a\0b", "folder:" + "a" * 300, "folder:pipe.png"),
-    *("npz:", "npz:no", "npz:file", "npz:folder", "npz:pipe", "fake:classes=0", "fake:classes=x", "fake:n=", "fake:size=99,classes=2"),
+    *(
+        "folder:",
+        "folder:no",
+        "folder:file",
+        "folder:folder",
+        "folder:loops",
+        "folder:a\0b",
+        "folder:" + "a" * 300,
+        "folder:pipe.png",
+    ),
+    *(
+        "npz:",
+        "npz:no",
+        "npz:file",
+        "npz:folder",
+        "npz:pipe",
+        "fake:classes=0",
+        "fake:classes=x",
+        "fake:n=",
+        "fake:size=99,classes=2",
+    ),
     *("tfds:", "tfds:none", "tfds:../x", "digits:x", "", ":", "coco", "fake:" + "n=1," * 50, "http://x", "fake:n=1"),
 )
 SETTINGS = (
-    *("epochs=0", "epochs=-1", "epochs=1e999", "epochs=nan", "epochs=", "epochs", "=1", "epochs=[1]", "epochs=True", "epochs=1_0"),
-    *("optim.lr=-1", "optim.lr=nan", "optim.lr=x", "optim=5", "optim.name=", "optim.freeze=(", 'optim.freeze=["("]', "optim.lr.x=1"),
-    *("optim.accumulate=0", "optim.layer_decay=2", "optim.ema=1", "schedule.warmup_steps=-1", "schedule.name=step", "schedule.min_lr=9"),
-    *("data.batch_size=0", "data.batch_size=100000", "data.eval_crops=3", "data.train_split=x", "data.eval_split=", "data.augment=1"),
-    *("data.augment.shift=99", "data.augment.crop_scale=[2,1]", "data.augment.flip=2", "data.augment.mixup=-1", "data.augment.repeats=0"),
-    *("overrides.depth=x", "overrides.depths=1", "overrides.patch_size=0", "overrides.image_size=0", "overrides.num_classes=-1"),
-    *("overrides.mlp_ratio=0", "overrides.mlp_ratio=-1", "overrides.num_heads=7", "overrides.preprocessing=5", "overrides.act=none"),
-    *("model=vit_toyy", "model=", "model=vit_toy.x", "task=x", "seed=-1", "seed=99999999999999999999", "steps=0", "precision=float8"),
+    *(
+        "epochs=0",
+        "epochs=-1",
+        "epochs=1e999",
+        "epochs=nan",
+        "epochs=",
+        "epochs",
+        "=1",
+        "epochs=[1]",
+        "epochs=True",
+        "epochs=1_0",
+    ),
+    *(
+        "optim.lr=-1",
+        "optim.lr=nan",
+        "optim.lr=x",
+        "optim=5",
+        "optim.name=",
+        "optim.freeze=(",
+        'optim.freeze=["("]',
+        "optim.lr.x=1",
+    ),
+    *(
+        "optim.accumulate=0",
+        "optim.layer_decay=2",
+        "optim.ema=1",
+        "schedule.warmup_steps=-1",
+        "schedule.name=step",
+        "schedule.min_lr=9",
+    ),
+    *(
+        "data.batch_size=0",
+        "data.batch_size=100000",
+        "data.eval_crops=3",
+        "data.train_split=x",
+        "data.eval_split=",
+        "data.augment=1",
+    ),
+    *(
+        "data.augment.shift=99",
+        "data.augment.crop_scale=[2,1]",
+        "data.augment.flip=2",
+        "data.augment.mixup=-1",
+        "data.augment.repeats=0",
+    ),
+    *(
+        "overrides.depth=x",
+        "overrides.depths=1",
+        "overrides.patch_size=0",
+        "overrides.image_size=0",
+        "overrides.num_classes=-1",
+    ),
+    *(
+        "overrides.mlp_ratio=0",
+        "overrides.mlp_ratio=-1",
+        "overrides.num_heads=7",
+        "overrides.preprocessing=5",
+        "overrides.act=none",
+    ),
+    *(
+        "model=vit_toyy",
+        "model=",
+        "model=vit_toy.x",
+        "task=x",
+        "seed=-1",
+        "seed=99999999999999999999",
+        "steps=0",
+        "precision=float8",
+    ),
     *(
         "loss=x",
         "task.loss=x",
@@ -80,7 +180,13 @@ SETTINGS = (
         "init_from=no",
         "init_from=file",
     ),
-    *("init_from=pipe.png", "init_from=hf://x", "checkpoint.every_steps=0", "keep_architecture=True", "preprocessing=1"),
+    *(
+        "init_from=pipe.png",
+        "init_from=hf://x",
+        "checkpoint.every_steps=0",
+        "keep_architecture=True",
+        "preprocessing=1",
+    ),
     *("preprocessing.std=[0]", "a.b.c=1", "é=1"),
 )
 FORMATS = ("", "onx", "ONNX", "saved_model", "onnx", "litert")
@@ -100,7 +206,10 @@ def prepare(root):
 
     from kzoo import schema, train
 
-    train(schema.Recipe(model="vit_toy", data=schema.Data(source="fake:n=8,classes=3", batch_size=4), steps=1), root / "run")
+    train(
+        schema.Recipe(model="vit_toy", data=schema.Data(source="fake:n=8,classes=3", batch_size=4), steps=1),
+        root / "run",
+    )
     good = (root / "run" / "checkpoint.npz").read_bytes()
     for name, damage in CHECKPOINTS.items():
         shutil.copytree(root / "run", root / name)
@@ -117,7 +226,9 @@ def prepare(root):
     (root / "blocked" / "checkpoint.npz").mkdir()
     for name, content in RECIPE_FILES.items():
         (root / name).write_bytes(content)
-    (root / "no_run.py").write_bytes(b"from kzoo.schema import run_as_script\nRECIPES = {}\nrun_as_script(__name__, RECIPES)\n")
+    (root / "no_run.py").write_bytes(
+        b"from kzoo.schema import run_as_script\nRECIPES = {}\nrun_as_script(__name__, RECIPES)\n"
+    )
     (root / "folder.py").mkdir()
     (root / "folder").mkdir()
     (root / "file").write_bytes(b"a file")
@@ -156,15 +267,29 @@ def _evaluate(one):
 
 
 def _predict(one):
-    words = ["predict", one("run", one(*RUNS, *NAMES, *PATHS, "vit_toy", "resnet_toy")), one(*PICTURES), *one([], [one(*PICTURES)])]
-    options = (["--top", one("0", "-1", "x", "1e9", "999999999")], ["--out", one(*PATHS)], ["--weights", one(*PATHS)], ["--random-weights"])
+    words = [
+        "predict",
+        one("run", one(*RUNS, *NAMES, *PATHS, "vit_toy", "resnet_toy")),
+        one(*PICTURES),
+        *one([], [one(*PICTURES)]),
+    ]
+    options = (
+        ["--top", one("0", "-1", "x", "1e9", "999999999")],
+        ["--out", one(*PATHS)],
+        ["--weights", one(*PATHS)],
+        ["--random-weights"],
+    )
     options += (["--dtype", one("float8", "", "bfloat16")], ["--attention"], ["--json"], [], ["--random-weights"])
     return words + one(*BEST) + one(*options) + one(*options)
 
 
 def _export(one):
     words = ["export", one("run", *RUNS, *NAMES, *PATHS), "--format", one(*FORMATS), "--out", one(*PATHS)]
-    return words + one(*BEST) + one([], ["--quantize", one("int8", "fp16", "")], ["--random-weights"], ["--weights", one(*PATHS)])
+    return (
+        words
+        + one(*BEST)
+        + one([], ["--quantize", one("int8", "fp16", "")], ["--random-weights"], ["--weights", one(*PATHS)])
+    )
 
 
 def _train_file(one):
@@ -180,7 +305,13 @@ def _train(one):
 def _others(one):
     word = one(*NAMES, *PATHS, "vit_toy")
     packed = ["data", "pack", one(*SOURCES), one(*PATHS)], ["data", "pack", "digits", one(*PATHS) + ".npz"]
-    listed = ["list", word], ["list", "--family", word], ["list", "--recipes", word], ["info", word], ["info", word, "--jsn"]
+    listed = (
+        ["list", word],
+        ["list", "--family", word],
+        ["list", "--recipes", word],
+        ["info", word],
+        ["info", word, "--jsn"],
+    )
     return one(*packed, *listed, ["check", word + "?"], ["check", "vit_toy", "--task", word], [word], ["data", word])
 
 
@@ -263,7 +394,9 @@ def judge_process(words, variables, then):
     """outcome of a line that is a process of its own: Python with these arguments, the shell doing the rest."""
     quoted = b" ".join(b"'" + os.fsencode(word) + b"'" for word in words)
     command = b"set -o pipefail; " + os.fsencode(sys.executable) + b" " + quoted + b" " + then.encode()
-    done = subprocess.run(["bash", "-c", command], env=CHILD_ENVIRONMENT | variables, capture_output=True, timeout=SECONDS * 3)
+    done = subprocess.run(
+        ["bash", "-c", command], env=CHILD_ENVIRONMENT | variables, capture_output=True, timeout=SECONDS * 3
+    )
     said = done.stderr.decode("utf-8", "replace")
     return DONE if "head" in then and done.returncode == 1 and not said else outcome(done.returncode, said), said
 
@@ -296,7 +429,11 @@ def measure(root, count, seed, processes=PROCESSES):
     for command, counts in outcomes.items():
         own = kept[command if command in COMMANDS else "other"]
         own |= {kind: own.get(kind, 0) + n for kind, n in counts.items()}
-    return {"lines": count, "seed": seed, "processes": len(processes), "total": totals} | figures | {"commands": kept, "wrong": wrong}
+    return (
+        {"lines": count, "seed": seed, "processes": len(processes), "total": totals}
+        | figures
+        | {"commands": kept, "wrong": wrong}
+    )
 
 
 COMMANDS = ("train", "predict", "evaluate", "export", "list", "info", "check", "data", "process")

@@ -1,12 +1,14 @@
-"""kzoo's numbers beside the reference implementations': every row that timm or transformers can build, through files of their own.
+"""kzoo's numbers beside the reference implementations': every row that timm or transformers can build, through files of
+their own.
 
-For each row and reference: random weights, written to a file by the reference, read by kzoo.get; one random picture in float32; the
-largest difference of the result and of every block's output, relative to the reference's largest value where that exceeds 1. Then
-kzoo.save_weights, read back strictly by the reference's own loader. Rows go from small to large; what was measured is kept in
-results/parity.jsonl with the numbers of its family (benchmarks/numbers.py), so that a run that was stopped goes on where it was.
-`--save` writes results/parity.md and parity.json of all that was ever measured, the newest record of each row and reference, and says
-which hold for the code of today; options that narrow what is measured leave the others' records there. The largest rows need 24 GB of
-memory and 15 GB of disk (TMPDIR says where). A night's work in pieces: `--missing --minutes 90 --save`, again and again.
+For each row and reference: random weights, written to a file by the reference, read by kzoo.get; one random picture in
+float32; the largest difference of the result and of every block's output, relative to the reference's largest value
+where that exceeds 1. Then kzoo.save_weights, read back strictly by the reference's own loader. Rows go from small to
+large; what was measured is kept in results/parity.jsonl with the numbers of its family (benchmarks/numbers.py), so that
+a run that was stopped goes on where it was. `--save` writes results/parity.md and parity.json of all that was ever
+measured, the newest record of each row and reference, and says which hold for the code of today; options that narrow
+what is measured leave the others' records there. The largest rows need 24 GB of memory and 15 GB of disk (TMPDIR says
+where). A night's work in pieces: `--missing --minutes 90 --save`, again and again.
 """
 
 import fnmatch
@@ -23,7 +25,7 @@ import tempfile
 import time
 
 from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, ROOT, emit, environment, parser, progress
-from benchmarks.numbers import CLOSE, FAMILIES, compare, measured, same_row
+from benchmarks.numbers import CLOSE, FAMILIES, compare, measured, result_of, same_row
 from kzoo.errors import backend_name
 
 TOLERANCE = 1e-4
@@ -46,7 +48,7 @@ def measure(name, key, folder):
     gc.collect()
     model = kzoo.get(name, weights=file)
     blocks = [model.get_layer(layer).output for layer in reference.layers]
-    ours = [keras.ops.convert_to_numpy(y) for y in keras.Model(model.input, [*blocks, model.output])(images)]
+    ours = [keras.ops.convert_to_numpy(y) for y in keras.Model(model.input, [*blocks, result_of(model)])(images)]
     differences = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
     record = {"name": name, "reference": key, "title": title, "format": reference.format, "result": differences[-1]}
     record |= {"blocks": max(differences[:-1]), "parameters": parameters_of(model), "their_parameters": parameters}
@@ -57,12 +59,15 @@ def measure(name, key, folder):
         del model, blocks
         gc.collect()
         record["round_trip"] = read_back(reference, file, path, images, theirs)
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # of the process, so of the largest row so far
+    # of the process, so of the largest row so far
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
     return record | {"seconds": round(time.perf_counter() - start, 1), "peak_gib": peak, "date": environment()["date"]}
 
 
 def parameters_of(model):
-    """How many numbers training would change by gradients: what torch calls parameters, running statistics not among them."""
+    """How many numbers training would change by gradients: what torch calls parameters, running statistics not among
+    them.
+    """
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
@@ -81,13 +86,19 @@ def read_back(reference, original, path, images, outputs):
     if reference.exact:
         del module
         return "bit-equal" if same_tensors(original, path) else "tensors differ"
-    return "same outputs" if difference(reference.outputs(images, module)[-1], outputs[-1]) <= TOLERANCE else "outputs differ"
+    return (
+        "same outputs"
+        if difference(reference.outputs(images, module)[-1], outputs[-1]) <= TOLERANCE
+        else "outputs differ"
+    )
 
 
 def same_tensors(one, other):
-    """Whether two safetensors files (or the folders that hold a model.safetensors) have the same names and the same bits.
+    """Whether two safetensors files (or the folders that hold a model.safetensors) have the same names and the same
+    bits.
 
-    The batch counters of torch's batch norms are left aside: no number of the model depends on them, and kzoo keeps none.
+    The batch counters of torch's batch norms are left aside: no number of the model depends on them, and kzoo keeps
+    none.
     """
     import torch
     from safetensors import safe_open
@@ -103,7 +114,8 @@ def same_tensors(one, other):
 
 
 def child(cases, digests, since):
-    """Measures [name, reference] pairs and appends a line to the kept records after each; digests: {family: digest of its numbers}.
+    """Measures [name, reference] pairs and appends a line to the kept records after each; digests: {family: digest of
+    its numbers}.
 
     Exits where the code was edited after `since`: a figure would be of neither the old nor the new.
     """
@@ -158,7 +170,8 @@ def numbers_then():
 
 
 def standing(records, then, today):
-    """{(name, reference): ("equal" or "close" or "moved", in words)}: whether records hold, by benchmarks.numbers.compare.
+    """{(name, reference): ("equal" or "close" or "moved", in words)}: whether records hold, by
+    benchmarks.numbers.compare.
 
     then: {digest: numbers}, of the code that was measured. today: {family: numbers}.
     """
@@ -172,14 +185,20 @@ def standing(records, then, today):
         else:
             if digest not in compared:
                 compared[digest] = compare(then[digest], now)
-            verdict = compared[digest] if same_row(then[digest], now, r["name"]) else ("moved", "the settings of the row")
+            verdict = (
+                compared[digest] if same_row(then[digest], now, r["name"]) else ("moved", "the settings of the row")
+            )
         found[r["name"], r["reference"]] = verdict
     return found
 
 
 def holding(records, then, today):
     """{(name, reference): record} of the records that hold for the code of today; of several of a pair, the last."""
-    return {(r["name"], r["reference"]): r for r in records if standing([r], then, today)[r["name"], r["reference"]][0] != "moved"}
+    return {
+        (r["name"], r["reference"]): r
+        for r in records
+        if standing([r], then, today)[r["name"], r["reference"]][0] != "moved"
+    }
 
 
 def saved():
@@ -188,7 +207,9 @@ def saved():
 
 
 def merged(*lists):
-    """The newest record of each row and reference that there still are, small to large; of the same minute, that of the later list."""
+    """The newest record of each row and reference that there still are, small to large; of the same minute, that of the
+    later list.
+    """
     import kzoo
     from benchmarks.references import REFERENCES
 
@@ -200,7 +221,8 @@ def merged(*lists):
 
 
 def run(sizes, today, minutes=math.inf):
-    """Measures the cases {(name, reference): weights} that are not kept yet, in processes of their own; returns those that failed.
+    """Measures the cases {(name, reference): weights} that are not kept yet, in processes of their own; returns those
+    that failed.
 
     today: {family: numbers}. No process starts after that many minutes. Exits where the code is edited meanwhile.
     """
@@ -220,7 +242,10 @@ def run(sizes, today, minutes=math.inf):
         progress(f"{len(waiting)} to go: {group[0][0]} ... {group[-1][0]}")
         asked, before = json.dumps([group, digests, since]), len(working())
         status = subprocess.run(
-            [sys.executable, "-m", "benchmarks.parity", "--cases", asked], cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=sys.stderr
+            [sys.executable, "-m", "benchmarks.parity", "--cases", asked],
+            cwd=ROOT,
+            env=CHILD_ENVIRONMENT,
+            stdout=sys.stderr,
         ).returncode
         refuse_edits(since)
         measured_now = {(r["name"], r["reference"]) for r in working()[before:]}
@@ -271,16 +296,23 @@ def unmeasured(records):
 
 
 def passes(record):
-    """Whether a record keeps the promises: differences, weights and, where the reference reads files of kzoo's, the round trip."""
+    """Whether a record keeps the promises: differences, weights and, where the reference reads files of kzoo's, the
+    round trip.
+    """
     small = record["result"] <= TOLERANCE and record["blocks"] <= TOLERANCE
-    return small and record["parameters"] == record["their_parameters"] and record["round_trip"] in (None, "bit-equal", "same outputs")
+    return (
+        small
+        and record["parameters"] == record["their_parameters"]
+        and record["round_trip"] in (None, "bit-equal", "same outputs")
+    )
 
 
 def summary(records, failed, without, then, today):
     """What results/parity.json says, `then` and `today` as for standing().
 
-    "present" counts the rows whose records hold for the code of today, "earlier" lists the dates of the others; "families" tells how the
-    numbers of each family have moved since its records, "numbers" what the records are joined to.
+    "present" counts the rows whose records hold for the code of today, "earlier" lists the dates of the others;
+    "families" tells how the numbers of each family have moved since its records, "numbers" what the records are joined
+    to.
     """
     references, found, families = {}, standing(records, then, today), {}
     for key in dict.fromkeys(r["reference"] for r in records):
@@ -294,24 +326,41 @@ def summary(records, failed, without, then, today):
         told = families.setdefault(family_of(r["name"]), {}).setdefault(kind, {})
         told[text] = told.get(text, 0) + 1
     unequal = [[r["name"], r["reference"]] for r in records if not passes(r)]
-    verdict = {"tolerance": TOLERANCE, "references": references, "beyond": unequal, "failed": failed, "without_reference": without}
+    verdict = {
+        "tolerance": TOLERANCE,
+        "references": references,
+        "beyond": unequal,
+        "failed": failed,
+        "without_reference": without,
+    }
     known = {numbers["digest"]: numbers for numbers in today.values()} | then
     joined = {digest: known[digest] for digest in sorted({r.get("numbers", "") for r in records}) if digest in known}
     return verdict | {"families": families, "numbers": joined, "records": records}
 
 
 def age(result):
-    """The sentences on how many records hold for the code of today, and on what is to be measured again: of summary()'s result."""
+    """The sentences on how many records hold for the code of today, and on what is to be measured again: of summary()'s
+    result.
+    """
 
     def told(key, of):
         older = of["rows"] - of["present"]
         dates = " to ".join(dict.fromkeys((of["earlier"][0], of["earlier"][-1]))) if older else ""
         return f"{of['present']} of {key}" + (f" (and {older} of earlier code, {dates}, do not)" if older else "")
 
-    lines = [f"Records that hold for the code of today: {', '.join(told(key, of) for key, of in result['references'].items())}."]
+    lines = [
+        "Records that hold for the code of today: "
+        f"{', '.join(told(key, of) for key, of in result['references'].items())}."
+    ]
     for kind, sentence in STANDINGS.items():
-        of = [(family, text, count) for family, kinds in result["families"].items() for text, count in kinds.get(kind, {}).items()]
-        words = (f"{family} ({count} records" + (")" if kind == "equal" else f": {text})") for family, text, count in of)
+        of = [
+            (family, text, count)
+            for family, kinds in result["families"].items()
+            for text, count in kinds.get(kind, {}).items()
+        ]
+        words = (
+            f"{family} ({count} records" + (")" if kind == "equal" else f": {text})") for family, text, count in of
+        )
         if of:
             lines.append(f"{sentence}: {', '.join(words)}.")
     return " ".join(lines)
@@ -325,7 +374,8 @@ STANDINGS = {
 
 
 def needs(records, waiting):
-    """The sentence on what the pairs {reference: names} take that were never measured, by the time and memory a weight of the others.
+    """The sentence on what the pairs {reference: names} take that were never measured, by the time and memory a weight
+    of the others.
 
     Their sizes are those of the same rows beside other references.
     """
@@ -372,15 +422,23 @@ def report(records, failed, without, then, today):
     from benchmarks.references import REFERENCES
 
     told = environment()
-    versions = ", ".join(f"{name} {told['versions'][name]}" for name in ("keras", "tensorflow", "torch", "timm", "transformers"))
+    versions = ", ".join(
+        f"{name} {told['versions'][name]}" for name in ("keras", "tensorflow", "torch", "timm", "transformers")
+    )
     dates = sorted(r["date"] for r in records)
     lines = [HEAD.format(tolerance=TOLERANCE)]
     hardware = f"{told['cpu']}, {told['cores']} cores, {told['system']}"
     lines += [f"{dates[0]} to {dates[-1]} UTC, {hardware}; Keras on {backend_name()}; {versions}.", ""]
-    lines += ["| reference | format | independent reader | rows | equal | worst result | worst blocks |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| reference | format | independent reader | rows | equal | worst result | worst blocks |",
+        "|---|---|---|---|---|---|---|",
+    ]
     result = summary(records, failed, without, then, today)
     for key, worst in result["references"].items():
-        of, figures = REFERENCES[key], f"{worst['rows']} | {worst['pass']} | {worst['result']:.1e} | {worst['blocks']:.1e}"
+        of, figures = (
+            REFERENCES[key],
+            f"{worst['rows']} | {worst['pass']} | {worst['result']:.1e} | {worst['blocks']:.1e}",
+        )
         lines.append(f"| {key} | {of.format} | {of.reader} | {figures} |")
     lines += ["", age(result)]
     if waiting := unmeasured(records):
@@ -388,12 +446,19 @@ def report(records, failed, without, then, today):
         lines += ["", f"Not measured yet: {'; '.join(told)}. They are large: {needs(records, waiting)}"]
     if failed:
         lines += ["", f"**Failed**: {', '.join(f'{name} ({key})' for name, key in failed)}."]
-    elsewhere = "Without a reference in timm or transformers, held to formulas, or as parts of other models, by the tests"
+    elsewhere = (
+        "Without a reference in timm or transformers, held to formulas, or as parts of other models, by the tests"
+    )
     lines += ["", f"{elsewhere}: {', '.join(without) or 'none'}.", ""]
-    lines += ["| name | reference | format | result | blocks | parameters | round trip |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| name | reference | format | result | blocks | parameters | round trip |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in records:
         equal = "" if r["parameters"] == r["their_parameters"] else f", theirs {r['their_parameters']:,}"
-        figures = f"{r['result']:.1e} | {r['blocks']:.1e} | {r['parameters']:,}{equal} | {r['round_trip'] or 'not written'}"
+        figures = (
+            f"{r['result']:.1e} | {r['blocks']:.1e} | {r['parameters']:,}{equal} | {r['round_trip'] or 'not written'}"
+        )
         lines.append(f"| {r['name']} | {r['title']} | {r['format']} | {figures}{'' if passes(r) else ' **BEYOND**'} |")
     return "\n".join(lines) + "\n"
 
@@ -404,9 +469,15 @@ def main():
     options.add_argument("--names", default="*", help="a pattern of names")
     options.add_argument("--reference", default="*", help="a pattern of references: timm, google_npz, hf_vit, ...")
     options.add_argument("--max-params", type=float, default=math.inf, help="leave larger rows out")
-    options.add_argument("--missing", action="store_true", help="leave out what has a saved record that holds for the code of today")
-    options.add_argument("--minutes", type=float, default=math.inf, help="measure nothing more after so many; a row takes up to five")
-    options.add_argument("--cases", help="JSON of [[name, reference], ...], digests and time; used by the benchmark itself")
+    options.add_argument(
+        "--missing", action="store_true", help="leave out what has a saved record that holds for the code of today"
+    )
+    options.add_argument(
+        "--minutes", type=float, default=math.inf, help="measure nothing more after so many; a row takes up to five"
+    )
+    options.add_argument(
+        "--cases", help="JSON of [[name, reference], ...], digests and time; used by the benchmark itself"
+    )
     options = options.parse_args()
     if options.cases:
         return child(*json.loads(options.cases))
@@ -414,7 +485,10 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     sizes = cases(options)
     progress("the numbers of the families")
-    since, today = edited(), measured(FAMILIES if options.save else list(dict.fromkeys(family_of(name) for name, _ in sizes)))
+    since, today = (
+        edited(),
+        measured(FAMILIES if options.save else list(dict.fromkeys(family_of(name) for name, _ in sizes))),
+    )
     refuse_edits(since)
     if options.missing:
         done = holding((r for r in saved() if (r["name"], r["reference"]) in sizes), numbers_then(), today)

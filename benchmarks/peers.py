@@ -1,7 +1,9 @@
-"""Starting and comparing the peers of `infer` and `step`: one architecture from several libraries, beside the machine's limit.
+"""Starting and comparing the peers of `infer` and `step`: one architecture from several libraries, beside the machine's
+limit.
 
-A peer's name is its library and its mode, for example timm_compiled; "bfloat16" in the mode marks reduced precision, and only peers
-of one precision are compared. What a library does not have, or what is not installed, is left out and listed with the reason.
+A peer's name is its library and its mode, for example timm_compiled; "bfloat16" in the mode marks reduced precision,
+and only peers of one precision are compared. What a library does not have, or what is not installed, is left out and
+listed with the reason.
 """
 
 import importlib.util
@@ -12,7 +14,13 @@ import kzoo
 from benchmarks.common import ON_CPU, ON_GPU, Peer, emit, interleave, medians, parser, progress, quotient, spread
 
 PACKAGE_OF = {
-    **{"kzoo": "keras", "keras_hub": "keras_hub", "zeromodels": "zeromodels", "timm": "timm"},
+    **{
+        "kzoo": "keras",
+        "keras_hub": "keras_hub",
+        "zeromodels": "zeromodels",
+        "timm": "timm",
+        "transformers": "transformers",
+    },
     **{"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"},
 }
 LIBRARIES = ("timm", "keras_hub", "zeromodels")  # that kzoo is compared with
@@ -38,10 +46,11 @@ class Work:
 
 
 def run(name, doc, setups, model, batch, passes):
-    """A benchmark's whole command: measures what the command line asks for and emits it; of another model than usual, under its name too.
+    """A benchmark's whole command: measures what the command line asks for and emits it; of another model than usual,
+    under its name too.
 
-    setups: {"cpu" | "gpu": {peer's name: setup(work) -> callable}}; model and batch are defaults; passes: how many forward passes'
-    products one call costs, 3 for a training step.
+    setups: {"cpu" | "gpu": {peer's name: setup(work) -> callable}}; model and batch are defaults; passes: how many
+    forward passes' products one call costs, 3 for a training step.
     """
     options = _options(doc, model, batch).parse_args()
     timm = options.timm or options.model
@@ -83,9 +92,13 @@ def _options(doc, model, batch):
     options.add_argument("--batch", type=int, default=batch)
     options.add_argument("--image-size", type=int, help="pixels a side (default: the model's own)")
     options.add_argument("--matmul", type=int, default=4096, help="side of the matrices that measure the peak")
-    options.add_argument("--omp-wait", choices=("ACTIVE", "PASSIVE"), default="ACTIVE", help="spinning is torch's faster way if idle")
+    options.add_argument(
+        "--omp-wait", choices=("ACTIVE", "PASSIVE"), default="ACTIVE", help="spinning is torch's faster way if idle"
+    )
     options.add_argument("--only", nargs="+", metavar="PEER", help="these peers alone")
-    options.add_argument("--gpu", action="store_true", help="on the accelerator: JAX beside compiled torch, in bfloat16")
+    options.add_argument(
+        "--gpu", action="store_true", help="on the accelerator: JAX beside compiled torch, in bfloat16"
+    )
     return options
 
 
@@ -124,7 +137,9 @@ def lacks(library, work):
 
 
 def compare(seconds):
-    """{precision: {library: quotient of its fastest mode's seconds and kzoo's fastest mode's}} of interleave()'s seconds."""
+    """{precision: {library: quotient of its fastest mode's seconds and kzoo's fastest mode's}} of interleave()'s
+    seconds.
+    """
     result = {}
     for precision in ("float32", "bfloat16"):
         ours = _fastest(seconds, "kzoo", precision)
@@ -149,10 +164,14 @@ def split_peaks(values, work):
 
 
 def share_of_peak(rates, gmacs, peaks):
-    """{name: part of the fastest matrix product of its precision} that images/s of `gmacs` 10^9 multiply-accumulates each come to."""
+    """{name: part of the fastest matrix product of its precision} that images/s of `gmacs` 10^9 multiply-accumulates
+    each come to.
+    """
     shares = {}
     for name, rate in rates.items():
-        limit = max((peak for product, peak in peaks.items() if ("bfloat16" in product) == ("bfloat16" in name)), default=None)
+        limit = max(
+            (peak for product, peak in peaks.items() if ("bfloat16" in product) == ("bfloat16" in name)), default=None
+        )
         if limit:
             shares[name] = round(2 * gmacs * rate / limit, 3)
     return shares

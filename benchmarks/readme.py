@@ -1,4 +1,5 @@
-"""The README's tables, made from the models and from benchmarks/results: `python -m benchmarks.readme` rewrites them in place.
+"""The README's tables, made from the models and from benchmarks/results: `python -m benchmarks.readme` rewrites them in
+place.
 
 A test holds the README to them.
 """
@@ -38,7 +39,9 @@ LINES = {
 
 
 def models():
-    """Width, depth, parameters and multiply-accumulates of a row for each line of names. Raises ValueError for a name that is none."""
+    """Width, depth, parameters and multiply-accumulates of a row for each line of names. Raises ValueError for a name
+    that is none.
+    """
     import kzoo
     from kzoo.registry import config_of
 
@@ -77,7 +80,9 @@ LIBRARIES = {"timm": "timm", "keras_hub": "KerasHub", "zeromodels": "ZeroModels"
 
 
 def _speed(r):
-    """Of `infer` and `step`: kzoo's fastest mode in each precision, beside the fastest of each other library in the same one."""
+    """Of `infer` and `step`: kzoo's fastest mode in each precision, beside the fastest of each other library in the
+    same one.
+    """
     rates, parts = r["images_per_second"], []
     for precision in ("float32", "bfloat16"):
         ours = [name for name in rates if name.startswith("kzoo") and ("bfloat16" in name) == (precision == "bfloat16")]
@@ -97,7 +102,9 @@ def _export(r):
 
 def _input(r):
     rate, times = r["pictures_per_second"], r["kzoo_faster"]
-    pillow, tensorflow, timm = (times[f"crop_kzoo to {peer}"]["ratio"] for peer in ("decode_pillow", "decode_tensorflow", "crop_timm"))
+    pillow, tensorflow, timm = (
+        times[f"crop_kzoo to {peer}"]["ratio"] for peer in ("decode_pillow", "decode_tensorflow", "crop_timm")
+    )
     text = f"JPEG, random crop, flip: {rate['crop_kzoo']:,.0f} pictures/s"
     text = f"{text}, {pillow:.0%} of bare decoding by Pillow ({tensorflow:.0%} by TensorFlow)"
     against = times["randaugment_kzoo to randaugment_keras_cv"]["ratio"]
@@ -106,7 +113,10 @@ def _input(r):
 
 def _memory(r):
     shares = [f"{r['share_of_plain'][case]:.0%} with {words}" for case, words in MEMORY.items()]
-    text = f"`{r['model']}`, a step of {r['batch']} pictures takes {r['cases']['plain']['step_mib']:,} MiB beyond the model"
+    text = (
+        f"`{r['model']}`, a step of {r['batch']} pictures takes {r['cases']['plain']['step_mib']:,} MiB beyond the "
+        "model"
+    )
     return f"{text}; {', '.join(shares)}"
 
 
@@ -115,28 +125,45 @@ MEMORY = {"remat": "`remat`", "accumulate": "`optim.accumulate=4`", "remat_accum
 
 def _load(r):
     took, ratio, share = r["seconds"], r["to_timm"]["ratio"], r["peak_to_weights"]
-    text = f"`{r['model']}`, {r['file_mib']:,.0f} MiB of safetensors in {took['kzoo_without_digest']:.2f} s, {ratio:.2f} times timm's time,"
-    text += f" and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's {share['timm']:.2f};"
-    return f"{text} `kzoo.get(weights=)`, SHA-256 and all, {r['whole_to_timm']['ratio']:.2f} times timm's `create_model`"
+    text = (
+        f"`{r['model']}`, {r['file_mib']:,.0f} MiB of safetensors in {took['kzoo_without_digest']:.2f} s, "
+        f"{ratio:.2f} times timm's time,"
+    )
+    text += (
+        f" and {took['digest']:.2f} s for its SHA-256; peak memory {share['kzoo']:.2f} times the file, timm's "
+        f"{share['timm']:.2f};"
+    )
+    return (
+        f"{text} `kzoo.get(weights=)`, SHA-256 and all, {r['whole_to_timm']['ratio']:.2f} times timm's `create_model`"
+    )
 
 
 def _parity(r):
     rows = sum(own["rows"] for own in r["references"].values())
     equal = sum(own["pass"] for own in r["references"].values())
     worst = max(max(own["result"], own["blocks"]) for own in r["references"].values())
-    return f"{equal} of {rows} pairs of a row and a reference equal; largest difference {worst:.1e} ([table](benchmarks/results/parity.md))"
+    return (
+        f"{equal} of {rows} pairs of a row and a reference equal; largest difference {worst:.1e} "
+        "([table](benchmarks/results/parity.md))"
+    )
 
 
 def _fuzz(r):
     found = r["total"]
     bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "over 2 GB", "other exception")
     wrong, undetectable = sum(found.get(outcome, 0) for outcome in bad), found["loaded different, digest too"]
-    text = f"{r['files']:,} damaged files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} unharmed,"
+    text = (
+        f"{r['files']:,} damaged files of {len(r['formats'])} kinds: {found['refused']} refused, {found['loaded equal']} "
+        "unharmed,"
+    )
     text = f"{text} {undetectable} changed where the format has no checksum (the receipt's digest tells), {wrong} wrong"
     if "worst" not in r:  # a record from before costs were measured
         return text
     seconds, megabytes = (max(own[key] for own in r["worst"].values()) for key in ("seconds", "mb"))
-    return f"{text}; {r['silent_of_sealed']} silent of what kzoo seals; at most {seconds:.1f} s and {megabytes} MB for a file"
+    return (
+        f"{text}; {r['silent_of_sealed']} silent of what kzoo seals; at most {seconds:.1f} s and {megabytes} MB for "
+        "a file"
+    )
 
 
 def _odd_usage(r):
@@ -145,7 +172,10 @@ def _odd_usage(r):
         found["one sentence"] + found["usage"],
         sum(found[key] for key in ("traceback", "no sentence", "too long", "too large")),
     )
-    text = f"{r['lines']} odd command lines and {r['processes']} processes: {refused} refused in a sentence or with the usage,"
+    text = (
+        f"{r['lines']} odd command lines and {r['processes']} processes: {refused} refused in a sentence or with the "
+        "usage,"
+    )
     return f"{text} {found['done']} done, {wrong} wrong; slowest {r['slowest_s']} s, at most {r['largest_mib']:,} MiB"
 
 
@@ -162,12 +192,18 @@ KILLED = {
 
 def _train(r):
     where = f"{r['epochs']} epochs, {r['backend']}, {r['compiled']}"
-    return f"`{r['recipe']}`: {r['accuracy']:.1%} of {r['images']:,} held-out pictures after {r['minutes']:.3g} minutes ({where})"
+    return (
+        f"`{r['recipe']}`: {r['accuracy']:.1%} of {r['images']:,} held-out pictures after {r['minutes']:.3g} minutes "
+        f"({where})"
+    )
 
 
 def _small_data(r):
     told = [f"`{name}` {100 * model['test_accuracy']['mean']:.1f} %" for name, model in r["models"].items()]
-    return f"{r['epochs']} epochs on {r['data']}, test accuracy: {', '.join(told)} ([table](benchmarks/results/small_data.md))"
+    return (
+        f"{r['epochs']} epochs on {r['data']}, test accuracy: {', '.join(told)} "
+        "([table](benchmarks/results/small_data.md))"
+    )
 
 
 SPEEDS = [f"{of}{model}" for of in ("infer", "step") for model in ("", "_vit_base_r50_s16_224", "_coatnet_0_224")]
@@ -186,7 +222,10 @@ ROWS = {
     "small_data": _small_data,
     **{
         f"train_{recipe}": _train
-        for recipe in ("vit_tiny_digits", *(f"{model}_cifar10" for model in ("vit_tiny", "coatnet", "hybrid", "resnet")))
+        for recipe in (
+            "vit_tiny_digits",
+            *(f"{model}_cifar10" for model in ("vit_tiny", "coatnet", "hybrid", "resnet")),
+        )
     },
 }
 

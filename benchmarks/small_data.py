@@ -1,9 +1,11 @@
-"""Convolution helps where data is small: models of equal size, trained alike on a tenth of CIFAR-10, over several seeds.
+"""Convolution helps where data is small: models of equal size, trained alike on a tenth of CIFAR-10, over several
+seeds.
 
-Every model has about 388,000 weights and sees the same pictures of 32 px under the same recipe; only the architecture and the seed
-differ. Figures are of the model as it ends: on the training pictures, unchanged, and on the whole test set. Runs lie in `--workdir`, where
-a stopped one goes on; each finished one is a line of results/small_data.jsonl and is not trained again. `--save` writes
-results/small_data.md and small_data.json of all that is there for these settings. Which of the papers' orderings hold is computed.
+Every model has about 388,000 weights and sees the same pictures of 32 px under the same recipe; only the architecture
+and the seed differ. Figures are of the model as it ends: on the training pictures, unchanged, and on the whole test
+set. Runs lie in `--workdir`, where a stopped one goes on; each finished one is a line of results/small_data.jsonl and
+is not trained again. `--save` writes results/small_data.md and small_data.json of all that is there for these settings.
+Which of the papers' orderings hold is computed.
 """
 
 import hashlib
@@ -22,11 +24,16 @@ STAGES = {  # on maps of 16, 8, 8 and 4 cells a side
     **{"embed_dim": (24, 48, 72, 96), "stem_width": 24, "strides": (1, 2, 1, 2)},
     **{"head_dim": 24, "representation_size": None, "stride_mode": "1x1", "pool_type": "max2"},  # as the paper has them
 }
-MAP = {"norm": "group", "weight_std": "timm", "padding": "same", "width": 32, "depths": (3,)}  # of stride 4 and 128 channels
+# of stride 4 and 128 channels
+MAP = {"norm": "group", "weight_std": "timm", "padding": "same", "width": 32, "depths": (3,)}
 
 
 def _layout(letters, depths):
-    return f"CoAtNet {'-'.join(letters)}, {depths}", "coatnet_0_224", STAGES | {"layout": tuple(letters), "depths": depths}
+    return (
+        f"CoAtNet {'-'.join(letters)}, {depths}",
+        "coatnet_0_224",
+        STAGES | {"layout": tuple(letters), "depths": depths},
+    )
 
 
 # What it is, kzoo's row, overrides. ViT, ViT_REL and the hybrid work on 8x8 cells of 4x4 pixels and average them.
@@ -35,7 +42,14 @@ MODELS = {
     "vit_rel": (
         "ViT_REL, 6 blocks of relative attention on patches of 4x4",
         "vit_rel_d384_l12_patch16_224",
-        {"stem_stride": 4, "stem_width": 72, "embed_dim": (72,), "depths": (6,), "head_dim": 24, "representation_size": None},
+        {
+            "stem_stride": 4,
+            "stem_width": 72,
+            "embed_dim": (72,),
+            "depths": (6,),
+            "head_dim": 24,
+            "representation_size": None,
+        },
     ),
     "cctt": _layout("CCTT", (1, 3, 3, 1)),
     "hybrid": (
@@ -50,11 +64,15 @@ MODELS = {
 }
 DEFAULT = ("vit", "vit_rel", "cctt", "hybrid")
 
-# Which figures each statement is about, and the statement: names in its order, best first. "~": no difference is claimed.
+# Which figures each statement is about, and the statement: names in its order, best first. "~": no difference is
+# claimed.
 BETTER = {"test_accuracy": 1, "train_loss": -1, "gap": -1}  # the sign of what is ahead
 GENERALISES, CAPACITY = "CoAtNet, section 2.2, generalisation", "CoAtNet, section 2.2, capacity"
 CLAIMS = [
-    *(("test_accuracy", name, ">", "vit", "convolution or relative positions help where data is small") for name in ("vit_rel", "cctt")),
+    *(
+        ("test_accuracy", name, ">", "vit", "convolution or relative positions help where data is small")
+        for name in ("vit_rel", "cctt")
+    ),
     ("test_accuracy", "hybrid", ">", "vit", "ViT, section 4.4, at small budgets"),
     *(
         (figure, *pair, GENERALISES)
@@ -69,8 +87,11 @@ CLAIMS = [
 
 
 def recipe(name, seed, options, source):
-    """The Recipe of one model and seed on the training pictures of `source`; nothing but these two differs between runs."""
-    from kzoo.schema import Augment, Data, Optim, Preprocessing, Recipe, Schedule
+    """The Recipe of one model and seed on the training pictures of `source`; nothing but these two differs between
+    runs.
+    """
+    from kzoo.schema import Augment, Data, Optim, Recipe, Schedule
+    from kzoo.specs import Preprocessing
 
     _, row, overrides = MODELS[name]
     return Recipe(
@@ -99,7 +120,8 @@ def digest(name, seed, options):
 
 
 def pictures(options):
-    """(training, evaluation) sources: as many pictures of each class as of any other, drawn once for all; the whole test set.
+    """(training, evaluation) sources: as many pictures of each class as of any other, drawn once for all; the whole
+    test set.
 
     Raises ValueError where a class has too few of them.
     """
@@ -112,7 +134,9 @@ def pictures(options):
     each, generator = options.images // whole.num_classes, np.random.default_rng(DRAW)
     if each < 1 or min(np.bincount(labels, minlength=whole.num_classes)) < each:
         raise ValueError(f"{options.data} has no {each} pictures of every class; ask for other --images")
-    drawn = np.concatenate([generator.permutation(np.flatnonzero(labels == k))[:each] for k in range(whole.num_classes)])
+    drawn = np.concatenate(
+        [generator.permutation(np.flatnonzero(labels == k))[:each] for k in range(whole.num_classes)]
+    )
     return ArraySource(named(options), images[drawn], labels[drawn], whole.num_classes, whole.class_names), test
 
 
@@ -146,7 +170,11 @@ def measure(name, seed, options, sources):
 def kept(options):
     """{(model, seed): record} of what was measured with these settings, whatever the models and seeds asked for now."""
     lines = KEPT.read_text().splitlines() if KEPT.exists() else []
-    records = [r for r in map(json.loads, lines) if r["model"] in MODELS and r["digest"] == digest(r["model"], r["seed"], options)]
+    records = [
+        r
+        for r in map(json.loads, lines)
+        if r["model"] in MODELS and r["digest"] == digest(r["model"], r["seed"], options)
+    ]
     return {(r["model"], r["seed"]): r for r in records}
 
 
@@ -156,9 +184,11 @@ def mean_and_spread(values):
 
 
 def compared(ahead, behind, relation):
-    """(difference of the means, its standard error or None, verdict) of two lists of figures of which the higher is better.
+    """(difference of the means, its standard error or None, verdict) of two lists of figures of which the higher is
+    better.
 
-    Two standard errors decide: beyond them a difference is there, within them it is not ("~" and ">=" then hold, ">" is not decided).
+    Two standard errors decide: beyond them a difference is there, within them it is not ("~" and ">=" then hold, ">" is
+    not decided).
     """
     (one, s), (other, t) = mean_and_spread(ahead), mean_and_spread(behind)
     if s is None or t is None:
@@ -190,8 +220,13 @@ def summary(records, options):
     for name in (name for name in MODELS if any(r["model"] == name for r in records)):
         own = [r for r in records if r["model"] == name]
         told = {"what": MODELS[name][0], "parameters": own[0]["parameters"], "seeds": sorted(r["seed"] for r in own)}
-        told |= {figure: dict(zip(("mean", "spread"), mean_and_spread([r[figure] for r in own]), strict=True)) for figure in FIGURES}
-        models[name] = told | {what: statistics.median(r[what] for r in own) for what in ("images_per_second", "minutes")}
+        told |= {
+            figure: dict(zip(("mean", "spread"), mean_and_spread([r[figure] for r in own]), strict=True))
+            for figure in FIGURES
+        }
+        models[name] = told | {
+            what: statistics.median(r[what] for r in own) for what in ("images_per_second", "minutes")
+        }
     settings = {"data": named(options), "epochs": options.epochs}
     return settings | {"models": models, "claims": judged(records), "records": records}
 
@@ -223,11 +258,23 @@ def spread_text(figure, scale):
 def report(result):
     """The text of results/small_data.md."""
     told = environment()
-    versions = ", ".join(f"{name} {told['versions'][name]}" for name in ("keras", "tensorflow", "jax") if name in told["versions"])
+    versions = ", ".join(
+        f"{name} {told['versions'][name]}" for name in ("keras", "tensorflow", "jax") if name in told["versions"]
+    )
     dates = sorted(r["date"] for r in result["records"])
     lines = [HEAD.format(epochs=result["epochs"], data=result["data"])]
     lines += [f"{dates[0]} to {dates[-1]} UTC, {told['cpu']}, {told['cores']} cores; {versions}.", ""]
-    columns = ("model", "weights", "seeds", "train loss", "train accuracy, %", "test loss", "test accuracy, %", "gap, points", "images/s")
+    columns = (
+        "model",
+        "weights",
+        "seeds",
+        "train loss",
+        "train accuracy, %",
+        "test loss",
+        "test accuracy, %",
+        "gap, points",
+        "images/s",
+    )
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, model in result["models"].items():
         figures = [spread_text(model[figure], 1 if figure.endswith("loss") else 100) for figure in FIGURES]
@@ -238,7 +285,10 @@ def report(result):
     for claim in result["claims"]:
         scale = 1 if claim["figure"] == "train_loss" else 100
         difference = spread_text({"mean": claim["difference"], "spread": claim["standard_error"]}, scale)
-        lines.append(f"| {claim['figure'].replace('_', ' ')} | {claim['claim']} | {claim['where']} | {difference} | {claim['verdict']} |")
+        lines.append(
+            f"| {claim['figure'].replace('_', ' ')} | {claim['claim']} | {claim['where']} | {difference} | "
+            f"{claim['verdict']} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -249,7 +299,9 @@ def arguments(words=None):
     options.add_argument("--epochs", type=int, default=20, help="(default 20)")
     options.add_argument("--images", type=int, default=5000, help="training pictures (default 5000)")
     options.add_argument("--data", default="tfds:cifar10", help="or npz:FILE, as `kzoo data pack` writes it")
-    options.add_argument("--workdir", default=ROOT / "runs" / "small_data", help="where the runs lie (default runs/small_data)")
+    options.add_argument(
+        "--workdir", default=ROOT / "runs" / "small_data", help="where the runs lie (default runs/small_data)"
+    )
     return options.parse_args(words)
 
 
@@ -264,7 +316,9 @@ def main():
         with KEPT.open("a") as file:
             file.write(json.dumps(record) + "\n")
         accuracy = f"test accuracy {record['test_accuracy']:.4f}, train loss {record['train_loss']:.3f}"
-        progress(f"{number} of {len(waiting)}: {name}, seed {seed}: {accuracy}, {record['images_per_second']:.0f} images/s")
+        progress(
+            f"{number} of {len(waiting)}: {name}, seed {seed}: {accuracy}, {record['images_per_second']:.0f} images/s"
+        )
     result = summary([record for _, record in sorted(kept(options).items())], options)
     if options.save:
         (RESULTS / "small_data.md").write_text(report(result))

@@ -33,7 +33,9 @@ def measure(rounds):
     """The figures of one comparison, as emit() prints them."""
     absent = [name for name, package in PEERS.items() if importlib.util.find_spec(package) is None]
     progress(f"not installed, so not measured: {', '.join(absent) or 'none'}")
-    commands = {name: functools.partial(milliseconds, command) for name, command in COMMANDS.items() if name not in absent}
+    commands = {
+        name: functools.partial(milliseconds, command) for name, command in COMMANDS.items() if name not in absent
+    }
     values = interleave(commands, rounds)
     took = medians(values)
     return {

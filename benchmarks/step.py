@@ -1,9 +1,11 @@
-"""One training step in images a second: kzoo compiled and as a graph beside timm, KerasHub and ZeroModels, and the matmul peak.
+"""One training step in images a second: kzoo compiled and as a graph beside timm, KerasHub and ZeroModels, and the
+matmul peak.
 
-Forward, cross entropy, backward and AdamW on one fixed random batch; the loss comes back to Python after every step. Each peer is a
-process of its own; they take turns, and the best mode of each library counts. bfloat16 is Keras' mixed_bfloat16 policy and torch's
-autocast. A model's share of the peak counts three forward passes a step. On CPU float32 alone: all
-peers are in memory at once, two to four gigabytes each. `--gpu` compares JAX with torch on the accelerator.
+Forward, cross entropy, backward and AdamW on one fixed random batch; the loss comes back to Python after every step.
+Each peer is a process of its own; they take turns, and the best mode of each library counts. bfloat16 is Keras'
+mixed_bfloat16 policy and torch's autocast. A model's share of the peak counts three forward passes a step. On CPU
+float32 alone: all peers are in memory at once, two to four gigabytes each. `--gpu` compares JAX with torch on the
+accelerator.
 """
 
 from functools import partial

@@ -12,7 +12,9 @@ def main():
     options = parser(__doc__)
     options.add_argument("recipe")
     options.add_argument("--workdir", help="the run's folder (default runs/RECIPE)")
-    options.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe")
+    options.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change fields of the recipe"
+    )
     options = options.parse_args()
     import kzoo
     from kzoo.recipe_files import read_recipe
@@ -23,7 +25,10 @@ def main():
     result = {
         "recipe": options.recipe,
         "changed": options.set,
-        **{key: record[key] for key in ("backend", "devices", "compiled", "parameters", "total_steps", "training_images")},
+        **{
+            key: record[key]
+            for key in ("backend", "devices", "compiled", "parameters", "total_steps", "training_images")
+        },
         "epochs": len(run.history),
         "minutes": run.history[-1]["minutes"],
         "images_per_second": run.history[-1]["images_per_second"],

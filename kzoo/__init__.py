@@ -1,17 +1,21 @@
-"""kzoo: a pluggable zoo of image models for Keras 3. Everything is resolved on first use; importing it costs milliseconds."""
+"""kzoo: a pluggable zoo of image models for Keras 3. Everything is resolved on first use; importing it costs
+milliseconds.
+"""
 
 import importlib.util
 import sys
 
 __version__ = "0.1.0"
 
+# fmt: off
 _HOME = {
     "list_models": "registry", "list_recipes": "recipe_files", "info": "zoo", "get": "zoo", "recipe": "recipe_files",
     "register": "registry", "ModelInfo": "zoo", "Recipe": "schema", "UserError": "errors",
     "load": "weights", "load_weights": "weights", "save_weights": "weights",
     "preprocessor": "zoo", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
-}  # fmt: skip
+}
+# fmt: on
 __all__ = sorted(_HOME)
 
 
@@ -28,7 +32,9 @@ def __dir__():
 
 
 def _register():
-    """Makes known to Keras the classes that its files name: the model's and, for the views of all tasks, one that loads theirs."""
+    """Makes known to Keras the classes that its files name: the model's and, for the views of all tasks, one that loads
+    theirs.
+    """
     import keras
 
     importlib.import_module("kzoo.models.base")

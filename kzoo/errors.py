@@ -6,11 +6,13 @@ import json
 import os
 import pathlib
 
+# fmt: off
 EXTRA_OF = {
     "tensorflow": "tensorflow", "tensorflow_datasets": "tensorflow", "keras_cv": "tensorflow", "jax": "jax", "torch": "torch",
     "tf2onnx": "export", "onnx": "export", "onnxruntime": "export", "ai_edge_litert": "export",
     "huggingface_hub": "hub", "safetensors": "hub", "pycocotools": "detection", "matplotlib": "plots",
-}  # fmt: skip
+}
+# fmt: on
 
 
 class UserError(ValueError):
@@ -63,4 +65,6 @@ def require_backend():
     if backend in EXTRA_OF and importlib.util.find_spec(backend) is None:
         others = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
         also = f", or set KERAS_BACKEND={others[0]}, which is installed" if others else ""
-        raise MissingPackage(f'the Keras backend {backend!r} is not installed: pip install "kzoo[{EXTRA_OF[backend]}]"{also}')
+        raise MissingPackage(
+            f'the Keras backend {backend!r} is not installed: pip install "kzoo[{EXTRA_OF[backend]}]"{also}'
+        )

@@ -1,4 +1,6 @@
-"""What a vision transformer looks at, and what its first layers have learned: numbers in NumPy, and pictures of them."""
+"""What a vision transformer looks at, and what its first layers have learned: numbers in NumPy, and pictures of
+them.
+"""
 
 import itertools
 import math
@@ -18,13 +20,14 @@ LARGEST_MOSAIC = 16  # position tables of more rows or columns are thinned out, 
 
 
 def attention(model, images, stage=-1):
-    """What the pooled vector takes from each patch: float32 (B, layers, heads, H, W) on the grid of patches, layers in order.
+    """What the pooled vector takes from each patch: float32 (B, layers, heads, H, W) on the grid of patches, layers in
+    order.
 
-    images (B, height, width, C), normalised, or the structure that the model takes in their place. A layer's map is the softmax weights of
-    the class token's query where that token is the pooled vector, else the mean over the patches' queries. Attention pooling adds one
-    layer, the weights of its own query. A map sums to 1 less what goes to class and register tokens. Where attention comes in several
-    stages, with grids or numbers of heads of their own, `stage` counts them: 0 the first, -1 the last. Raises UserError for a model
-    without attention, or without that stage.
+    images (B, height, width, C), normalised, or the structure that the model takes in their place. A layer's map is the
+    softmax weights of the class token's query where that token is the pooled vector, else the mean over the patches'
+    queries. Attention pooling adds one layer, the weights of its own query. A map sums to 1 less what goes to class and
+    register tokens. Where attention comes in several stages, with grids or numbers of heads of their own, `stage`
+    counts them: 0 the first, -1 the last. Raises UserError for a model without attention, or without that stage.
     """
     weights, prefix, grid, pooling = _weights(model, images, stage)
     queries = _pooled_queries(model, weights[0].shape[-1], prefix)
@@ -37,9 +40,9 @@ def attention(model, images, stage=-1):
 def rollout(model, images):
     """How much of each patch arrives in the pooled vector through all layers: float32 (B, H, W) on the grid of patches.
 
-    Attention rollout (https://arxiv.org/abs/2005.00928): a layer passes on the mean of the heads' weights and, along the residual
-    connection, its own input, half each; the layers are multiplied. It sums to 1 less what comes from class and register tokens.
-    Of several stages it is the last one's. images and errors as in `attention`.
+    Attention rollout (https://arxiv.org/abs/2005.00928): a layer passes on the mean of the heads' weights and, along
+    the residual connection, its own input, half each; the layers are multiplied. It sums to 1 less what comes from
+    class and register tokens. Of several stages it is the last one's. images and errors as in `attention`.
     """
     weights, prefix, grid, pooling = _weights(model, images, -1)
     count = weights[0].shape[-1]
@@ -53,10 +56,15 @@ def rollout(model, images):
 
 
 def _weights(model, images, stage):
-    """([weights (B, heads, N, N) of each block], prefix tokens, grid, weights of attention pooling (B, heads, N - prefix) or None)."""
+    """([weights (B, heads, N, N) of each block], prefix tokens, grid, weights of attention pooling (B, heads, N -
+    prefix) or None).
+    """
     stages = _stages(model)
     if not -len(stages) <= stage < len(stages):
-        raise UserError(f"{_name(model)} has {len(stages)} stages of attention; stage must lie in 0..{len(stages) - 1}, not be {stage}.")
+        raise UserError(
+            f"{_name(model)} has {len(stages)} stages of attention; stage must lie in 0..{len(stages) - 1}, not be "
+            f"{stage}."
+        )
     blocks = stages[stage]
     pools = _layers(model, AttentionPool) if blocks is stages[-1] else []
     grid = blocks[0].map_size if isinstance(blocks[0], RelativeBlock) else getattr(config_of_model(model), "grid", None)
@@ -66,15 +74,28 @@ def _weights(model, images, stage):
     tapped = tapped if isinstance(tapped, list) else [tapped]
     weights = [_numpy(block.attend(x)) for block, x in zip(blocks, tapped, strict=False)]
     pooling = _numpy(pools[0].attend(tapped[-1])[1])[:, :, 0] if pools else None
-    return weights, weights[0].shape[-1] - math.prod(grid), grid, pooling
+    prefix = weights[0].shape[-1] - math.prod(grid)
+    if prefix < 0:
+        raise UserError(
+            f"these blocks of {_name(model)} see some patches alone, so there is no map; ask its encoder "
+            "(num_classes=0)."
+        )
+    return weights, prefix, grid, pooling
 
 
 def _stages(model):
-    """The blocks of each stage of attention, at least one stage: blocks in a row of one grid, one width and one number of heads."""
+    """The blocks of each stage of attention, at least one stage: blocks in a row of one grid, one width and one number
+    of heads.
+    """
     blocks = _layers(model, (TransformerBlock, RelativeBlock))
     if not blocks:
-        raise UserError(f"{_name(model)} has no attention to show; choose a model of transformer blocks, such as a ViT.")
-    return [list(found) for _, found in itertools.groupby(blocks, key=lambda block: (block.output.shape, block.attn.num_heads))]
+        raise UserError(
+            f"{_name(model)} has no attention to show; choose a model of transformer blocks, such as a ViT."
+        )
+    return [
+        list(found)
+        for _, found in itertools.groupby(blocks, key=lambda block: (block.output.shape, block.attn.num_heads))
+    ]
 
 
 def _layers(model, kind):
@@ -86,16 +107,23 @@ def _numpy(tensor):
 
 
 def _pooled_queries(model, count, prefix):
-    """The share (N,) of each token's query in the pooled vector: the class token's alone, or the patches' in equal parts."""
+    """The share (N,) of each token's query in the pooled vector: the class token's alone, or the patches' in equal
+    parts.
+    """
     config = config_of_model(model) if prefix else None
-    by_token = prefix and getattr(config, "class_token", False) and getattr(config, "global_pool", "token") in ("token", "none")
+    by_token = (
+        prefix
+        and getattr(config, "class_token", False)
+        and getattr(config, "global_pool", "token") in ("token", "none")
+    )
     queries = np.zeros(count, "float32")
     queries[0 if by_token else slice(prefix, None)] = 1 if by_token else 1 / (count - prefix)
     return queries
 
 
 def position_similarity(model):
-    """Cosine similarity of every patch's position with every other's: float32 (rows, columns, rows, columns), as the ViT paper's Figure 7.
+    """Cosine similarity of every patch's position with every other's: float32 (rows, columns, rows, columns), as the
+    ViT paper's Figure 7.
 
     Raises UserError for a model without a table of positions.
     """
@@ -107,10 +135,11 @@ def position_similarity(model):
 
 
 def patch_filters(model, count=28):
-    """The leading principal components of the filters that embed a patch: float32 (count, p, p, C), as the ViT paper's Figure 7.
+    """The leading principal components of the filters that embed a patch: float32 (count, p, p, C), as the ViT paper's
+    Figure 7.
 
-    Each has unit length, its largest value positive; fewer where there are not so many. Raises UserError for a model that does not
-    embed patches by one linear map.
+    Each has unit length, its largest value positive; fewer where there are not so many. Raises UserError for a model
+    that does not embed patches by one linear map.
     """
     kernel = _numpy(_first(model, PatchEmbed, "linear map of patches").proj.kernel)  # (p, p, C, D)
     filters = kernel.reshape(-1, kernel.shape[-1]).T
@@ -132,7 +161,9 @@ def _name(model):
 
 
 def draw_attention(path, picture, maps, rolled, title):
-    """Writes a picture (H, W, C) uint8, its attention rollout (h, w) laid over it, and the maps (heads, h, w) of one layer as PNG."""
+    """Writes a picture (H, W, C) uint8, its attention rollout (h, w) laid over it, and the maps (heads, h, w) of one
+    layer as PNG.
+    """
     shown = [("mean of the heads", maps.mean(axis=0)), *((f"head {i + 1}", m) for i, m in enumerate(maps))]
     columns = 3 if len(shown) < 8 else 5
     figure = new_figure(2.1 * columns, 0.7 + 2.35 * -(-(len(shown) + 2) // columns))
@@ -152,12 +183,16 @@ def draw_attention(path, picture, maps, rolled, title):
 
 
 def draw_positions(path, similarity, title):
-    """Writes position_similarity's array as PNG: one tile for a patch, in its place, of its similarity with all patches."""
+    """Writes position_similarity's array as PNG: one tile for a patch, in its place, of its similarity with all
+    patches.
+    """
     rows, columns = similarity.shape[:2]
     steps = [slice(None, None, -(-side // LARGEST_MOSAIC)) for side in (rows, columns)]
     figure = new_figure(6.6, 6.2)
     axis = figure.subplots()
-    drawn = axis.imshow(_mosaic(similarity[steps[0], steps[1]]), vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
+    drawn = axis.imshow(
+        _mosaic(similarity[steps[0], steps[1]]), vmin=-1, vmax=1, cmap="viridis", interpolation="nearest"
+    )
     axis.set(xticks=[], yticks=[], xlabel="column of the patch", ylabel="row of the patch")
     figure.colorbar(drawn, label="cosine similarity", shrink=0.8)
     thinned = " (thinned out)" if max(rows, columns) > LARGEST_MOSAIC else ""

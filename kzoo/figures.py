@@ -1,4 +1,6 @@
-"""Matplotlib without its global state: a figure, and writing it whole. What every drawing of ours shares. Needs the extra "plots"."""
+"""Matplotlib without its global state: a figure, and writing it whole. What every drawing of ours shares. Needs the
+extra "plots".
+"""
 
 import numpy as np
 from PIL import Image
@@ -8,7 +10,9 @@ from kzoo.files import replacing
 
 
 def new_figure(width, height):
-    """An empty matplotlib figure of that size in inches, whose parts do not overlap. Raises MissingPackage without the extra "plots"."""
+    """An empty matplotlib figure of that size in inches, whose parts do not overlap. Raises MissingPackage without the
+    extra "plots".
+    """
     require("matplotlib", why="drawing")
     from matplotlib.figure import Figure
 

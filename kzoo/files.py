@@ -1,4 +1,6 @@
-"""Writing files so that a reader, or a run killed at any moment, finds the old content or the new, never a part. Standard library only."""
+"""Writing files so that a reader, or a run killed at any moment, finds the old content or the new, never a part.
+Standard library only.
+"""
 
 import contextlib
 import os
@@ -8,10 +10,11 @@ import shutil
 
 @contextlib.contextmanager
 def replacing(path, suffix=None, previous=None):
-    """Yields a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`, else it is removed.
+    """Yields a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`, else it is
+    removed.
 
-    suffix: what the temporary name ends in, for writers that look at it; None is that of `path`. previous: the name beside it under
-    which what stood at `path` is kept; at no moment is there nothing whole at `path`.
+    suffix: what the temporary name ends in, for writers that look at it; None is that of `path`. previous: the name
+    beside it under which what stood at `path` is kept; at no moment is there nothing whole at `path`.
     """
     path = pathlib.Path(path)
     own = os.urandom(4).hex()  # threads, and containers that share a folder, may have the same process id

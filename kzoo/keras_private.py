@@ -23,7 +23,9 @@ def layers_in(layer, itself=False, recursive=True):
 
 
 def own_trainable(layer):
-    """The weights of a layer itself, not of those in it, that were made to be trained, whether they are frozen or not."""
+    """The weights of a layer itself, not of those in it, that were made to be trained, whether they are frozen or
+    not.
+    """
     return layer._trainable_variables
 
 
@@ -47,13 +49,16 @@ class TooManyWeights(Exception):
 
 
 def skeleton(build, most=None):
-    """The model that `build()` returns, with shapes and no values: to be looked at, never called. `most` as in bounded()."""
+    """The model that `build()` returns, with shapes and no values: to be looked at, never called. `most` as in
+    bounded().
+    """
     with _declared(most):
         return build()
 
 
 def bounded(build, most):
-    """The model that `build()` returns, its weights filled once all of them are declared and found to be no more than `most`.
+    """The model that `build()` returns, its weights filled once all of them are declared and found to be no more than
+    `most`.
 
     most: (how many weights, how many values in all). Raises TooManyWeights, as soon as the model declares one too many.
     """
@@ -67,7 +72,9 @@ def bounded(build, most):
 
 @contextlib.contextmanager
 def _declared(most):
-    """Within it weights have shapes and no values. Yields their list, which takes no more than `most`, or any number for None."""
+    """Within it weights have shapes and no values. Yields their list, which takes no more than `most`, or any number
+    for None.
+    """
     unfilled = _Counted(most) if most else []
     with _kept(), keras.StatelessScope(initialize_variables=False):
         global_state.set_global_attribute(_UNFILLED, unfilled)
@@ -76,7 +83,8 @@ def _declared(most):
 
 @contextlib.contextmanager
 def _kept():
-    """Keras keeps the unfilled weights and fills all of them when the next model is built: gigabytes for models long gone.
+    """Keras keeps the unfilled weights and fills all of them when the next model is built: gigabytes for models long
+    gone.
 
     No public call empties that list.
     """
@@ -114,7 +122,9 @@ class Rule(keras.optimizers.Optimizer):
 
 
 class OfRun:
-    """What the engine asks of an optimizer beyond Keras' own: averages kept apart, and a factor of the rate for each weight."""
+    """What the engine asks of an optimizer beyond Keras' own: averages kept apart, and a factor of the rate for each
+    weight.
+    """
 
     scales = {}  # id of a weight: factor of its rate, where that is not 1
     own = ()  # ids of the weights of a view's own layers, which end as a head does
@@ -126,10 +136,13 @@ class OfRun:
         return variable
 
     def finalize_variable_values(self, var_list):
-        """Leaves the averages beside the raw weights: Keras would overwrite them after every `fit`, that is every epoch."""
+        """Leaves the averages beside the raw weights: Keras would overwrite them after every `fit`, that is every
+        epoch.
+        """
 
     def _get_current_learning_rate(self):
-        return self._learning_rate(self.iterations)  # Keras counts the batches here, and the steps of the optimizer everywhere else
+        # Keras counts the batches here, and the steps of the optimizer everywhere else
+        return self._learning_rate(self.iterations)
 
     def _should_use_adamw(self, variable):
         """Muon's question: it leaves heads to AdamW."""
@@ -161,7 +174,9 @@ class OfRun:
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         for scale, members in self._grouped(trainable_variables):
-            super()._backend_update_step([grads[i] for i in members], [trainable_variables[i] for i in members], learning_rate * scale)
+            super()._backend_update_step(
+                [grads[i] for i in members], [trainable_variables[i] for i in members], learning_rate * scale
+            )
 
     def _update_model_variables_moving_average(self, trainable_variables):
         """Averages after each step of the optimizer: batches that only add to the gradient leave the average alone."""
@@ -180,7 +195,9 @@ def averages(optimizer):
 
 
 def compiled_as(view):
-    """What the training step is, asked of the step itself after it has run: "xla", "graph", "eager" or "not applicable (torch)"."""
+    """What the training step is, asked of the step itself after it has run: "xla", "graph", "eager" or "not applicable
+    (torch)".
+    """
     backend = keras.backend.backend()
     if backend == "torch":
         return "not applicable (torch)"

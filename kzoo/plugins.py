@@ -1,8 +1,12 @@
-"""Parts that installed packages bring, by entry points. Nothing of a package runs before it is asked for. Standard library only."""
+"""Parts that installed packages bring, by entry points. Nothing of a package runs before it is asked for. Standard
+library only.
+"""
 
 import functools
 
-from kzoo.errors import UserError
+from kzoo.errors import UserError, unknown
+
+TASKS = "kzoo.tasks"  # the entry-point group of tasks
 
 
 @functools.cache
@@ -21,7 +25,9 @@ def refuse_rivals(kind, name, claims):
 
 
 def imported(load, name, module, distribution):
-    """load(), which imports the module that `name` comes from. Raises UserError, chained, where that of a plugin fails."""
+    """load(), which imports the module that `name` comes from. Raises UserError, chained, where that of a plugin
+    fails.
+    """
     try:
         return load()
     except Exception as error:
@@ -32,3 +38,24 @@ def imported(load, name, module, distribution):
             f"{name} cannot be had: the module {module} of the plugin {distribution} fails when imported ({told}); "
             "repair or uninstall the plugin."
         ) from error
+
+
+def settings_of(kind, known, ours):
+    """The class of a task's settings, of the table `known`, which a plugin's module fills when it is imported.
+
+    ours: who of kzoo claims the kind, [(distribution, module)] or []. Raises UsageError with the nearest kinds, UserError for
+    one that two packages claim and for a plugin that fails.
+    """
+    plugged = entries(TASKS)
+    if kind not in known and kind not in {entry.name for entry in plugged}:
+        raise unknown("task", kind, {*known, *(entry.name for entry in plugged)})
+    plugged = [entry for entry in plugged if entry.name == kind]
+    refuse_rivals("task", kind, ours + [(entry.dist.name, entry.module) for entry in plugged])
+    for entry in plugged:
+        imported(entry.load, f"the task {kind!r}", entry.module, entry.dist.name)
+        if kind not in known:
+            raise UserError(
+                f"the task {kind!r} of the plugin {entry.dist.name}: {entry.module} defines no settings whose kind is "
+                f"{kind!r}."
+            )
+    return known[kind]

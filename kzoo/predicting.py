@@ -3,33 +3,55 @@
 Keras is imported where a model is opened: an artifact needs its own runtime alone.
 """
 
+import functools
 import pathlib
 
 import numpy as np
 
 from kzoo import data, registry, tasks, zoo
-from kzoo.errors import UsageError, UserError, require, require_backend
+from kzoo.errors import UsageError, UserError, require, require_backend, unknown
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
 from kzoo.recipe_files import RECORD, read_recipe
-from kzoo.schema import Preprocessing
-from kzoo.settings import override, tupled
+from kzoo.settings import override, plain, tupled, typed
+from kzoo.specs import Preprocessing
 from kzoo.system import output_folder, printable, say
 
 
 class ModelPredictor:
-    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where that has weights."""
+    """The answers of a Keras model: by the task of its family or, of a run, by the recipe's, with its view where that
+    has weights.
+    """
 
-    def __init__(self, model, task=None, view=None):
+    def __init__(self, model, task=None, view=None, asked=None):
         self.model, self.labels, self.task, self.view = model, model.spec.class_names, task or tasks.of(model), view
-        self.channels = model.take.channels
+        self.channels, self._asked = model.take.channels, _checked(self.task, asked or {})
+
+    @functools.cached_property
+    def _predicted(self):
+        return self.task.predictor(self.model, self.view, self.model.take, **self._asked)
 
     def __call__(self, picture):
-        return self.task.predict(self.model, self.view, picture, self.model.take)
+        return self._predicted(picture)
+
+
+def _checked(task, asked):
+    """{name: value} of what a task is asked beside the picture, as values or text. Raises UsageError for what it
+    does not know.
+    """
+    for name in set(asked) - set(task.asks):
+        if not task.asks:
+            raise UsageError(
+                f"the task {task.settings.kind} is asked nothing beside the picture; leave --set {name} out."
+            )
+        raise unknown(f"question to the task {task.settings.kind}", name, task.asks)
+    return {name: typed(plain(value), task.asks[name], name) for name, value in asked.items()}
 
 
 class ArtifactPredictor:
-    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized picture, as uint8."""
+    """The answers of an exported artifact, by the task on its card; one of one fixed size is given the resized picture,
+    as uint8.
+    """
 
     def __init__(self, artifact):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
@@ -44,7 +66,9 @@ class ArtifactPredictor:
 
 
 def open_model(target, weights=None, random_weights=False, best=False):
-    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best: a run's best."""
+    """The model of a run, a .keras file, a NAME.TAG, or a NAME with weights (random ones only where allowed); best: a
+    run's best.
+    """
     path = pathlib.Path(target)
     if path.exists():
         _refuse_weights("a run or a file", weights, random_weights)
@@ -54,13 +78,17 @@ def open_model(target, weights=None, random_weights=False, best=False):
         return load(path, best)
     _refuse_best(target, best)
     if not registry.is_name(target) and (path.suffix or len(path.parts) > 1):
-        raise UserError(f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model.")
+        raise UserError(
+            f"{target} does not exist; give the folder of a run or an artifact, a .keras file or the name of a model."
+        )
     row, tag = registry.split(target)
     if tag and random_weights:
         raise UsageError(f"{target} names published weights; --random-weights goes with the name alone, {row.name}.")
     if not tag and not weights and not random_weights:
         tags = f", its tag (kzoo info {target} lists them)" if registry.list_models(f"{target}.*") else ""
-        raise UsageError(f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without.")
+        raise UsageError(
+            f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without."
+        )
     require_backend()
     return zoo.get(target, weights=weights)
 
@@ -76,17 +104,22 @@ def _refuse_best(target, best):
         raise UsageError(f"--best goes with the folder of a run, which {str(target)!r} is not; leave it out.")
 
 
-def open_target(target, weights=None, random_weights=False, dtype=None, best=False):
-    """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and `channels`.
+def open_target(target, weights=None, random_weights=False, dtype=None, best=False, asked=None):
+    """A callable from one uint8 picture (h, w, c) to its {name: array}, with the `task` that reads them, `labels` and
+    `channels`.
 
-    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said. best: a run's
-    best weights.
+    dtype: the reduced precision to compute in ("bfloat16"), whose accuracy, on a run's own pictures, is then said.
+    best: a run's best weights. asked: what its task takes beside the picture, {name: value}.
     """
     if pathlib.Path(target).is_dir() and read_card(target) is not None:
         _refuse_weights("an artifact", weights, random_weights)
         _refuse_best(target, best)
         if dtype:
-            raise UsageError("--dtype goes with a run or a model; an artifact has the precision that it was exported with.")
+            raise UsageError(
+                "--dtype goes with a run or a model; an artifact has the precision that it was exported with."
+            )
+        if asked:
+            raise UsageError("--set goes with a run or a model; an artifact is asked nothing beside the picture.")
         return ArtifactPredictor(open_artifact(target))
     model = open_model(target, weights, random_weights, best)
     if dtype:
@@ -96,9 +129,9 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
         say(model.precision_report)
     recipe = _recipe_of(target)
     if recipe is None:
-        return ModelPredictor(model)
+        return ModelPredictor(model, asked=asked)
     task = tasks.make(recipe.task)
-    return ModelPredictor(model, task, tasks.trained_view(task, model, target, best))
+    return ModelPredictor(model, task, tasks.trained_view(task, model, target, best), asked)
 
 
 def _recipe_of(target):
@@ -130,7 +163,9 @@ def check_drawing(predictor, attention):
     """Raises what `draw` and `draw_attention` would, for a reason that is known before any picture is predicted."""
     require("matplotlib", why="drawing")
     if attention and not isinstance(predictor, ModelPredictor):
-        raise UserError("an artifact keeps no attention weights; give --attention the run or model that it was exported from.")
+        raise UserError(
+            "an artifact keeps no attention weights; give --attention the run or model that it was exported from."
+        )
 
 
 class Answer(dict):
@@ -138,7 +173,8 @@ class Answer(dict):
 
 
 def predict(predictor, images, top=5):
-    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"}, ...best first]}.
+    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"},
+    ...best first]}.
 
     Raises UserError that names a file that is missing or no picture.
     """
@@ -164,16 +200,18 @@ def draw(predictor, results, folder):
 
 
 def draw_attention(predictor, results, folder):
-    """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of the model.
+    """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of
+    the model.
 
-    Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said. Raises
-    UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
+    Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said.
+    Raises UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
     """
     from kzoo import explain
 
     check_drawing(predictor, attention=True)
 
-    model, task, folder = predictor.model, predictor.task, pathlib.Path(folder)
+    task, folder = predictor.task, pathlib.Path(folder)
+    model = task.served(predictor.model)
     paths = []
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])

@@ -9,8 +9,8 @@ from kzoo.ops.resize import border, crop_offset, resample, resize_weights, resiz
 def preprocess(images, image_size, preprocessing):
     """images (B, h, w, C), uint8 or float in 0..255, static or dynamic h and w -> float32 (B, H, W, C), normalised.
 
-    Resizes with antialiasing to image_size / crop_pct as the crop_mode says, crops the centre, and normalises. Resize and crop are one
-    pair of matrix products; pictures that already have the right size skip them.
+    Resizes with antialiasing to image_size / crop_pct as the crop_mode says, crops the centre, and normalises. Resize
+    and crop are one pair of matrix products; pictures that already have the right size skip them.
     """
     height, width = image_size
     shape, dynamic = images.shape, ops.shape(images)
@@ -18,7 +18,8 @@ def preprocess(images, image_size, preprocessing):
     if tuple(shape[1:3]) != (height, width) or preprocessing.crop_pct < 1:
         grown = resized_size(dynamic[1], dynamic[2], image_size, preprocessing.crop_pct, preprocessing.crop_mode)
         rows, columns = (
-            _axis(have, want, size, preprocessing.interpolation) for have, want, size in zip(dynamic[1:3], image_size, grown, strict=True)
+            _axis(have, want, size, preprocessing.interpolation)
+            for have, want, size in zip(dynamic[1:3], image_size, grown, strict=True)
         )
         x = ops.clip(resample(x, rows, columns, xp=ops), 0.0, 255.0)  # bicubic overshoots
         if preprocessing.crop_mode == "border":
@@ -40,7 +41,8 @@ def _constant(values):
 
 
 class Preprocessor:
-    """Callable from one picture (h, w, C), a batch of equal sizes (B, h, w, C) or a list of pictures of any sizes to the model's input.
+    """Callable from one picture (h, w, C), a batch of equal sizes (B, h, w, C) or a list of pictures of any sizes to
+    the model's input.
 
     Pictures are uint8 or float in 0..255.
     """
@@ -54,14 +56,18 @@ class Preprocessor:
         images = ops.convert_to_tensor(images)
         channels = len(self.preprocessing.mean)
         if len(images.shape) not in (3, 4) or images.shape[-1] != channels:
-            raise UserError(f"expected pictures of shape (h, w, {channels}) or (B, h, w, {channels}), found {tuple(images.shape)}.")
+            raise UserError(
+                f"expected pictures of shape (h, w, {channels}) or (B, h, w, {channels}), found {tuple(images.shape)}."
+            )
         if len(images.shape) == 3:
             return preprocess(images[None], self.image_size, self.preprocessing)[0]
         return preprocess(images, self.image_size, self.preprocessing)
 
 
 def _of_several_sizes(images):
-    """The pictures of a list, an array of objects or TensorFlow's ragged tensor, where they are not of one size; else ()."""
+    """The pictures of a list, an array of objects or TensorFlow's ragged tensor, where they are not of one size; else
+    ().
+    """
     if hasattr(images, "bounding_shape"):  # ragged; so are its pictures
         return [image.to_tensor() if hasattr(image, "to_tensor") else image for image in images]
     listed = isinstance(images, (list, tuple)) or str(getattr(images, "dtype", "")) == "object"

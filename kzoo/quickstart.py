@@ -36,7 +36,8 @@ def quickstart(folder):
     pictures, labels = held_out.batch(np.arange(len(held_out)))
     predictors = {"keras": ModelPredictor(model)} | {f: ArtifactPredictor(open_artifact(folder / f)) for f in FORMATS}
     probabilities = {
-        name: np.stack([predictor(picture)["probabilities"] for picture in pictures]) for name, predictor in predictors.items()
+        name: np.stack([predictor(picture)["probabilities"] for picture in pictures])
+        for name, predictor in predictors.items()
     }
     latencies = _latencies(predictors, pictures[0])
     rows = [_row(name, p, labels, latencies[name], cards.get(name), run) for name, p in probabilities.items()]
@@ -87,7 +88,9 @@ def _draw_predictions(path, pictures, labels, probabilities, names, count=24):
         said = int(probabilities[i].argmax())
         axis.imshow(pictures[i], cmap="gray_r")
         axis.set_title(
-            f"{names[said]} ({probabilities[i, said]:.0%})\nis {names[labels[i]]}", fontsize=9, color="g" if said == labels[i] else "r"
+            f"{names[said]} ({probabilities[i, said]:.0%})\nis {names[labels[i]]}",
+            fontsize=9,
+            color="g" if said == labels[i] else "r",
         )
         axis.axis("off")
     figure.suptitle("The least certain of the held-out digits")
@@ -103,6 +106,15 @@ def _draw_confusion(path, labels, probabilities, names):
     axis.imshow(counts, cmap="Blues")
     for (row, column), value in np.ndenumerate(counts):
         if value:
-            axis.text(column, row, value, ha="center", va="center", color="white" if value > counts.max() / 2 else "black")
-    axis.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=names, xlabel="predicted", ylabel="is")
+            axis.text(
+                column, row, value, ha="center", va="center", color="white" if value > counts.max() / 2 else "black"
+            )
+    axis.set(
+        xticks=range(len(names)),
+        xticklabels=names,
+        yticks=range(len(names)),
+        yticklabels=names,
+        xlabel="predicted",
+        ylabel="is",
+    )
     save(figure, path)

@@ -1,4 +1,6 @@
-"""Recipes on disk: found by name or in a file, shrunk for a smoke, recorded as recipe.txt and read back. Standard library only."""
+"""Recipes on disk: found by name or in a file, shrunk for a smoke, recorded as recipe.txt and read back. Standard
+library only.
+"""
 
 import ast
 import dataclasses
@@ -16,7 +18,8 @@ from kzoo.settings import flatten, override, tupled
 from kzoo.system import read_file
 
 RECORD = "recipe.txt"  # in a run's folder
-FORMER = {"task": "task.kind"} | {key: f"task.{key}" for key in ("loss", "label_smoothing", "target_threshold")}  # keys of old records
+# keys of old records
+FORMER = {"task": "task.kind"} | {key: f"task.{key}" for key in ("loss", "label_smoothing", "target_threshold")}
 _LARGEST = 2**20  # bytes of a record, which has a few thousand
 
 
@@ -29,7 +32,9 @@ def recipe_rows():
         values, _ = literals(path)
         table = values.get("RECIPES")
         for name, call in zip(keys_of(table), table.values if table else (), strict=True):
-            model = next((k.value.value for k in call.keywords if k.arg == "model" and isinstance(k.value, ast.Constant)), None)
+            model = next(
+                (k.value.value for k in call.keywords if k.arg == "model" and isinstance(k.value, ast.Constant)), None
+            )
             found[name] = (path, model)
     return dict(sorted(found.items()))
 
@@ -61,7 +66,10 @@ def find_recipe(source):
             raise unknown(f"recipe of {path.name}", name, recipes)
         return name, recipes[name]
     if path.suffix in (".txt", ".py"):
-        raise UserError(f"{path} does not exist; give the name of a recipe (kzoo.list_recipes()), a recipe file or a run's recipe.txt.")
+        raise UserError(
+            f"{path} does not exist; give the name of a recipe (kzoo.list_recipes()), a recipe file or a run's "
+            "recipe.txt."
+        )
     return str(source), recipe(str(source))
 
 
@@ -69,12 +77,16 @@ def load_recipes(path):
     """The table RECIPES of a recipe file: {name: Recipe}. Raises UserError where it has none or the file fails."""
     recipes = getattr(load_module(path), "RECIPES", None)
     if not isinstance(recipes, dict) or not recipes or not all(isinstance(r, Recipe) for r in recipes.values()):
-        raise UserError(f'{path} needs a table of recipes, RECIPES = {{"NAME": Recipe(...)}}, with at least one; correct the recipe file.')
+        raise UserError(
+            f'{path} needs a table of recipes, RECIPES = {{"NAME": Recipe(...)}}, with at least one; correct the '
+            "recipe file."
+        )
     return recipes
 
 
 def load_module(path):
-    """Runs a Python file under its stem's name and returns the module. Only for recipe files, which are code by contract.
+    """Runs a Python file under its stem's name and returns the module. Only for recipe files, which are code by
+    contract.
 
     Raises UserError with the file and the line for one that fails, of the kind of its own where that is a UserError.
     """
@@ -90,13 +102,17 @@ def load_module(path):
         said = error.msg if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}".strip(": ")
         if former := [key for key in FORMER if f"unexpected keyword argument '{key}'" in said]:
             said = f"{former[0]} is a field of the task now, task=Classify({former[0]}=...)"
-        raise UserError(f"{path}, line {_line_in(path, error)}: {said.splitlines()[0]}; correct the recipe file.") from error
+        raise UserError(
+            f"{path}, line {_line_in(path, error)}: {said.splitlines()[0]}; correct the recipe file."
+        ) from error
     return module
 
 
 def _line_in(path, error):
     """The number of the line of a file that raised, or that could not be read as Python."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
+    ]
     unread = isinstance(error, SyntaxError) and error.filename == str(path.absolute())
     return error.lineno if unread else lines[-1] if lines else 1
 
@@ -130,13 +146,17 @@ def smoke(recipe, toy):
 
 
 def dump(recipe, record=None):
-    """The text of recipe.txt: sorted `key = JSON value` lines; `record` adds what was found at run time under `record.`."""
+    """The text of recipe.txt: sorted `key = JSON value` lines; `record` adds what was found at run time under
+    `record.`.
+    """
     flat = flatten(recipe) | {f"record.{k}": v for k, v in (record or {}).items()}
     return "".join(f"{key} = {json.dumps(flat[key])}\n" for key in sorted(flat))
 
 
 def parse(text, origin="recipe.txt"):
-    """Reads dump()'s text back: (Recipe, record). It is only ever data; raises UsageError naming the line that is not."""
+    """Reads dump()'s text back: (Recipe, record). It is only ever data; raises UsageError naming the line that is
+    not.
+    """
     flat = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
@@ -144,7 +164,9 @@ def parse(text, origin="recipe.txt"):
             try:
                 flat[key.strip()] = json.loads(value)
             except (ValueError, RecursionError):
-                raise UsageError(f"{origin}, line {number}: expected `key = JSON value`, found {line[:60]!r}.") from None
+                raise UsageError(
+                    f"{origin}, line {number}: expected `key = JSON value`, found {line[:60]!r}."
+                ) from None
             if "\0" in str(flat[key.strip()]):
                 raise UsageError(f"{origin}, line {number}: no name or path of a recipe holds a NUL character.")
     record = {k.removeprefix("record."): flat.pop(k) for k in list(flat) if k.startswith("record.")}

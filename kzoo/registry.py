@@ -1,7 +1,7 @@
 """Names: finding models, ours and those of plugins, and what builds them.
 
-Listing runs no module. A plugin is an installed package whose entry points of the group `kzoo.models` name the modules of its
-families, each built like one of kzoo/models; other parts have groups of their own. Standard library only.
+Listing runs no module. A plugin is an installed package whose entry points of the group `kzoo.models` name the modules
+of its families, each built like one of kzoo/models; other parts have groups of their own. Standard library only.
 """
 
 import ast
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
 from kzoo.errors import UserError, require_backend, unknown
-from kzoo.schema import OURS
 from kzoo.settings import tupled, typed
+from kzoo.specs import OURS
 
 PACKAGE = pathlib.Path(__file__).parent
 PLUGINS = "kzoo.models"  # the entry-point group
@@ -27,7 +27,9 @@ _BUILDERS = {}  # module name -> builder
 
 @dataclass(frozen=True)
 class Row:
-    """A model's entry as its source shows it: nothing was run. `rivals` are the rows of other modules that claim its name."""
+    """A model's entry as its source shows it: nothing was run. `rivals` are the rows of other modules that claim its
+    name.
+    """
 
     name: str
     family: str
@@ -38,7 +40,9 @@ class Row:
 
 
 def register(builder):
-    """Links a family's builder, `builder(config) -> keras.Model`, to the VARIANTS table of its module. Used as a decorator."""
+    """Links a family's builder, `builder(config) -> keras.Model`, to the VARIANTS table of its module. Used as a
+    decorator.
+    """
     _BUILDERS[builder.__module__] = builder
     return builder
 
@@ -46,7 +50,13 @@ def register(builder):
 def literals(path):
     """{name: ast value} of a file's top-level assignments, and its docstring, without running it."""
     tree = ast.parse(path.read_bytes())
-    found = {t.id: node.value for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+    found = {
+        t.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for t in node.targets
+        if isinstance(t, ast.Name)
+    }
     return found, ast.get_docstring(tree) or ""
 
 
@@ -77,7 +87,9 @@ def _our_rows():
 
 
 def _plugin_rows():
-    """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to no table of names."""
+    """The rows of the installed plugins, a family by its entry point's name. Warns of an entry point that leads to no
+    table of names.
+    """
     from importlib.metadata import entry_points  # as costly as the rest of listing: not before it is needed
 
     if not entry_points(group=PLUGINS):
@@ -93,11 +105,16 @@ def _plugin_rows():
         yield from found
         if not found:
             reason = reason if path else "it is not there"
-            warnings.warn(f"no model of the plugin {entry.dist.name} is listed from its module {entry.module}: {reason}", stacklevel=2)
+            warnings.warn(
+                f"no model of the plugin {entry.dist.name} is listed from its module {entry.module}: {reason}",
+                stacklevel=2,
+            )
 
 
 def _source_of(module):
-    """The file of a module, or None: found without running it or a package that it lies in, as importlib.util.find_spec would."""
+    """The file of a module, or None: found without running it or a package that it lies in, as importlib.util.find_spec
+    would.
+    """
     name, *inner = module.split(".")
     spec = importlib.util.find_spec(name)
     for part in inner:
@@ -116,9 +133,11 @@ def _claimed_once(row):
 
 
 def list_models(pattern="*", *, task=None, family=None, weights=None):
-    """The sorted names that match a shell-style pattern; a pattern with a dot is matched with the names of published weights, NAME.TAG.
+    """The sorted names that match a shell-style pattern; a pattern with a dot is matched with the names of published
+    weights, NAME.TAG.
 
-    `weights` keeps the names with (True) or without (False) published weights. Raises UserError where two packages claim a name.
+    `weights` keeps the names with (True) or without (False) published weights. Raises UserError where two packages
+    claim a name.
     """
     wanted = [row for row in rows().values() if task in (None, row.task) and family in (None, row.family)]
     tagged = {}
@@ -134,7 +153,9 @@ def list_models(pattern="*", *, task=None, family=None, weights=None):
 
 
 def find(name):
-    """The Row of a model's name, with or without a tag. Raises UsageError with the nearest names, UserError for one claimed twice."""
+    """The Row of a model's name, with or without a tag. Raises UsageError with the nearest names, UserError for one
+    claimed twice.
+    """
     return split(name)[0]
 
 
@@ -158,7 +179,11 @@ def split(name):
 
 def toys(word=None):
     """The names of the toy rows: all, or those of a family or of a distribution (`kzoo`, or a plugin's)."""
-    return [row.name for row in rows().values() if row.name.endswith("_toy") and word in (None, row.family, row.distribution)]
+    return [
+        row.name
+        for row in rows().values()
+        if row.name.endswith("_toy") and word in (None, row.family, row.distribution)
+    ]
 
 
 def toy_of(name):
@@ -167,7 +192,9 @@ def toy_of(name):
     for toy in toys():
         if rows()[toy].module == module:
             return toy
-    raise UserError(f"{module} has no model whose name ends in _toy, which a smoke run needs; add a small one to its VARIANTS.")
+    raise UserError(
+        f"{module} has no model whose name ends in _toy, which a smoke run needs; add a small one to its VARIANTS."
+    )
 
 
 def module_of(name):
@@ -181,7 +208,8 @@ def module_of(name):
 
 
 def config_of(name, overrides=None):
-    """(builder, config) of a name, a tag's settings in it, the overrides, checked against the family's fields, over both.
+    """(builder, config) of a name, a tag's settings in it, the overrides, checked against the family's fields, over
+    both.
 
     Imports the family's module, so Keras.
     """
@@ -189,7 +217,9 @@ def config_of(name, overrides=None):
     require_backend()
     config = module_of(row.name).VARIANTS[row.name]
     if row.module not in _BUILDERS:
-        raise UserError(f"{row.module} registers no builder; put @kzoo.register over its function from a config to a model.")
+        raise UserError(
+            f"{row.module} registers no builder; put @kzoo.register over its function from a config to a model."
+        )
     hints = typing.get_type_hints(type(config))
     given = {}
     for key, value in (overrides or {}).items():
@@ -204,7 +234,8 @@ def spec_of_model(model):
     spec = getattr(model, "spec", None)
     if spec is None:
         raise UserError(
-            "this model carries no spec, by which kzoo knows what it is and how its pictures are prepared: take one that kzoo.get or "
+            "this model carries no spec, by which kzoo knows what it is and how its pictures are prepared: take one "
+            "that kzoo.get or "
             "kzoo.load built; a clone of one has it again by clone.spec = model.spec."
         )
     return spec

@@ -1,79 +1,17 @@
-"""What a model, a picture, a task and a run are, as data: frozen dataclasses. Standard library only."""
+"""What a task and a run are, as data: frozen dataclasses, which recipe files import. Standard library only."""
 
 import dataclasses
 import math
 import re
 import runpy
 import sys
-import typing
 from dataclasses import dataclass, field
 
-from kzoo.errors import UsageError, UserError, unknown
-from kzoo.settings import Settings, coerce, option_table
+from kzoo.errors import UsageError
+from kzoo.settings import Settings, coerce
+from kzoo.specs import OURS, Preprocessing, spell_options
 
-OURS = "kzoo"  # the distribution of our own parts
-TASKS = "kzoo.tasks"  # the entry-point group of tasks
 SETTINGS = {}  # {kind: the class of its settings}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing(Settings):
-    """From a picture (0..255) to the model's input: resize so that the centre crop is `crop_pct` of it, crop, (x / 255 - mean) / std."""
-
-    part = "preprocessing"
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    crop_pct: float = 1.0
-    interpolation: str = "bicubic"
-    crop_mode: str = "center"  # center (short side resized, centre cropped) | squash (both sides resized) | border (whole picture, padded)
-
-    def __post_init__(self):
-        self.require_choices(crop_mode=("center", "squash", "border"))
-        self.require_choices(interpolation=("nearest", "bilinear", "bicubic"))
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"preprocessing.crop_pct must lie in (0, 1], not {self.crop_pct}.")
-        if len(self.mean) != len(self.std) or not min(self.std) > 0:
-            raise UsageError("preprocessing.mean and .std must have the same length and every std must be above 0.")
-
-    @property
-    def fill(self):
-        """The colour (0..255, whole numbers) of what lies outside of a picture: about 0 once normalised, as timm rounds it."""
-        return tuple(round(255 * mean) for mean in self.mean)
-
-    def for_channels(self, channels):
-        """The same preprocessing for pictures of another number of channels: each channel then gets the average."""
-        if channels == len(self.mean):
-            return self
-        mean, std = (sum(v) / len(v) for v in (self.mean, self.std))
-        return dataclasses.replace(self, mean=(mean,) * channels, std=(std,) * channels)
-
-
-class Take(typing.NamedTuple):
-    """What a network takes: pictures (B, *image_size, channels), prepared as `preprocessing` says, and targets of so many classes."""
-
-    image_size: tuple[int, int]  # (height, width)
-    channels: int
-    preprocessing: Preprocessing
-    classes: int | None = None  # 0 and None: the source's own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What a model is beyond its weights: the name and overrides that rebuild it, its preprocessing, its class names (or none).
-
-    Where it was given published weights, also which: their tag, their licence and the address with the resolved revision.
-    """
-
-    name: str
-    overrides: dict = field(default_factory=dict)
-    preprocessing: Preprocessing = Preprocessing()
-    class_names: tuple[str, ...] = ()
-    tag: str = ""
-    license: str = ""
-    source: str = ""  # hf://org/repo@COMMIT/FILE
-
-    def __post_init__(self):
-        _spell_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +33,18 @@ class RandAugment(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Settings):
-    """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing of the batch."""
+    """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing of
+    the batch.
+    """
 
     part = "augment"
-    crop_scale: tuple[float, ...] = ()  # (low, high) share of the area of a random resized crop; empty: the evaluation resize
+    # (low, high) share of the area of a random resized crop; empty: the evaluation resize
+    crop_scale: tuple[float, ...] = ()
     crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)  # (low, high) width / height of that crop
     flip: float = 0.0  # probability of a horizontal flip
     shift: int = 0  # largest translation in pixels of the model's input, each way, the edge pixels repeated
-    crop_pad: int | None = None  # simple random crop (DeiT III): short side resized, this many pixels reflected around, a random crop
+    # simple random crop (DeiT III): short side resized, this many pixels reflected around, a random crop
+    crop_pad: int | None = None
     color_jitter: float = 0.0  # brightness, contrast and saturation times a factor drawn from 1 - this .. 1 + this
     rand_augment: RandAugment | None = None
     three_augment: bool = False  # one of grey, solarised, blurred (DeiT III, https://arxiv.org/abs/2204.07118)
@@ -111,8 +53,10 @@ class Augment(Settings):
     cutmix: float = 0.0  # alpha of the Beta distribution (https://arxiv.org/abs/1905.04899)
     mix_probability: float = 1.0  # of mixing a batch at all
     mix_switch: float = 0.5  # probability of CutMix rather than MixUp where both are on
-    repeats: int = 1  # times each drawn picture comes in an epoch, every time changed anew (https://arxiv.org/abs/1901.09335)
-    library: str = "kzoo"  # of rand_augment: kzoo | keras_cv (its randomness cannot be replayed: a resumed run sees other pictures)
+    # times each drawn picture comes in an epoch, every time changed anew (https://arxiv.org/abs/1901.09335)
+    repeats: int = 1
+    # of rand_augment: kzoo | keras_cv (its randomness cannot be replayed: a resumed run sees other pictures)
+    library: str = "kzoo"
 
     def __post_init__(self):
         for name in ("crop_scale", "crop_ratio"):
@@ -146,7 +90,8 @@ class Data(Settings):
     batch_size: int = 128
     eval_batch_size: int | None = None  # None: batch_size
     eval_crops: int = 1  # 1 | 5 (centre and corners) | 10 (those and their mirror images): probabilities averaged
-    augment: Augment | None = None  # or the class of its task; a recipe puts the task's own, as it is by default, in the place of None
+    # or the class of its task; a recipe puts the task's own, as it is by default, in the place of None
+    augment: Augment | None = None
 
     def __post_init__(self):
         self.require_choices(eval_crops=(1, 5, 10))
@@ -164,7 +109,8 @@ class Optim(Settings):
     """
 
     part = "optim"
-    name: str = "adamw"  # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix, heads, and what a task adds) | lars
+    # adamw | sgd | lamb | lion | muon (AdamW for what is no matrix, heads, and what a task adds) | lars
+    name: str = "adamw"
     lr: float = 1e-3  # the peak
     weight_decay: float = 0.05
     beta_1: float = 0.9
@@ -175,7 +121,8 @@ class Optim(Settings):
     clip_norm: float | None = 1.0  # global norm of the gradients; None: no clipping
     ema: float | None = None  # momentum of the averaged weights, which evaluation and saved models then use
     layer_decay: float | None = None  # the rate of each layer is this share of the next one's; the head's is whole
-    lr_scales: dict[str, float] = field(default_factory=dict)  # pattern: factor of the rate; the factors of all patterns that fit multiply
+    # pattern: factor of the rate; the factors of all patterns that fit multiply
+    lr_scales: dict[str, float] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()  # patterns of weights that stay as they are; norms' running statistics among them
     accumulate: int = 1  # batches whose mean gradient makes one step; rates, warm-up and averages count those steps
 
@@ -185,7 +132,9 @@ class Optim(Settings):
         self.require_at_least(1, "accumulate")
         self.require_rates("beta_1", "beta_2", "momentum", "ema")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UsageError(f"optim.clip_norm must be above 0, not {self.clip_norm}; None leaves gradients as they are.")
+            raise UsageError(
+                f"optim.clip_norm must be above 0, not {self.clip_norm}; None leaves gradients as they are."
+            )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(f"optim.layer_decay must lie in (0, 1], not {self.layer_decay}.")
         for pattern, scale in self.lr_scales.items():
@@ -200,7 +149,9 @@ class Optim(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Settings):
-    """The learning rate over the run: linear warm-up from `warmup_from` (at most half of the run), then down to `min_lr`."""
+    """The learning rate over the run: linear warm-up from `warmup_from` (at most half of the run), then down to
+    `min_lr`.
+    """
 
     part = "schedule"
     name: str = "cosine"  # cosine | linear | step | constant
@@ -215,7 +166,9 @@ class Schedule(Settings):
         self.require_choices(name=("cosine", "linear", "step", "constant"))
         self.require_at_least(0, "warmup_epochs", "warmup_steps", "warmup_from", "min_lr", "drop_factor")
         if (self.name == "step") != bool(self.drop_epochs) or any(e <= 0 for e in self.drop_epochs):
-            raise UsageError("schedule.drop_epochs lists the epochs (above 0) after which schedule.name='step' drops the rate.")
+            raise UsageError(
+                "schedule.drop_epochs lists the epochs (above 0) after which schedule.name='step' drops the rate."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,21 +189,9 @@ def settings_class(kind):
 
     Raises UsageError with the nearest kinds, UserError for one that two packages claim and for a plugin that fails.
     """
-    from kzoo.plugins import entries, imported, refuse_rivals
+    from kzoo.plugins import settings_of
 
-    plugged = entries(TASKS)
-    if kind not in SETTINGS and kind not in {entry.name for entry in plugged}:
-        raise unknown("task", kind, {*SETTINGS, *(entry.name for entry in plugged)})
-    plugged = [entry for entry in plugged if entry.name == kind]
-    ours = [(OURS, f"kzoo.tasks.{kind}")] if is_ours(SETTINGS.get(kind)) else []
-    refuse_rivals("task", kind, ours + [(entry.dist.name, entry.module) for entry in plugged])
-    for entry in plugged:
-        imported(entry.load, f"the task {kind!r}", entry.module, entry.dist.name)
-        if kind not in SETTINGS:
-            raise UserError(
-                f"the task {kind!r} of the plugin {entry.dist.name}: {entry.module} defines no settings whose kind is {kind!r}."
-            )
-    return SETTINGS[kind]
+    return settings_of(kind, SETTINGS, [(OURS, f"kzoo.tasks.{kind}")] if is_ours(SETTINGS.get(kind)) else [])
 
 
 def is_ours(settings):
@@ -264,7 +205,8 @@ class TaskSettings(Settings):
 
     part = "task"
     kind = ""
-    augments = Augment  # the class of the random changes that its pictures can undergo, a frozen dataclass: a recipe's data.augment
+    # the class of the random changes that its pictures can undergo, a frozen dataclass: a recipe's data.augment
+    augments = Augment
     smoke_source = "fake"  # generated data of its sort
 
     def __init_subclass__(cls):
@@ -277,15 +219,42 @@ class Classify(TaskSettings):
     """One class for each picture."""
 
     kind = "classify"
-    loss: str = "cross_entropy"  # cross_entropy | binary_cross_entropy (mean over classes) | binary_cross_entropy_sum (sum over classes)
+    # cross_entropy | binary_cross_entropy (mean over classes) | binary_cross_entropy_sum (sum over classes)
+    loss: str = "cross_entropy"
     label_smoothing: float = 0.0
-    target_threshold: float | None = None  # classes with more than this share of a mixed picture count whole, others not (binary losses)
+    # classes with more than this share of a mixed picture count whole, others not (binary losses)
+    target_threshold: float | None = None
 
     def __post_init__(self):
         self.require_choices(loss=("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
         self.require_rates("label_smoothing", "target_threshold")
         if self.target_threshold is not None and self.loss == "cross_entropy":
-            raise UsageError("task.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out.")
+            raise UsageError(
+                "task.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(TaskSettings):
+    """Most patches of a picture are hidden, and the network paints them (https://arxiv.org/abs/2111.06377). No label is
+    needed.
+
+    Where there are labels, evaluation asks the nearest neighbours of the encoder's vectors, in DINO's protocol: while
+    training among knn_reference pictures about knn_queries (None: all of them), those of a finished run among all about
+    all.
+    """
+
+    kind = "masked"
+    norm_pix: bool = True  # the target is each patch less its mean, in its own standard deviations
+    knn_k: int = 20
+    knn_temperature: float = 0.07  # a neighbour's vote weighs exp(cosine / temperature)
+    knn_reference: int | None = 5000
+    knn_queries: int | None = 2000
+
+    def __post_init__(self):
+        self.require_at_least(1, "knn_k", "knn_reference", "knn_queries")
+        if not self.knn_temperature > 0:
+            raise UsageError(f"task.knn_temperature must be above 0, not {self.knn_temperature}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,17 +264,20 @@ class Recipe(Settings):
     part = "recipe"
     model: str
     task: TaskSettings = Classify()
-    overrides: dict = field(default_factory=dict)  # of kzoo.get: num_classes, image_size, in_channels and the family's fields
+    # of kzoo.get: num_classes, image_size, in_channels and the family's fields
+    overrides: dict = field(default_factory=dict)
     preprocessing: Preprocessing | None = None  # None: the model's own
     init_from: str | None = None  # a run, a weights file or hf://org/repo[@revision][/file] to start from
-    keep_architecture: bool = False  # the model is that of init_from, a run or .keras file: its name, overrides, preprocessing; ours on top
+    # the model is that of init_from, a run or .keras file: its name, overrides, preprocessing; ours on top
+    keep_architecture: bool = False
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
     epochs: int = 1
     steps: int | None = None  # stop after so many steps in all, whatever the epochs say
-    progressive: tuple[int, ...] = ()  # sides in pixels, one for each equal share of the epochs; evaluation is at the model's own size
+    # sides in pixels, one for each equal share of the epochs; evaluation is at the model's own size
+    progressive: tuple[int, ...] = ()
     remat: bool = False  # blocks compute their activations again for the gradient instead of keeping them
     data_parallel: bool = False  # batches are split over all devices of this host
     precision: str = "float32"  # float32 | mixed_bfloat16
@@ -314,13 +286,17 @@ class Recipe(Settings):
     seed: int = 0
 
     def __post_init__(self):
-        _spell_options(self)
+        spell_options(self)
         self._settle_augment()
         if "preprocessing" in self.overrides:
-            raise UsageError("recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own fields.")
+            raise UsageError(
+                "recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own "
+                "fields."
+            )
         if "." in self.model:
             raise UsageError(
-                f"recipe.model takes a name without a tag, not {self.model!r}; the address of published weights, as kzoo info shows it, "
+                f"recipe.model takes a name without a tag, not {self.model!r}; the address of published weights, as "
+                "kzoo info shows it, "
                 "goes into init_from."
             )
         self.require_choices(precision=("float32", "mixed_bfloat16"))
@@ -331,10 +307,14 @@ class Recipe(Settings):
         if self.keep_architecture and not self.init_from:
             raise UsageError("recipe.keep_architecture needs init_from, the run or .keras file whose model it is.")
         if self.schedule.min_lr > self.optim.lr:
-            raise UsageError(f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak.")
+            raise UsageError(
+                f"schedule.min_lr {self.schedule.min_lr} must not exceed optim.lr {self.optim.lr}, the peak."
+            )
 
     def settled(self, changes):
-        """A task of another kind is as it is by default; an augmentation that is not of its class goes with the task before."""
+        """A task of another kind is as it is by default; an augmentation that is not of its class goes with the task
+        before.
+        """
         changes = dict(changes)
         kind = coerce(changes.pop("task.kind", self.task.kind), str, "task.kind")
         if kind == self.task.kind:
@@ -350,20 +330,16 @@ class Recipe(Settings):
             return
         if given is not None and given != type(given)():
             raise UsageError(
-                f"data.augment is {type(given).__name__}, and the task {self.task.kind} takes {wanted.__name__}; give it that, or none."
+                f"data.augment is {type(given).__name__}, and the task {self.task.kind} takes {wanted.__name__}; give "
+                "it that, or none."
             )
         object.__setattr__(self, "data", dataclasses.replace(self.data, augment=wanted()))
 
 
-def _spell_options(owner):
-    """Options of the network under a model, in the overrides of a recipe or spec, in the one spelling by which they are compared."""
-    if "backbone_options" in owner.overrides:
-        options = option_table(owner.overrides["backbone_options"])
-        object.__setattr__(owner, "overrides", owner.overrides | {"backbone_options": options})
-
-
 def run_as_script(module_name, *_):
-    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it. Files may hand over their table too."""
+    """The last line of a recipe file: `python recipes/X.py [NAME] [options of kzoo train]` runs it. Files may hand over
+    their table too.
+    """
     if module_name == "__main__":
         file, *words = sys.argv
         name = ":" + words.pop(0) if words and not words[0].startswith("-") else ""

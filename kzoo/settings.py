@@ -1,4 +1,6 @@
-"""Settings as frozen dataclasses: checked where they are made, read and changed by dotted keys. Standard library only."""
+"""Settings as frozen dataclasses: checked where they are made, read and changed by dotted keys. Standard library
+only.
+"""
 
 import contextlib
 import dataclasses
@@ -12,7 +14,9 @@ from kzoo.errors import UsageError, unknown
 
 
 class Settings:
-    """What such dataclasses ask of their own values, in __post_init__. Each raises UsageError; None passes but where a choice is asked."""
+    """What such dataclasses ask of their own values, in __post_init__. Each raises UsageError; None passes but where a
+    choice is asked.
+    """
 
     part = ""  # what stands before a field's name in messages: "optim" of optim.lr
     most = math.inf  # that a number may be
@@ -50,7 +54,9 @@ class Settings:
         return typing.get_type_hints(type(self))
 
     def settled(self, changes):
-        """(what changes by dotted key apply to, the changes that are left): a kind among them may decide which fields there are."""
+        """(what changes by dotted key apply to, the changes that are left): a kind among them may decide which fields
+        there are.
+        """
         return self, changes
 
     def _numbers(self, names):
@@ -66,12 +72,17 @@ def flatten(value, prefix=""):
 
     What is one of several kinds has its kind as the first key.
     """
-    items = value.items() if isinstance(value, dict) else ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    )
     flat = {prefix + "kind": value.kind} if hasattr(value, "kind") else {}
     for key, item in items:
         if dataclasses.is_dataclass(item) or (isinstance(item, dict) and item):
             flat.update(flatten(item, f"{prefix}{key}."))
-        elif not isinstance(item, dict) or isinstance(value, dict):  # an empty field is its default, an empty option is not
+        # an empty field is its default, an empty option is not
+        elif not isinstance(item, dict) or isinstance(value, dict):
             flat[prefix + key] = item
     return flat
 
@@ -79,8 +90,8 @@ def flatten(value, prefix=""):
 def override(owner, changes, prefix=""):
     """A copy of a (nested) dataclass with dotted keys changed; values may be typed or text from the command line.
 
-    All changes take effect together, then the fields are checked. Raises UsageError for an unknown key, naming the nearest, and for
-    a value of the wrong type.
+    All changes take effect together, then the fields are checked. Raises UsageError for an unknown key, naming the
+    nearest, and for a value of the wrong type.
     """
     if isinstance(owner, Settings):
         owner, changes = owner.settled(changes)
@@ -120,7 +131,9 @@ def _put(mapping, key, value):
 
 
 def _unknown_key(owner, key, prefix):
-    """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr` means `optim.lr`."""
+    """The error for a key that is not there: a key of another part with the same last word is the nearest, `lr` means
+    `optim.lr`.
+    """
     valid = {f.name for f in dataclasses.fields(owner)} | set(flatten(owner))
     nearest = [name for name in valid if name.rpartition(".")[2] == key] or valid
     return unknown("recipe key", prefix + key, [prefix + name for name in nearest])
@@ -156,34 +169,45 @@ def tupled(value):
 
 
 def option_table(given):
-    """Options of a model as {field: value}, from that or from texts ("field=value", ...), the older spelling; anything else as it is."""
+    """Options of a model as {field: value}, from that or from texts ("field=value", ...), the older spelling; anything
+    else as it is.
+    """
     if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
         return {field: plain(value) for field, _, value in (text.partition("=") for text in given)}
     return tupled(given)
 
 
 def coerce(value, hint, key):
-    """`value`, typed or text, as the annotated type `hint`; raises UsageError that names the key and the type it wants."""
+    """`value`, typed or text, as the annotated type `hint`; raises UsageError that names the key and the type it
+    wants.
+    """
     options = _options(hint)
     if type(None) in options and value in (None, "None", "null"):
         return None
     nested = _dataclass_in(hint)
     if nested and not isinstance(value, nested):
-        raise UsageError(f"{key} has fields of its own; set one of them, for example {key}.{next(iter(flatten(nested())))}.")
+        raise UsageError(
+            f"{key} has fields of its own; set one of them, for example {key}.{next(iter(flatten(nested())))}."
+        )
     if str in options and isinstance(value, str):
         return json.loads(value) if len(value) > 1 and value[0] == value[-1] == '"' else value
     return typed(plain(value), hint, key)
 
 
 def typed(value, hint, key):
-    """`value` as the annotated type `hint`: lists as tuples, whole numbers as floats where those are wanted, all else as it is.
+    """`value` as the annotated type `hint`: lists as tuples, whole numbers as floats where those are wanted, all else
+    as it is.
 
     Raises UsageError that names the key and the type it wants.
     """
     try:
         return _typed(value, hint)
     except TypeError:
-        odd = [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, float) and not math.isfinite(v)]
+        odd = [
+            v
+            for v in (value if isinstance(value, tuple | list) else (value,))
+            if isinstance(v, float) and not math.isfinite(v)
+        ]
         wanted = "a finite number" if odd else spelled(hint)
         raise UsageError(f"{key} takes {wanted}, not {odd[0] if odd else repr(value)}.") from None
 
@@ -208,4 +232,6 @@ def _options(hint):
 
 def spelled(hint):
     """An annotated type in words."""
-    return " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in _options(hint))
+    return " or ".join(
+        "None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in _options(hint)
+    )

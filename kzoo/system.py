@@ -1,4 +1,5 @@
-"""What kzoo asks of the system around it: lines for whoever watches, folders to write into, the end of a process, memory.
+"""What kzoo asks of the system around it: lines for whoever watches, folders to write into, the end of a process,
+memory.
 
 Standard library only.
 """
@@ -22,7 +23,9 @@ def say(text):
 
 @contextlib.contextmanager
 def unseen(*packages):
-    """Within it what is not yet imported of these packages cannot be: some libraries import whatever they find installed."""
+    """Within it what is not yet imported of these packages cannot be: some libraries import whatever they find
+    installed.
+    """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # Python's own sign for a module that is not to be had
     try:
@@ -33,7 +36,9 @@ def unseen(*packages):
 
 
 def printable(text):
-    """The text with what no UTF-8 can spell (a file name of other bytes) as escapes, which every file and font takes."""
+    """The text with what no UTF-8 can spell (a file name of other bytes) as escapes, which every file and font
+    takes.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -41,7 +46,9 @@ def writable_name(path):
     """The path as a Path. Raises UserError for a name that the backends cannot write to: of no UTF-8, or with a NUL."""
     name = str(path)
     if "\0" in name or printable(name) != name:
-        raise UserError(f"nothing can be written into {printable(name)}: its name is no UTF-8 or holds a NUL; name another folder.")
+        raise UserError(
+            f"nothing can be written into {printable(name)}: its name is no UTF-8 or holds a NUL; name another folder."
+        )
     return pathlib.Path(path)
 
 
@@ -55,7 +62,9 @@ def writing_into(folder):
 
 
 def output_folder(path, make=True):
-    """The folder as a Path, made with its parents; or, before long work, only looked at. Raises UserError where nothing can be written."""
+    """The folder as a Path, made with its parents; or, before long work, only looked at. Raises UserError where nothing
+    can be written.
+    """
     folder = writable_name(path)
     with writing_into(folder):
         whole = folder.resolve()
@@ -70,7 +79,8 @@ def output_folder(path, make=True):
 
 
 def read_file(path, what, largest=-1):
-    """The bytes of a file. Raises UserError, which asks for `what`, for one that is missing, cannot be read or has over `largest` bytes.
+    """The bytes of a file. Raises UserError, which asks for `what`, for one that is missing, cannot be read or has over
+    `largest` bytes.
 
     A pipe or device is refused likewise: it would be waited for, or never end.
     """
@@ -92,7 +102,9 @@ def reason(error):
 
 
 class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM) and has put its work away; uncaught, it ends with status 143 as the signal would."""
+    """The process was asked to end (SIGTERM) and has put its work away; uncaught, it ends with status 143 as the signal
+    would.
+    """
 
     told = False  # whether somebody has said what became of the work
 
@@ -101,7 +113,9 @@ class Terminated(SystemExit):
 
 
 class Ending:
-    """Whether the process was asked to end. Within `held` that only sets `asked`, and whoever works there looks; else it raises."""
+    """Whether the process was asked to end. Within `held` that only sets `asked`, and whoever works there looks; else
+    it raises.
+    """
 
     def __init__(self):
         self.asked, self._held = False, False
@@ -133,7 +147,10 @@ def terminable():
     Elsewhere than in the main thread, and where SIGTERM is ignored or handled below Python, it hears nothing.
     """
     ending = Ending()
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) in (signal.SIG_IGN, None):
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) in (
+        signal.SIG_IGN,
+        None,
+    ):
         yield ending
         return
     previous = signal.signal(signal.SIGTERM, ending)
@@ -147,12 +164,47 @@ def terminable():
 
 # The backends' own errors by name, for none of them is imported here; and what they write into errors of other kinds.
 _EXHAUSTED = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}
-_EXHAUSTED_WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OUT_OF_MEMORY", "can't allocate memory", "Cannot allocate memory")
+_EXHAUSTED_WORDS = (
+    "RESOURCE_EXHAUSTED",
+    "out of memory",
+    "OUT_OF_MEMORY",
+    "can't allocate memory",
+    "Cannot allocate memory",
+)
 
 
 def out_of_memory(error):
-    """Whether an exception is that of Python, NumPy, TensorFlow, JAX or torch for memory, of the host or a device, that ran out."""
+    """Whether an exception is that of Python, NumPy, TensorFlow, JAX or torch for memory, of the host or a device, that
+    ran out.
+    """
     if _EXHAUSTED & {kind.__name__ for kind in type(error).__mro__}:
         return True
-    told = isinstance(error, (RuntimeError, OSError)) or type(error).__module__.partition(".")[0] in ("tensorflow", "jax", "jaxlib")
+    told = isinstance(error, (RuntimeError, OSError)) or type(error).__module__.partition(".")[0] in (
+        "tensorflow",
+        "jax",
+        "jaxlib",
+    )
     return told and any(word.lower() in str(error).lower() for word in _EXHAUSTED_WORDS)
+
+
+@contextlib.contextmanager
+def hushed(debug=False):
+    """Keeps TensorFlow's start-up chatter, which is written below Python, off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if debug:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def give_up_output():
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 from kzoo import registry
 from kzoo.errors import UserError, require_backend
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What `kzoo.info` tells. `params` counts weights, `gmacs` 10^9 multiply-accumulates of one picture's forward pass.
 
-    `tags` are those of the published weights. For a name with its tag the last four tell their licence, their address, the set of
-    their class names and what else is to know.
+    `tags` are those of the published weights. For a name with its tag the last four tell their licence, their address,
+    the set of their class names and what else is to know. num_classes is None where a model's own work is not to tell
+    classes.
     """
 
     name: str
@@ -27,7 +28,7 @@ class ModelInfo:
     paper: str
     recipes: tuple[str, ...]
     tags: tuple[str, ...]
-    num_classes: int
+    num_classes: int | None
     preprocessing: Preprocessing
     license: str = ""
     weights: str = ""
@@ -35,16 +36,30 @@ class ModelInfo:
     note: str = ""
 
 
-def get(name, weights=None, num_classes=None, image_size=None, in_channels=None, features_only=False, out_indices=None, **overrides):
+def get(
+    name,
+    weights=None,
+    num_classes=None,
+    image_size=None,
+    in_channels=None,
+    features_only=False,
+    out_indices=None,
+    **overrides,
+):
     """A built Keras model by name, NAME or NAME.TAG.
 
-    num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives a list of
-    maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights` reads: a run, a file of
-    any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without `weights`, the weights published under it; what
-    else is asked for stands above its settings. Raises UsageError for unknown names and options, naming the nearest valid ones, and for
-    frozen parts without weights.
+    num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives
+    a list of maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights`
+    reads: a run, a file of any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without
+    `weights`, the weights published under it; what else is asked for stands above its settings. Raises UsageError for
+    unknown names and options, naming the nearest valid ones, and for frozen parts without weights.
     """
-    common = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "out_indices": out_indices}
+    common = {
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "out_indices": out_indices,
+    }
     overrides |= {k: v for k, v in common.items() if v is not None}
     overrides |= {"features_only": True} if features_only else {}
     tag = registry.split(name)[1]
@@ -64,12 +79,17 @@ def get(name, weights=None, num_classes=None, image_size=None, in_channels=None,
 def _address(tag):
     """Where the hub has the weights of a tag. Raises UserError for those that only a browser fetches."""
     if not tag.address.startswith("hf://"):
-        raise UserError(f"{tag.name} is not on the hub: download {tag.address} and name the file, kzoo.get({tag.name!r}, weights=FILE).")
+        raise UserError(
+            f"{tag.name} is not on the hub: download {tag.address} and name the file, kzoo.get({tag.name!r}, "
+            "weights=FILE)."
+        )
     return tag.address
 
 
 def info(name):
-    """ModelInfo of a name, with or without a tag: its counts come from building it without memory, in milliseconds to seconds."""
+    """ModelInfo of a name, with or without a tag: its counts come from building it without memory, in milliseconds to
+    seconds.
+    """
     require_backend()
     from kzoo.models.count import count
     from kzoo.published import tags

@@ -1,10 +1,12 @@
 """A small CoAtNet trained on CIFAR-10 from scratch.
 
-"CoAtNet: Marrying Convolution and Attention for All Data Sizes", https://arxiv.org/abs/2106.04803, has no run of this size: the recipe
-is ours. For 32 px and a CPU: a narrow stem at full resolution, two MBConvs at 16x16 and two at 8x8, which halve the map by pooling before
-they widen it, then two blocks of relative attention on those 64 cells. ReLU and an expansion of 3 cost less than GELU and 4.
+"CoAtNet: Marrying Convolution and Attention for All Data Sizes", https://arxiv.org/abs/2106.04803, has no run of this
+size: the recipe is ours. For 32 px and a CPU: a narrow stem at full resolution, two MBConvs at 16x16 and two at 8x8,
+which halve the map by pooling before they widen it, then two blocks of relative attention on those 64 cells. ReLU and
+an expansion of 3 cost less than GELU and 4.
 Data: tfds:cifar10, or the same packed as npz: (kzoo data pack tfds:cifar10 cifar10.npz) where there is no TensorFlow.
-Expected: 84.2 % of the test pictures, 80.3 % after ten epochs (measured 2026-11-21, TensorFlow, two cores of an AMD EPYC).
+Expected: 84.2 % of the test pictures, 80.3 % after ten epochs (measured 2026-11-21, TensorFlow, two cores of an AMD
+EPYC).
 Cost: 39 minutes there; 45 MMACs a picture.
 Command: kzoo train coatnet_cifar10
 """

@@ -1,8 +1,9 @@
 """A small ResNet trained on CIFAR-10 from scratch.
 
-"Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385, section 4.2: a 3x3 convolution at full resolution, then
-three stages of 16, 32 and 64 channels. This one has two blocks a stage, 14 layers, where the paper's smallest has three, and shortcuts
-with a convolution where the width changes. The recipe is ours and short: the paper trains for 164 epochs.
+"Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385, section 4.2: a 3x3 convolution at full
+resolution, then three stages of 16, 32 and 64 channels. This one has two blocks a stage, 14 layers, where the paper's
+smallest has three, and shortcuts with a convolution where the width changes. The recipe is ours and short: the paper
+trains for 164 epochs.
 Data: tfds:cifar10, or the same packed as npz: (kzoo data pack tfds:cifar10 cifar10.npz) where there is no TensorFlow.
 Expected: 84.1 % of the test pictures (measured 2026-11-21, TensorFlow, two cores of an AMD EPYC).
 Cost: 12 minutes there, beside other work; 27 MMACs a picture.

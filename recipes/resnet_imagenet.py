@@ -1,10 +1,11 @@
 """ResNet-50 on ImageNet-1k by a strong modern procedure.
 
-"ResNet strikes back: An improved training procedure in timm", https://arxiv.org/abs/2110.00476, Table 2: `resnet50_imagenet` is its A2,
-`resnet50_imagenet_600` its A1. The model is that of https://arxiv.org/abs/1512.03385 with the stride on the 3x3 convolution. Both
-classes of a mixed picture count whole, each a question of its own.
+"ResNet strikes back: An improved training procedure in timm", https://arxiv.org/abs/2110.00476, Table 2:
+`resnet50_imagenet` is its A2, `resnet50_imagenet_600` its A1. The model is that of https://arxiv.org/abs/1512.03385
+with the stride on the 3x3 convolution. Both classes of a mixed picture count whole, each a question of its own.
 Data: tfds:imagenet2012, which TFDS builds from archives that you download by hand.
-Expected: 79.8 % of the validation pictures after 300 epochs (A2), 80.4 % after 600 (A1) (the authors' figures; not measured here).
+Expected: 79.8 % of the validation pictures after 300 epochs (A2), 80.4 % after 600 (A1) (the authors' figures; not
+measured here).
 Cost: 4.1 GMACs a picture; 4.6 days for A1 on four V100 (the authors'; not measured here).
 Command: kzoo train resnet50_imagenet --set data.data_dir=FOLDER
 """

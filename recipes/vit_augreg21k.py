@@ -1,12 +1,15 @@
 """ViT with augmentation and weight decay chosen for its size, pre-trained on ImageNet-21k.
 
-"How to train your ViT?", https://arxiv.org/abs/2106.10270: 300 epochs, batch 4096, each class a question of its own. The rows are the
-runs that the authors recommend (https://github.com/google-research/vision_transformer, "Available ViT models"); strengths and decay
-stand in their file names, the schedule in google-research/big_vision (configs/vit_i21k.py). Its RandAugment also has Cutout, ours not.
-Data: folder:imagenet21k, one folder a class; without folders train/ and test/ a fixed tenth is held out (the authors held out less).
-Expected: after fine-tuning at 384 px on ImageNet-1k, see vit_finetune.py (the authors' figures; not measured here): Ti/16 78.2 %,
-S/32 79.6 %, S/16 83.7 %, B/32 83.6 %, B/16 85.5 %, L/16 85.6 %.
-Cost: 300 epochs of 1.3 (Ti/16), 1.1 (S/32), 4.6 (S/16), 4.4 (B/32), 17.6 (B/16) or 61.6 (L/16) GMACs a picture (not measured here).
+"How to train your ViT?", https://arxiv.org/abs/2106.10270: 300 epochs, batch 4096, each class a question of its own.
+The rows are the runs that the authors recommend (https://github.com/google-research/vision_transformer, "Available ViT
+models"); strengths and decay stand in their file names, the schedule in google-research/big_vision
+(configs/vit_i21k.py). Its RandAugment also has Cutout, ours not.
+Data: folder:imagenet21k, one folder a class; without folders train/ and test/ a fixed tenth is held out (the authors
+held out less).
+Expected: after fine-tuning at 384 px on ImageNet-1k, see vit_finetune.py (the authors' figures; not measured here):
+Ti/16 78.2 %, S/32 79.6 %, S/16 83.7 %, B/32 83.6 %, B/16 85.5 %, L/16 85.6 %.
+Cost: 300 epochs of 1.3 (Ti/16), 1.1 (S/32), 4.6 (S/16), 4.4 (B/32), 17.6 (B/16) or 61.6 (L/16) GMACs a picture (not
+measured here).
 Command: kzoo train vit_small_augreg21k --set data.source=folder:PATH
 """
 

@@ -1,10 +1,13 @@
 """A plain ViT-S/16 on ImageNet-1k: averaged tokens, fixed positions, RandAugment and a little MixUp.
 
-"Better plain ViT baselines for ImageNet-1k", https://arxiv.org/abs/2205.01580, and its configuration in google-research/big_vision,
-which decays weights by 1e-4 a step: 0.1 times the rate. Its RandAugment also has Cutout, which ours has not.
-Data: tfds:imagenet2012, which TFDS builds from archives that you download by hand; a hundredth of the training split is left out.
+"Better plain ViT baselines for ImageNet-1k", https://arxiv.org/abs/2205.01580, and its configuration in
+google-research/big_vision, which decays weights by 1e-4 a step: 0.1 times the rate. Its RandAugment also has Cutout,
+which ours has not.
+Data: tfds:imagenet2012, which TFDS builds from archives that you download by hand; a hundredth of the training split is
+left out.
 Expected: 76.5 % of the validation pictures after 90 epochs, 80 % after 300 (the paper's figures; not measured here).
-Cost: 6 to 7 hours on a TPUv3-8 for 90 epochs, less than a day for 300 (the authors'; not measured here); 4.6 GMACs a picture.
+Cost: 6 to 7 hours on a TPUv3-8 for 90 epochs, less than a day for 300 (the authors'; not measured here); 4.6 GMACs a
+picture.
 Command: kzoo train vit_small_imagenet --set data.data_dir=FOLDER
 """
 

@@ -11,7 +11,8 @@ from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, S
 RECIPES = {
     "vit_tiny_digits": Recipe(
         model="vit_tiny_patch16_224",
-        # 8 x 8 pixels: four patches of 4 pixels, a third of the blocks, half of the width; tokens averaged, without a class token.
+        # 8 x 8 pixels: four patches of 4 pixels, a third of the blocks, half of the width; tokens averaged, without a
+        # class token.
         overrides={
             "image_size": 8,
             "patch_size": 4,

@@ -1,14 +1,16 @@
 """Fine-tuning a trained model on your own pictures, or on a data set of TFDS.
 
-"An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929, Table 4 and section B.1.1: SGD with momentum, no weight decay,
-cosine, batches of 512 pictures at 384 px, 10,000 steps for CIFAR and 500 for Pets and Flowers; the paper chose the rate among 0.001,
-0.003, 0.01 and 0.03. Rates, warm-up and crops are those published for AugReg's B/32 (google-research/big_vision,
-configs/transfer.py), with which the rows named after a data set begin.
-The architecture is that of init_from, any run or .keras file of any family; the head is new where the number of classes is. The row
-`vit_transfer` keeps its image size as well. For fewer pictures than a batch: --set data.batch_size=64 --set optim.lr=0.001.
+"An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929, Table 4 and section B.1.1: SGD with momentum, no
+weight decay, cosine, batches of 512 pictures at 384 px, 10,000 steps for CIFAR and 500 for Pets and Flowers; the paper
+chose the rate among 0.001, 0.003, 0.01 and 0.03. Rates, warm-up and crops are those published for AugReg's B/32
+(google-research/big_vision, configs/transfer.py), with which the rows named after a data set begin. The architecture is
+that of init_from, any run or .keras file of any family; the head is new where the number of classes is. The row
+`vit_transfer` keeps its image size as well. For fewer pictures than a batch: --set data.batch_size=64 --set
+optim.lr=0.001.
 Data: folder:PATH, one folder a class, or tfds:NAME, prepared once with tfds.load(NAME).
-Expected: test accuracy of B/32 started from vit_base32_augreg21k and, in brackets, the paper's B/32 started from ImageNet-21k: CIFAR-10
-98.6 (98.8) %, CIFAR-100 91.4 (92.0) %, Pets 93.8 (93.0) %, Flowers 99.4 (99.1) % (the authors' figures; not measured here).
+Expected: test accuracy of B/32 started from vit_base32_augreg21k and, in brackets, the paper's B/32 started from
+ImageNet-21k: CIFAR-10 98.6 (98.8) %, CIFAR-100 91.4 (92.0) %, Pets 93.8 (93.0) %, Flowers 99.4 (99.1) % (the authors'
+figures; not measured here).
 Cost: 13.0 GMACs a picture; CIFAR on eight V100 1.8 hours (the authors'; not measured here).
 Command: kzoo train vit_transfer --set init_from=runs/vit_base_imagenet --set data.source=folder:PATH
 """

@@ -12,7 +12,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests marked cifar10 need the prepared CIFAR-10: elsewhere they are skipped with the reason, in CI that is an error."""
+    """Tests marked cifar10 need the prepared CIFAR-10: elsewhere they are skipped with the reason, in CI that is an
+    error.
+    """
     folder = os.environ.get("KZOO_DATA_DIR", "")
     if pathlib.Path(folder, "cifar10").is_dir() and folder:
         return
@@ -20,7 +22,9 @@ def pytest_collection_modifyitems(config, items):
     if marked and os.environ.get("CI"):
         raise pytest.UsageError("CI runs the CIFAR-10 tests: set KZOO_DATA_DIR to the folder that holds cifar10.")
     for item in marked:
-        item.add_marker(pytest.mark.skip(reason="needs CIFAR-10: set KZOO_DATA_DIR to a TFDS folder that holds cifar10"))
+        item.add_marker(
+            pytest.mark.skip(reason="needs CIFAR-10: set KZOO_DATA_DIR to a TFDS folder that holds cifar10")
+        )
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""A hub on loopback for tests: what huggingface_hub's client asks of one, served from a folder of ORG/REPO/BRANCH/files."""
+"""A hub on loopback for tests: what huggingface_hub's client asks of one, served from a folder of
+ORG/REPO/BRANCH/files.
+"""
 
 import contextlib
 import functools
@@ -83,7 +85,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def list(self, repo, folder, commit):
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        value = {"id": repo, "modelId": repo, "sha": commit, "siblings": [{"rfilename": name} for name in names], "tags": []}
+        value = {
+            "id": repo,
+            "modelId": repo,
+            "sha": commit,
+            "siblings": [{"rfilename": name} for name in names],
+            "tags": [],
+        }
         self.send(json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def serve(self, folder, commit, name):
@@ -92,7 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         content = path.read_bytes()
         large = len(content) >= LFS_FROM
-        etag = hashlib.sha256(content).hexdigest() if large else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        etag = (
+            hashlib.sha256(content).hexdigest()
+            if large
+            else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        )
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if large:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}

@@ -3,7 +3,9 @@
 from kzoo import data
 
 
-def labels_loader(source, *, image_size, channels, preprocessing, batch_size, num_classes=None, seed=0, engine="auto", **options):
+def labels_loader(
+    source, *, image_size, channels, preprocessing, batch_size, num_classes=None, seed=0, engine="auto", **options
+):
     """options: augment and crops of data.Labels."""
     engine = data.engine_for(source, engine)
     take = data.Take(image_size, channels, preprocessing, num_classes)

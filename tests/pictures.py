@@ -7,7 +7,9 @@ from tests.torch_reference import import_timm
 
 
 def by_timm(image, image_size, preprocessing):
-    """timm's resize and crop of (h, w, C), plane by plane in Pillow's float mode, which does not round; normalised as asked."""
+    """timm's resize and crop of (h, w, C), plane by plane in Pillow's float mode, which does not round; normalised as
+    asked.
+    """
     made = import_timm("timm.data").create_transform(
         input_size=(3, *image_size),
         crop_pct=preprocessing.crop_pct,

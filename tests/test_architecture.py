@@ -1,4 +1,6 @@
-"""Imports point down only, also inside functions; listing is free, building a model loads little: by the sources and fresh processes."""
+"""Imports point down only, also inside functions; listing is free, building a model loads little: by the sources and
+fresh processes.
+"""
 
 import ast
 import json
@@ -14,6 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     ("errors", "files"),
     ("settings", "plugins", "figures", "system", "archives"),
+    ("specs",),
     ("schema",),
     ("published",),
     ("registry",),
@@ -26,15 +29,16 @@ FLOORS = (
     ("tasks",),
     ("precision",),
     ("training", "exporting"),
-    ("predicting", "checking"),
+    ("predicting", "checking", "probing"),
     ("quickstart",),
+    ("arguments",),
     ("cli",),
     ("__init__", "__main__"),
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
-    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "schema", "published", "registry", "recipe_files"),
-    *("zoo", "cli"),
+    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published"),
+    *("registry", "recipe_files", "zoo", "arguments", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed
@@ -82,7 +86,10 @@ def violations(part, source):
 
 def loaded_after(code):
     """The names of the modules a fresh process holds after `code`, whose own output goes to stderr."""
-    code = f"import contextlib, json, sys\nwith contextlib.redirect_stdout(sys.stderr):\n    {code}\nprint(json.dumps(list(sys.modules)))"
+    code = (
+        "import contextlib, json, sys\nwith contextlib.redirect_stdout(sys.stderr):\n    "
+        f"{code}\nprint(json.dumps(list(sys.modules)))"
+    )
     return json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
 
@@ -129,8 +136,11 @@ def test_listing_is_free(code):
     assert HEAVY & set(loaded_after(code)) == set()
 
 
-def test_a_task_is_had_without_keras():
-    assert not {"keras", "tensorflow", "jax", "torch"} & set(loaded_after("from kzoo import tasks; tasks.named('classify')"))
+@pytest.mark.parametrize("kind", ["classify", "masked"])
+def test_a_task_is_had_without_keras(kind):
+    assert not {"keras", "tensorflow", "jax", "torch"} & set(
+        loaded_after(f"from kzoo import tasks; tasks.named('{kind}')")
+    )
 
 
 @pytest.mark.parametrize("part", ["data", "training", "exporting"])
@@ -144,7 +154,25 @@ def test_what_all_tasks_share_names_no_figure_of_one(part):
         assert not found, f"{path.name}: {found}"
 
 
+@pytest.mark.slow
 def test_building_a_vit_loads_few_of_our_modules():
     ours = [name for name in loaded_after("import kzoo; kzoo.get('vit_toy')") if name.split(".")[0] == "kzoo"]
     assert "kzoo.models.vit" in ours
     assert len(ours) <= 14, ours
+
+
+def outside_tables(path):
+    """[(number, line)] of a file that do not lie between `# fmt: off` and `# fmt: on`."""
+    found, table = [], False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        table = "# fmt: off" in line or table and "# fmt: on" not in line
+        if not table and "# fmt:" not in line:
+            found.append((number, line))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kzoo").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_lines_narrow_tables_aside(path):
+    lines = outside_tables(path)
+    assert len(lines) <= 350
+    assert [number for number, line in lines if len(line) > 120] == []

@@ -36,7 +36,9 @@ def test_the_fastest_modes_of_one_precision_are_compared():
         "timm_bfloat16": [1.0],
     }
     seconds |= {"keras_hub_graph": [1.2]}
-    result = {precision: {name: q["ratio"] for name, q in found.items()} for precision, found in compare(seconds).items()}
+    result = {
+        precision: {name: q["ratio"] for name, q in found.items()} for precision, found in compare(seconds).items()
+    }
     assert result == {"float32": {"timm": 1.5, "keras_hub": 1.2}, "bfloat16": {"timm": 2.0}}
     assert library_of("keras_hub_jax_bfloat16") == "keras_hub" and library_of("torch_matmul_float32") == "torch"
 
@@ -45,7 +47,10 @@ def test_the_share_of_the_peak_is_of_the_same_precision():
     values = {"kzoo_graph": [0.1], "torch_matmul_float32": [1e-4], "jax_matmul_bfloat16": [2e-5]}
     seconds, peaks = split_peaks(values, TOY)
     assert seconds == {"kzoo_graph": [0.1]} and peaks == {"torch_matmul_float32": 20.0, "jax_matmul_bfloat16": 100.0}
-    assert share_of_peak({"kzoo_graph": 4.0, "kzoo_bfloat16": 5.0}, 2.0, peaks) == {"kzoo_graph": 0.8, "kzoo_bfloat16": 0.2}
+    assert share_of_peak({"kzoo_graph": 4.0, "kzoo_bfloat16": 5.0}, 2.0, peaks) == {
+        "kzoo_graph": 0.8,
+        "kzoo_bfloat16": 0.2,
+    }
     assert share_of_peak({"kzoo_graph": 4.0}, 2.0, {"jax_matmul_bfloat16": 100.0}) == {}
 
 
@@ -61,7 +66,9 @@ def test_two_standard_errors_decide_a_claim():
     t = scipy.stats.ttest_ind(ahead, behind, equal_var=False).statistic
     assert difference == pytest.approx(1.9) and difference / error == pytest.approx(t) and verdict == "holds"
     verdicts = {
-        relation: [small_data.compared(*pair, relation)[2] for pair in ((ahead, behind), (ahead, ahead), (behind, ahead))]
+        relation: [
+            small_data.compared(*pair, relation)[2] for pair in ((ahead, behind), (ahead, ahead), (behind, ahead))
+        ]
         for relation in (">", ">=", "~")
     }
     assert verdicts == {
@@ -82,11 +89,14 @@ def test_the_small_data_models_are_of_equal_size_and_their_training_pictures_bal
         sizes.append(count(lambda builder=builder, config=config: builder(config))[0])
     assert max(sizes) < 1e6 and max(sizes) / min(sizes) < 1.03
     training, _ = small_data.pictures(small_data.arguments(["--data", "digits", "--images", "200"]))
-    assert len({picture.tobytes() for picture in training.images}) == 200 and set(statistics.multimode(training.labels)) == set(range(10))
+    assert len({picture.tobytes() for picture in training.images}) == 200 and set(
+        statistics.multimode(training.labels)
+    ) == set(range(10))
     with pytest.raises(ValueError, match="no 1000 pictures of every class"):
         small_data.pictures(small_data.arguments(["--data", "digits", "--images", "10000"]))
 
 
+@pytest.mark.slow
 def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys):
     """The whole command on the digits, in tiny: each run once, a second call trains nothing."""
     shrunk = {
@@ -112,10 +122,13 @@ def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys)
     assert '"claim": "hybrid > vit"' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_odd_command_lines_end_in_a_sentence(tmp_path):
     """A sample of the benchmark's, in one process."""
     found = odd_usage.measure(tmp_path, 40, seed=4, processes=())
-    assert found["wrong"] == [] and found["total"][odd_usage.TOLD] > 20 and found["largest_mib"] < odd_usage.MEMORY >> 20
+    assert (
+        found["wrong"] == [] and found["total"][odd_usage.TOLD] > 20 and found["largest_mib"] < odd_usage.MEMORY >> 20
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,10 @@ def test_another_architecture_is_not_compared(monkeypatch):
 
 
 def test_what_a_run_ends_with_is_compared_to_the_bit(tmp_path):
-    kept = {"checkpoint": {"weights/head": 1.0, "task/head": 2.0, "task_average/head": 3.0}, "best": {"weights/head": 4.0}}
+    kept = {
+        "checkpoint": {"weights/head": 1.0, "task/head": 2.0, "task_average/head": 3.0},
+        "best": {"weights/head": 4.0},
+    }
 
     def digest(times=0.0, file="checkpoint", **changed):
         for name, values in kept.items():
@@ -158,5 +174,7 @@ def test_what_a_run_ends_with_is_compared_to_the_bit(tmp_path):
         return kill_resume.digest_of(tmp_path)
 
     others = [("checkpoint", key) for key in kept["checkpoint"]] + [("best", "weights/head")]
-    changed = [digest(file=file, **{key: np.nextafter(np.float32(kept[file][key]), np.float32(9))}) for file, key in others]
+    changed = [
+        digest(file=file, **{key: np.nextafter(np.float32(kept[file][key]), np.float32(9))}) for file, key in others
+    ]
     assert digest() == digest(times=1.0) and len({digest(), *changed}) == 5

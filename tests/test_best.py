@@ -17,7 +17,8 @@ from kzoo.training import state
 from kzoo.weights.checkpoint import open_checkpoint
 from kzoo.weights.read import BEST, read_checkpoint
 
-# Two steps an epoch; the pictures grow after the second. The rate is so high that weights, and figures, differ from epoch to epoch.
+# Two steps an epoch; the pictures grow after the second. The rate is so high that weights, and figures, differ from
+# epoch to epoch.
 RECIPE = schema.Recipe(
     model="vit_toy",
     overrides={"image_size": 16, "patch_size": 4},
@@ -27,7 +28,8 @@ RECIPE = schema.Recipe(
     epochs=4,
     xla="off",
 )
-ERRORS = {1: math.nan, 2: 0.4, 3: 0.4, 4: 0.7}  # the headline of each epoch: the second is the first to count, the third a tie
+# the headline of each epoch: the second is the first to count, the third a tie
+ERRORS = {1: math.nan, 2: 0.4, 3: 0.4, 4: 0.7}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,9 +72,12 @@ def stopped(monkeypatch, folder, step):
     return folder
 
 
+@pytest.mark.slow
 def test_the_best_is_the_first_of_equals_at_the_models_own_size(run):
     best, last = kzoo.evaluate(run.workdir, best=True), kzoo.evaluate(run.workdir)
-    assert [best["loss"], last["loss"]] == pytest.approx([run.history[1]["eval_loss"], run.history[3]["eval_loss"]], rel=1e-6)
+    assert [best["loss"], last["loss"]] == pytest.approx(
+        [run.history[1]["eval_loss"], run.history[3]["eval_loss"]], rel=1e-6
+    )
     assert abs(best["loss"] - last["loss"]) > 1e-3
     weights, meta = best_of(run.workdir)
     assert (meta["step"], meta["epoch"], meta["metrics"]["error"], meta["sealed"]) == (4, 2, 0.4, True)
@@ -82,27 +87,36 @@ def test_the_best_is_the_first_of_equals_at_the_models_own_size(run):
     assert any(path.startswith("patch_embed") for path in meta["frozen"])
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_best_and_the_checkpoint_loses_nothing(run, tmp_path, monkeypatch, capsys):
     killed = stopped(monkeypatch, tmp_path / "run", 4)
     assert (read_checkpoint(killed)[1]["step"], best_of(killed)[1]["step"]) == (2, 4)
     (killed / BEST).write_bytes(b"to be written again")
     kzoo.train(RECIPE, killed)
-    assert "error 0.7000 on 16 pictures; the best, 0.4000, was after epoch 2" in capsys.readouterr().err.splitlines()[-1]
-    for ours, theirs in zip((best_of(killed), read_checkpoint(killed)), (best_of(run.workdir), read_checkpoint(run.workdir)), strict=True):
+    assert (
+        "error 0.7000 on 16 pictures; the best, 0.4000, was after epoch 2" in capsys.readouterr().err.splitlines()[-1]
+    )
+    for ours, theirs in zip(
+        (best_of(killed), read_checkpoint(killed)), (best_of(run.workdir), read_checkpoint(run.workdir)), strict=True
+    ):
         assert set(ours[0]) == set(theirs[0])
         for key, value in ours[0].items():
             np.testing.assert_array_equal(value, theirs[0][key], err_msg=key)
     assert best_of(killed)[1] == best_of(run.workdir)[1]
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_from_what_its_history_tells(tmp_path, monkeypatch):
     killed = stopped(monkeypatch, tmp_path / "run", 6)
     (killed / BEST).unlink()
     kzoo.train(RECIPE, killed)
-    with pytest.raises(UserError, match="run holds no best.npz: .* leave best out for its last weights, or train it further"):
+    with pytest.raises(
+        UserError, match="run holds no best.npz: .* leave best out for its last weights, or train it further"
+    ):
         kzoo.load(killed, best=True)
 
 
+@pytest.mark.slow
 def test_what_a_run_killed_before_its_first_checkpoint_left_is_not_taken_for_its_best(tmp_path, monkeypatch):
     killed = stopped(monkeypatch, tmp_path / "run", 2)
     (killed / BEST).write_bytes(b"of other settings")
@@ -115,13 +129,16 @@ def test_a_damaged_best_is_told_with_the_remedy(run, tmp_path, damage):
     folder = shutil.copytree(run.workdir, tmp_path / "run")
     good = (folder / BEST).read_bytes()
     place = good.index(b"weights/head") + 200
-    bad = {"cut": good[: len(good) // 2], "changed": good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]}[damage]
+    bad = {"cut": good[: len(good) // 2], "changed": good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]}[
+        damage
+    ]
     (folder / BEST).write_bytes(bad)
     with pytest.raises(UserError, match="best.npz .*, or leave best out: the last weights are in checkpoint.npz."):
         kzoo.export(folder, tmp_path / "artifact", "litert", best=True)
     assert kzoo.load(folder).count_params()
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_best(run, tmp_path, capsys):
     folder, picture, artifact = (str(path) for path in (run.workdir, tmp_path / "picture.png", tmp_path / "artifact"))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype="uint8")
@@ -134,7 +151,8 @@ def test_the_commands_take_the_best(run, tmp_path, capsys):
     assert all(shown[command, "last"] != shown[command, "best"] for command in ("evaluate", "predict"))
     assert cli.main(["export", folder, "--best", "--format", "litert", "--out", artifact]) == 0
     best, last, exported = (
-        open_target(path, best=own)(pixels)["probabilities"] for path, own in ((folder, True), (folder, False), (artifact, False))
+        open_target(path, best=own)(pixels)["probabilities"]
+        for path, own in ((folder, True), (folder, False), (artifact, False))
     )
     np.testing.assert_allclose(exported, best, atol=1e-4)
     assert abs(best - last).max() > 1e-3

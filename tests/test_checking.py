@@ -1,4 +1,6 @@
-"""The conformance list over other families and tasks than ours: structures in and out, and what breaks a promise is told."""
+"""The conformance list over other families and tasks than ours: structures in and out, and what breaks a promise is
+told.
+"""
 
 import keras
 import pytest

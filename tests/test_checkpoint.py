@@ -1,4 +1,6 @@
-"""Files of weights of every format: read as their own libraries wrote them; bad and hostile ones refused in a sentence, nothing run."""
+"""Files of weights of every format: read as their own libraries wrote them; bad and hostile ones refused in a sentence,
+nothing run.
+"""
 
 import argparse
 import hashlib
@@ -40,7 +42,9 @@ TENSORS = {
 
 
 def in_torch(array):
-    return torch.tensor(array.astype("float32")).bfloat16() if array.dtype == ml_dtypes.bfloat16 else torch.tensor(array)
+    return (
+        torch.tensor(array.astype("float32")).bfloat16() if array.dtype == ml_dtypes.bfloat16 else torch.tensor(array)
+    )
 
 
 IN_TORCH = {name: in_torch(array) for name, array in TENSORS.items()}
@@ -108,7 +112,11 @@ def test_every_format_is_read_as_it_was_written(tmp_path, writer):
 
 
 def test_other_orders_of_bytes_and_axes_are_read(tmp_path):
-    arrays = {"big": TENSORS["double"].astype(">f8"), "columns": np.asfortranarray(TENSORS["a/kernel"]), "strided": np.arange(12.0)[::2]}
+    arrays = {
+        "big": TENSORS["double"].astype(">f8"),
+        "columns": np.asfortranarray(TENSORS["a/kernel"]),
+        "strided": np.arange(12.0)[::2],
+    }
     np.savez(tmp_path / "a.npz", **arrays)
     transposed = torch.arange(6.0).reshape(2, 3).T
     torch.save({"t": transposed}, tmp_path / "a.pt")
@@ -150,7 +158,14 @@ def test_wrappers_of_training_scripts_are_taken_off(tmp_path, content, wanted):
     torch.save(tensors(content), tmp_path / "a.pth")
     with open_checkpoint(tmp_path / "a.pth") as checkpoint:
         assert set(checkpoint.tensors) == {"w"} and checkpoint.read("w").tolist() == [wanted, wanted]
-        several = sum("w" in str(part) for key, part in content.items() if key not in ("args", "optimizer", "optimizer_state_dict")) > 1
+        several = (
+            sum(
+                "w" in str(part)
+                for key, part in content.items()
+                if key not in ("args", "optimizer", "optimizer_state_dict")
+            )
+            > 1
+        )
         assert (checkpoint.part in content) == several
 
 
@@ -186,14 +201,22 @@ def test_a_runs_averages_come_before_its_weights(tmp_path, toy):
     with open_checkpoint(tmp_path) as checkpoint, open_checkpoint(tmp_path / "checkpoint.npz") as same:
         assert checkpoint.format == same.format == "run" and checkpoint.spec.preprocessing.crop_pct == 0.9
         assert {name: checkpoint.read(name)[0] for name in checkpoint.tensors} == {"a/bias": 2, "a/mean": 1}
-        assert checkpoint.digest() == same.digest() == hashlib.sha256((tmp_path / "checkpoint.npz").read_bytes()).hexdigest()
+        assert (
+            checkpoint.digest()
+            == same.digest()
+            == hashlib.sha256((tmp_path / "checkpoint.npz").read_bytes()).hexdigest()
+        )
 
 
 def test_a_hugging_face_folder_tells_its_config(tmp_path):
     safetensors.numpy.save_file(TENSORS, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text('{"hidden_act": "gelu"}')
     with open_checkpoint(tmp_path) as checkpoint:
-        assert checkpoint.config == {"hidden_act": "gelu"} and checkpoint.metadata == {"format": "pt"} and checkpoint.spec is None
+        assert (
+            checkpoint.config == {"hidden_act": "gelu"}
+            and checkpoint.metadata == {"format": "pt"}
+            and checkpoint.spec is None
+        )
     (tmp_path / "config.json").write_text("{")
     assert_refused(tmp_path, "config.json is damaged or not")
 
@@ -315,7 +338,9 @@ def test_the_largest_values_are_finite(dtype):
 
 
 def rezip(path, change):
-    """Writes a zip archive anew, with right checksums: `change({name: bytes})` gives the members, pairs of name and bytes."""
+    """Writes a zip archive anew, with right checksums: `change({name: bytes})` gives the members, pairs of name and
+    bytes.
+    """
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
@@ -339,10 +364,19 @@ HUGE = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), 
         (lambda m: [*m.items(), ("/etc/index.npy", m["index.npy"])], "leads out of the archive"),
         (lambda m: [*m.items(), ("c:\\index.npy", m["index.npy"])], "leads out of the archive"),
         (lambda m: [*m.items(), ("huge.npy", HUGE)], "huge.npy declares 4398046511104 bytes and holds 8"),
-        (lambda m: [("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -1), }\n", bytes(8)))], "is damaged"),
+        (
+            lambda m: [("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -1), }\n", bytes(8)))],
+            "is damaged",
+        ),
         (lambda m: [("a.npy", npy("(" * 3000))], "is damaged or not"),
-        (lambda m: [("a.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }\n", pickle.dumps(1)))], "never run"),
-        (lambda m: [("a.npy", npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }\n", bytes(8)))], "stores a as complex64"),
+        (
+            lambda m: [("a.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }\n", pickle.dumps(1)))],
+            "never run",
+        ),
+        (
+            lambda m: [("a.npy", npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }\n", bytes(8)))],
+            "stores a as complex64",
+        ),
         (lambda m: [("a.npy", m["index.npy"][:-1])], "declares 40 bytes and holds 39"),
         (lambda m: [*m.items(), ("readme.txt", b"")], "a zip archive, but not of weights"),
     ],
@@ -424,7 +458,10 @@ def virtual(group, other):
         (virtual, "from another file"),
         (lambda group, other: group.create_dataset("0", (4,), "f8", external=[(other, 0, 32)]), "from another file"),
         (lambda group, other: group.create_dataset("0", (1 << 40,), "f4"), "more than the file holds"),
-        (lambda group, other: group.create_dataset("0", (1 << 40,), "f4", chunks=(1 << 20,), compression="gzip"), "more than"),
+        (
+            lambda group, other: group.create_dataset("0", (1 << 40,), "f4", chunks=(1 << 20,), compression="gzip"),
+            "more than",
+        ),
         (lambda group, other: group.create_dataset("0", (2,), "c8"), "as complex64"),
         (lambda group, other: group.create_dataset("0", data="text"), "as object"),
         (lambda group, other: group.file.move("layers", "else"), "not of weights that Keras 3 saved"),
@@ -516,7 +553,12 @@ def sealed(path, tensors, **texts):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b"vit_toy", b"vit_joy"), (b"scalar", b"scalor"), (SEAL.encode(), b"kzoo_sha257"), (np.float32(3.5).tobytes(), bytes(4))],
+    [
+        (b"vit_toy", b"vit_joy"),
+        (b"scalar", b"scalor"),
+        (SEAL.encode(), b"kzoo_sha257"),
+        (np.float32(3.5).tobytes(), bytes(4)),
+    ],
 )
 def test_a_sealed_file_cannot_be_changed_unnoticed(tmp_path, old, new):
     sealed(tmp_path / "file", TENSORS)
@@ -556,10 +598,15 @@ def test_the_fingerprint_covers_names_dtypes_shapes_values_and_texts():
     assert fingerprint([("a", one.reshape(2, 2))]) == fingerprint([("a", np.asfortranarray(one.reshape(2, 2)))])
 
 
-@pytest.mark.parametrize("spec", ["[]", '{"name": "vit_toy"}', '{"name": 5, "overrides": {}, "preprocessing": {}}', "{"])
+@pytest.mark.parametrize(
+    "spec", ["[]", '{"name": "vit_toy"}', '{"name": 5, "overrides": {}, "preprocessing": {}}', "{"]
+)
 def test_a_spec_that_is_none(tmp_path, spec):
     sealed(tmp_path / "file", TENSORS, **{SPEC: spec})
-    with pytest.raises(UserError, match="is damaged or|is not one that"), open_checkpoint(tmp_path / "file") as checkpoint:
+    with (
+        pytest.raises(UserError, match="is damaged or|is not one that"),
+        open_checkpoint(tmp_path / "file") as checkpoint,
+    ):
         assert checkpoint.spec
 
 
@@ -590,6 +637,7 @@ def test_reading_safetensors_copies_nothing(tmp_path):
     assert not array.flags.owndata and not array.flags.writeable
 
 
+@pytest.mark.slow
 def test_mutated_files_of_all_formats_are_refused_or_harmless(tmp_path):
     """A short run of benchmarks.fuzz, which does a thousand."""
     found = samples(tmp_path / "valid")

@@ -31,10 +31,16 @@ def test_the_source_is_what_tfds_reads(held_out):
         assert label == record["label"]
 
 
+@pytest.mark.slow
 def test_packed_it_gives_the_same_batches(held_out, tmp_path):
     assert main(["data", "pack", "tfds:cifar10", str(tmp_path / "cifar10.npz")]) == 0
     packed = data.open_source(f"npz:{tmp_path / 'cifar10.npz'}", "test")
-    options = {"image_size": (32, 32), "channels": 3, "preprocessing": kzoo.get("vit_toy").spec.preprocessing, "batch_size": 64}
+    options = {
+        "image_size": (32, 32),
+        "channels": 3,
+        "preprocessing": kzoo.get("vit_toy").spec.preprocessing,
+        "batch_size": 64,
+    }
     batches = [next(iter(labels_loader(source, **options).evaluation())) for source in (held_out, packed)]
     for ours, theirs in zip(*batches, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -43,12 +49,15 @@ def test_packed_it_gives_the_same_batches(held_out, tmp_path):
 
 def test_the_loader_prepares_pictures_as_the_preprocessor_does(held_out):
     model = kzoo.get("vit_toy", image_size=(40, 48), num_classes=10)
-    loader = labels_loader(held_out, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy")
+    loader = labels_loader(
+        held_out, image_size=(40, 48), channels=3, preprocessing=model.spec.preprocessing, batch_size=16, engine="numpy"
+    )
     images, _, _ = next(iter(loader.evaluation()))
     pictures = np.stack([held_out.read(i)[0] for i in range(16)])
     np.testing.assert_allclose(images, preprocessor(model)(pictures), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_exports_and_predicts(tmp_path, capsys):
     run = tmp_path / "run"
     small = [
@@ -74,4 +83,5 @@ def test_the_recipe_trains_exports_and_predicts(tmp_path, capsys):
         probabilities.append({c["label"]: c["probability"] for c in result["classes"]})
     by_run, by_artifact = probabilities
     assert by_run.keys() == by_artifact.keys() and sum(by_run.values()) == pytest.approx(1, abs=1e-5)
-    assert max(abs(by_run[label] - by_artifact[label]) for label in by_run) < 0.01  # the artifact is given rounded pixels
+    # the artifact is given rounded pixels
+    assert max(abs(by_run[label] - by_artifact[label]) for label in by_run) < 0.01

@@ -1,5 +1,7 @@
-"""What a small file may claim: runs and .keras files that name giants, unpack to gigabytes, are malformed or were changed; all are refused
-in a sentence, before they cost anything. Runs of earlier versions load, and a damaged one names the checkpoint before it."""
+"""What a small file may claim: runs and .keras files that name giants, unpack to gigabytes, are malformed or were
+changed; all are refused in a sentence, before they cost anything. Runs of earlier versions load, and a damaged one
+names the checkpoint before it.
+"""
 
 import dataclasses
 import errno
@@ -53,7 +55,15 @@ def run(tmp_path_factory, toy):
 
 def meta_of(model, step=4, **changed):
     row = {"epoch": 1, "step": 3, "lr": 0.1, "time": 1.0, "loss": 2.0}
-    told = {"step": step, "history": [row], "metrics": {"accuracy": 0.5}, "seconds": 1.5, "side": None, "started": "today", "kzoo": "0"}
+    told = {
+        "step": step,
+        "history": [row],
+        "metrics": {"accuracy": 0.5},
+        "seconds": 1.5,
+        "side": None,
+        "started": "today",
+        "kzoo": "0",
+    }
     return told | {"spec": dataclasses.asdict(model.spec)} | changed
 
 
@@ -76,7 +86,9 @@ def on_itself(times, key, **options):
 
 
 def with_meta(text):
-    return lambda m: {k: v for k, v in m.items() if k != ARCHIVE_SEAL} | {"meta.npy": as_bytes(np.frombuffer(text, "uint8"))}
+    return lambda m: (
+        {k: v for k, v in m.items() if k != ARCHIVE_SEAL} | {"meta.npy": as_bytes(np.frombuffer(text, "uint8"))}
+    )
 
 
 def told(path, words, *readers):
@@ -108,6 +120,7 @@ GIANTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("giant", GIANTS, ids=str)
 def test_a_small_file_builds_no_giant(tmp_path, toy, run, giant):
     meta = meta_of(toy)
@@ -161,7 +174,9 @@ def test_a_keras_config_builds_no_giant_and_nothing_malformed(tmp_path, toy, old
         text = json.dumps(config).encode()
         changed = re.sub(old, new, text)
         assert changed != text
-        return [(name, content) for name, content in (members | {"config.json": changed}).items() if name != ARCHIVE_SEAL]
+        return [
+            (name, content) for name, content in (members | {"config.json": changed}).items() if name != ARCHIVE_SEAL
+        ]
 
     rezip(tmp_path / "toy.keras", change)
     told(tmp_path / "toy.keras", "far more|cannot be built|is not one that this version", kzoo.load)
@@ -189,7 +204,9 @@ def test_shapes_are_compared_before_bytes_are_read(tmp_path, toy, run):
     """A weight of another shape whose bytes are damaged too: it is its shape that is told."""
     wrong = as_bytes(np.zeros((99, 99), "float32"))
     folder = resaved(
-        run, tmp_path / "run", lambda m: with_meta(json.dumps(meta_of(toy)).encode())(m) | {"weights/blocks_0/mlp/fc1/kernel.npy": wrong}
+        run,
+        tmp_path / "run",
+        lambda m: with_meta(json.dumps(meta_of(toy)).encode())(m) | {"weights/blocks_0/mlp/fc1/kernel.npy": wrong},
     )
     data = (folder / "checkpoint.npz").read_bytes()
     place = data.index(wrong) + len(wrong) - 1
@@ -234,7 +251,16 @@ def test_a_record_of_another_version_or_malformed(tmp_path, toy, run, change):
 
 @pytest.mark.parametrize(
     "text",
-    [b"abc", b"[]", b'{"spec": NaN}', b'{"spec": ' + b"9" * 10_000 + b"}", b"\xff", b"[" * 100_000, b'{"step": 1, "step": 2}', b""],
+    [
+        b"abc",
+        b"[]",
+        b'{"spec": NaN}',
+        b'{"spec": ' + b"9" * 10_000 + b"}",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"step": 1, "step": 2}',
+        b"",
+    ],
     ids=lambda text: repr(text[:12]),
 )
 def test_a_record_that_is_no_json(tmp_path, run, text):
@@ -287,7 +313,9 @@ def test_a_run_that_lost_its_checkpoint_is_not_begun_anew(tmp_path, run):
 def test_a_record_of_another_image_size_than_the_recipes(tmp_path, toy, run):
     folder = resaved(run, tmp_path / "run", with_meta(json.dumps(meta_of(toy, side=50_000)).encode()))
     for sizes in ((), (8, 32)):
-        session = types.SimpleNamespace(workdir=folder, resumes=True, recipe=schema.Recipe(model="vit_toy", progressive=sizes, epochs=2))
+        session = types.SimpleNamespace(
+            workdir=folder, resumes=True, recipe=schema.Recipe(model="vit_toy", progressive=sizes, epochs=2)
+        )
         with pytest.raises(UserError, match="is of pictures of 50000 pixels, which its recipe does not train on"):
             engine._Session._first_side(session)
 
@@ -343,7 +371,14 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_changed_after_it_was_written_is_refused(tmp_path, run, change):
     folder = resaved(run, tmp_path / "run", CHANGES[change])
-    told(folder, "was changed after it was written|its fingerprint is gone|is damaged", kzoo.load, spec_of, get, read_checkpoint)
+    told(
+        folder,
+        "was changed after it was written|its fingerprint is gone|is damaged",
+        kzoo.load,
+        spec_of,
+        get,
+        read_checkpoint,
+    )
 
 
 def test_runs_of_earlier_versions_carry_no_seal_and_load(tmp_path, toy, run):

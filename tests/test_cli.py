@@ -1,4 +1,6 @@
-"""The command line: exit status 0, 1 or 2, one sentence on stderr, JSON alone on stdout; the whole way also without TensorFlow."""
+"""The command line: exit status 0, 1 or 2, one sentence on stderr, JSON alone on stdout; the whole way also without
+TensorFlow.
+"""
 
 import io
 import json
@@ -132,14 +134,29 @@ MEMORY = "the memory ran out"
 @pytest.mark.parametrize(
     ("words", "failure", "status", "sentence"),
     [
-        (["train", "vit_tiny_digits"], KeyboardInterrupt(), 1, "interrupted; started again in the same folder, the run continues"),
+        (
+            ["train", "vit_tiny_digits"],
+            KeyboardInterrupt(),
+            1,
+            "interrupted; started again in the same folder, the run continues",
+        ),
         (["evaluate", "run"], KeyboardInterrupt(), 1, "interrupted"),
         (["evaluate", "run"], "SIGTERM", 143, "ended by SIGTERM"),
         (["evaluate", "run"], MemoryError(), 1, MEMORY),
         (["evaluate", "run"], ResourceExhaustedError("OOM when allocating tensor"), 1, MEMORY),
         (["evaluate", "run"], XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), 1, MEMORY),
-        (["evaluate", "run"], RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), 1, MEMORY),
-        (["evaluate", "run"], PermissionError(13, "Permission denied", "x.npz"), 1, "x.npz cannot be used (Permission denied)"),
+        (
+            ["evaluate", "run"],
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            1,
+            MEMORY,
+        ),
+        (
+            ["evaluate", "run"],
+            PermissionError(13, "Permission denied", "x.npz"),
+            1,
+            "x.npz cannot be used (Permission denied)",
+        ),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -170,7 +187,8 @@ RECIPE_FILES = {
     "RECIPES = {'a': 5}": "needs a table of recipes",
     "x = 1\nimport nowhere_to_be_found": "line 2: ModuleNotFoundError",
     "def f():\n    1 / 0\nf()": "line 2: ZeroDivisionError",
-    "from kzoo.schema import Recipe\nRecipe(model='vit_toy', loss='cross_entropy')": "line 2: loss is a field of the task now",
+    "from kzoo.schema import Recipe\nRecipe(model='vit_toy', "
+    "loss='cross_entropy')": "line 2: loss is a field of the task now",
     "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
     "from kzoo.schema import Optim\n\nOptim(lr=-1)": "line 3: optim.lr must be at least 0",
     "x = 'caf\udce9'": "'utf-8' codec can't decode",
@@ -214,15 +232,26 @@ def test_list_and_info(capsys):
     assert call(capsys, "info", "vit_toy")[1].count("\n") > 5
 
 
+@pytest.mark.slow
 def test_train_writes_json_alone_on_stdout(capsys, tmp_path):
     status, out, err = call(
-        capsys, "train", "vit_tiny_digits", "--smoke", "--workdir", tmp_path / "run", "--set", "steps=1", "seed=4", "--json"
+        capsys,
+        "train",
+        "vit_tiny_digits",
+        "--smoke",
+        "--workdir",
+        tmp_path / "run",
+        "--set",
+        "steps=1",
+        "seed=4",
+        "--json",
     )
     assert status == 0 and json.loads(out)["images"] == 64
     assert "step 1/1" in err and "evaluation accuracy" in err
     assert "seed = 4\n" in (tmp_path / "run" / "recipe.txt").read_text()
 
 
+@pytest.mark.slow
 def test_evaluate_tells_the_metrics_of_the_run(capsys, run):
     status, out, _ = call(capsys, "evaluate", run, "--json")
     wanted = json.loads((run / "metrics.json").read_text())
@@ -231,6 +260,7 @@ def test_evaluate_tells_the_metrics_of_the_run(capsys, run):
     assert (status, out) == (1, "") and "4 classes" in err
 
 
+@pytest.mark.slow
 def test_run_and_artifact_agree_on_a_jpeg(capsys, run, jpeg):
     """The SavedModel resizes by itself; the ONNX file gets the picture resized and rounded to whole numbers."""
     status, out, _ = call(capsys, "predict", run, jpeg, "--json")
@@ -296,13 +326,21 @@ def test_predict_draws_what_the_model_looks_at(capsys, run, jpeg, tmp_path, monk
     kzoo.get("vit_toy", num_classes=2, stem="conv").save("conv.keras")
     status, out, err = call(capsys, "predict", "conv.keras", jpeg, "--attention", "--out", "both")
     assert status == 0 and "both/positions.png" in out and err.startswith("no filters.png: vit_toy has no linear map")
-    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["000_01.attention.png", "000_01.png", "positions.png"]
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == [
+        "000_01.attention.png",
+        "000_01.png",
+        "positions.png",
+    ]
 
 
 def test_an_artifact_keeps_no_attention(capsys, run, jpeg, tmp_path):
     assert call(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "onnx")[0] == 0
     status, out, err = call(capsys, "predict", tmp_path / "onnx", jpeg, "--attention", "--out", tmp_path / "out")
-    assert (status, out, len(err.strip().splitlines())) == (1, "", 1) and "the run or model that it was exported from" in err
+    assert (status, out, len(err.strip().splitlines())) == (
+        1,
+        "",
+        1,
+    ) and "the run or model that it was exported from" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -327,6 +365,7 @@ assert sys.modules["tensorflow"] is None
 """
 
 
+@pytest.mark.slow
 def test_the_whole_way_without_tensorflow(tmp_path):
     """JAX, from a packed file; importing TensorFlow raises. A grey picture of another size is predicted."""
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20), dtype=np.uint8)).save(tmp_path / "grey.jpg")
@@ -342,13 +381,18 @@ def test_the_whole_way_without_tensorflow(tmp_path):
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(commands)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(commands)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     _, trained, again, evaluated, predicted = (json.loads(line) for line in result.stdout.splitlines())
     assert trained == again and trained["images"] == 355
     assert evaluated["accuracy"] == trained["accuracy"]
-    assert [c["label"] for c in predicted[0]["classes"]] and 'record.compiled = "xla"' in (run / "recipe.txt").read_text()
+    assert [c["label"] for c in predicted[0]["classes"]] and 'record.compiled = "xla"' in (
+        run / "recipe.txt"
+    ).read_text()
     assert (run / "tensorboard").is_dir()
 
 

@@ -1,4 +1,6 @@
-"""The CoAtNet family: counts of the references, numbers equal to timm's under the same random weights, the paper's own form."""
+"""The CoAtNet family: counts of the references, numbers equal to timm's under the same random weights, the paper's own
+form.
+"""
 
 import keras
 import numpy as np
@@ -35,14 +37,21 @@ def test_every_row_that_timm_has_prepares_pictures_as_timm_does():
 
 
 # CoAtNet-1 to -5 are CoAtNet-0 in other sizes.
-STYLES = [name for name in kzoo.list_models(family="coatnet") if "_rw" in name or name in ("coatnet_0_224", "coatnet_nano_cc_224")]
+STYLES = [
+    name
+    for name in kzoo.list_models(family="coatnet")
+    if "_rw" in name or name in ("coatnet_0_224", "coatnet_nano_cc_224")
+]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STYLES)
 def test_a_small_row_of_every_name_is_equal_to_timms(name, tmp_path):
     """Each of timm's names in its own style, at few channels, on a picture that is not square."""
     before_head = {"representation_size": 20} if config_of(name)[1].representation_size else {}
-    assert_equal(*pair("timm_coatnet", name, tmp_path / "theirs", **TOY, **before_head, stem_width=(8, 12), image_size=(64, 96)))
+    assert_equal(
+        *pair("timm_coatnet", name, tmp_path / "theirs", **TOY, **before_head, stem_width=(8, 12), image_size=(64, 96))
+    )
 
 
 def test_a_whole_row_is_equal_to_timms(tmp_path):
@@ -83,7 +92,9 @@ def test_training_normalises_by_the_batch_and_averages_as_timm_does(tmp_path):
 def brute_force(table, rows, columns):
     """The bias of every pair of cells, one at a time: (heads, N, N)."""
     cells = [(r, c) for r in range(rows) for c in range(columns)]
-    return np.stack([[table[a - c + rows - 1, b - d + columns - 1] for c, d in cells] for a, b in cells]).transpose(2, 0, 1)
+    return np.stack([[table[a - c + rows - 1, b - d + columns - 1] for c, d in cells] for a, b in cells]).transpose(
+        2, 0, 1
+    )
 
 
 @pytest.mark.backends
@@ -110,7 +121,9 @@ def test_relative_attention_is_the_papers_formula(place):
     table = brute_force(values["rel_pos/table"].reshape(2 * rows - 1, 2 * columns - 1, heads), rows, columns)
     joined = np.empty((2, 6, heads * size))
     for h in range(heads):
-        q, k, v = np.split((x @ values["qkv/kernel"] + values["qkv/bias"])[..., h * 3 * size : (h + 1) * 3 * size], 3, axis=-1)
+        q, k, v = np.split(
+            (x @ values["qkv/kernel"] + values["qkv/bias"])[..., h * 3 * size : (h + 1) * 3 * size], 3, axis=-1
+        )
         scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(size) + (table[h] if place == "pre" else 0))
         expected = scores / scores.sum(axis=-1, keepdims=True) + (table[h] if place == "post" else 0)
         np.testing.assert_allclose(weights[:, h], expected, atol=1e-5)
@@ -157,11 +170,16 @@ def test_the_papers_form_strides_and_pools_as_torch_does():
 
     x = np.random.default_rng(0).normal(size=(2, 6, 8, 16)).astype("float32")
     theirs = torch.from_numpy(x.transpose(0, 3, 1, 2))
-    conv, attention = MBConv(16, 24, 2, stride_mode="1x1", pool_type="max2"), RelativeBlock(16, 24, (3, 4), 8, 2, "max2")
+    conv, attention = (
+        MBConv(16, 24, 2, stride_mode="1x1", pool_type="max2"),
+        RelativeBlock(16, 24, (3, 4), 8, 2, "max2"),
+    )
     for layer in (conv, attention):
         layer.build(x.shape)
     kernel = torch.from_numpy(np.asarray(conv.conv1.kernel)).permute(3, 2, 0, 1)
-    np.testing.assert_allclose(np.asarray(conv.conv1(x)), F.conv2d(theirs, kernel, stride=2).permute(0, 2, 3, 1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(conv.conv1(x)), F.conv2d(theirs, kernel, stride=2).permute(0, 2, 3, 1).numpy(), atol=1e-5
+    )
     for layer in (conv, attention):
         kernel, bias = (torch.from_numpy(np.asarray(w)) for w in layer.shortcut.expand.weights)
         shortcut = F.conv2d(F.max_pool2d(theirs, 2), kernel.permute(3, 2, 0, 1), bias).permute(0, 2, 3, 1).numpy()
@@ -174,7 +192,9 @@ def test_the_papers_form_strides_and_pools_as_torch_does():
 @pytest.mark.parametrize("pool_type", ["avg2", "max2", "max"])
 @pytest.mark.parametrize("stride_mode", ["dw", "1x1", "pool"])
 def test_any_size_is_halved_up(stride_mode, pool_type):
-    model = kzoo.get("coatnet_toy", image_size=(18, 23), stride_mode=stride_mode, pool_type=pool_type, features_only=True)
+    model = kzoo.get(
+        "coatnet_toy", image_size=(18, 23), stride_mode=stride_mode, pool_type=pool_type, features_only=True
+    )
     assert [m.shape[1:3] for m in model.output] == [(9, 12), (5, 6), (3, 3)]
     assert [m.shape[1:3] for m in model(np.ones((1, 18, 23, 3), "float32"))] == [(9, 12), (5, 6), (3, 3)]
 
@@ -183,20 +203,33 @@ FOUR = {"depths": (1, 1, 2, 2), "embed_dim": (8, 8, 16, 16), "strides": (2, 2, 2
 
 
 @pytest.mark.parametrize(
-    "layout", [("C", "C", "C", "C"), ("C", "C", "C", "T"), ("C", "T", "T", "T"), ("T", "T", "T", "T"), ("C", "C", "CT", "TC")]
+    "layout",
+    [("C", "C", "C", "C"), ("C", "C", "C", "T"), ("C", "T", "T", "T"), ("T", "T", "T", "T"), ("C", "C", "CT", "TC")],
 )
 def test_any_layout_and_any_strides(layout):
     options = FOUR | {"layout": layout, "stem_stride": 1, "strides": (1, 2, 1, 2), "image_size": 16}
     model = kzoo.get("coatnet_toy", **options)
-    kinds = "".join(("T" if isinstance(layer, RelativeBlock) else "C") for layer in model.layers if "blocks" in layer.name)
-    assert kinds == "".join(kind if len(kind) == 2 else kind * depth for kind, depth in zip(layout, (1, 1, 2, 2), strict=True))
+    kinds = "".join(
+        ("T" if isinstance(layer, RelativeBlock) else "C") for layer in model.layers if "blocks" in layer.name
+    )
+    assert kinds == "".join(
+        kind if len(kind) == 2 else kind * depth for kind, depth in zip(layout, (1, 1, 2, 2), strict=True)
+    )
     assert model(np.ones((1, 16, 16, 3), "float32")).shape == (1, 10)
-    assert [m.shape[1:3] for m in kzoo.get("coatnet_toy", **options, features_only=True).output] == [(16, 16), (8, 8), (4, 4)]
+    assert [m.shape[1:3] for m in kzoo.get("coatnet_toy", **options, features_only=True).output] == [
+        (16, 16),
+        (8, 8),
+        (4, 4),
+    ]
 
 
 def test_a_vit_with_relative_attention():
-    model = kzoo.get("vit_rel_d384_l12_patch16_224", image_size=(32, 48), depths=(2,), embed_dim=(16,), stem_width=16, head_dim=8)
-    assert [layer.output.shape[1:] for layer in model.layers if layer.name.startswith(("stem", "stages"))] == [(2, 3, 16)] * 3
+    model = kzoo.get(
+        "vit_rel_d384_l12_patch16_224", image_size=(32, 48), depths=(2,), embed_dim=(16,), stem_width=16, head_dim=8
+    )
+    assert [layer.output.shape[1:] for layer in model.layers if layer.name.startswith(("stem", "stages"))] == [
+        (2, 3, 16)
+    ] * 3
     assert randomise(model)(np.ones((1, 32, 48, 3), "float32")).shape == (1, 1000)
 
 
@@ -244,9 +277,13 @@ def both_blocks(x, remat):
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("blocks", [both_blocks, lambda x, remat: Small(remat=remat, name="small")(x)], ids=["family", "small"])
+@pytest.mark.parametrize(
+    "blocks", [both_blocks, lambda x, remat: Small(remat=remat, name="small")(x)], ids=["family", "small"]
+)
 def test_recomputing_blocks_changes_neither_gradients_nor_running_statistics(blocks):
-    """Two steps of plain gradient descent, all dropout active, end in the same weights with and without; the small one under XLA."""
+    """Two steps of plain gradient descent, all dropout active, end in the same weights with and without; the small one
+    under XLA.
+    """
     xla = keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and blocks is not both_blocks)
     maps, rng = keras.Input((4, 4, 8)), np.random.default_rng(0)
     models = with_and_without(lambda remat: keras.Model(maps, blocks(maps, remat)))
@@ -263,7 +300,9 @@ def test_decay_leaves_out_vectors_and_the_relative_bias():
 
 
 def test_a_relative_bias_resizes_with_the_resolution(tmp_path):
-    """A table gets as many offsets as the new map has, a constant one stays constant; an MLP's weights fit as they are."""
+    """A table gets as many offsets as the new map has, a constant one stays constant; an MLP's weights fit as they
+    are.
+    """
     for overrides in ({}, {"rel_pos_dim": 8}):
         model = randomise(kzoo.get("coatnet_toy", **overrides))
         for layer in model._flatten_layers():
@@ -309,10 +348,18 @@ def test_the_attention_shown_is_timms(tmp_path):
         np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 def test_what_no_toy_row_has_exports_too(format, tmp_path):
     """The exporter compares with Keras in the format's own runtime, and raises where they differ."""
-    options = {**EARLY, "stride_mode": "1x1", "pool_type": "max", "rel_pos_dim": 8, "bias_place": "post", "norm": "batch"}
+    options = {
+        **EARLY,
+        "stride_mode": "1x1",
+        "pool_type": "max",
+        "rel_pos_dim": 8,
+        "bias_place": "post",
+        "norm": "batch",
+    }
     model = randomise(kzoo.get("coatnet_toy", image_size=(32, 24), layout=("CT", "T"), depths=(2, 1), **options))
     kzoo.export(model, tmp_path / format, format=format)
 

@@ -15,7 +15,9 @@ MASK = 2**64 - 1
 def plan(augment, seed, epoch, keys, sizes, image_size=(20, 30)):
     """The plan as one Change of columns, arrays where they are numbers."""
     columns = zip(*planned(augment, seed, epoch, keys, sizes, image_size), strict=True)
-    return Change(*(list(c) if name == "operations" else np.array(c) for name, c in zip(Change._fields, columns, strict=True)))
+    return Change(
+        *(list(c) if name == "operations" else np.array(c) for name, c in zip(Change._fields, columns, strict=True))
+    )
 
 
 def splitmix(word):
@@ -96,6 +98,7 @@ def test_windows_fit_pictures_of_every_size():
 
 @pytest.mark.parametrize(("size", "window"), [((10, 100), (0, 43, 10, 13)), ((100, 10), (43, 0, 13, 10))])
 def test_where_no_window_fits_the_centre_is_taken(size, window):
-    # The whole area of a strip at a ratio near 1 never fits; torchvision then cuts the centre at the nearest allowed ratio.
+    # The whole area of a strip at a ratio near 1 never fits; torchvision then cuts the centre at the nearest allowed
+    # ratio.
     made = plan(Augment(crop_scale=(1.0, 1.0)), 0, 0, np.arange(8), [size] * 8)
     np.testing.assert_array_equal(made.window, [window] * 8)

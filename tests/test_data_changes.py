@@ -1,4 +1,6 @@
-"""Augmentations on fixed parameters against timm's own operators, Pillow, SciPy and NumPy; their draws against the asked distributions."""
+"""Augmentations on fixed parameters against timm's own operators, Pillow, SciPy and NumPy; their draws against the
+asked distributions.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from kzoo.data.operations import operate
 from kzoo.data.pixels import crop_padded, erase
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UserError
-from kzoo.schema import Augment, Preprocessing, RandAugment
+from kzoo.schema import Augment, RandAugment
+from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 from tests.torch_reference import import_timm
 
@@ -22,9 +25,27 @@ Y, X, C = np.mgrid[:24, :30, :3]
 PICTURE = (120 + 70 * np.sin(Y / 4 + C) + 60 * np.cos(X / 5 - 2 * C)).astype(np.uint8)
 FILL = (130, 20, 240)
 TIMM_NAMES = {
-    **{"AutoContrast": "auto_contrast", "Equalize": "equalize", "Invert": "invert", "Rotate": "rotate", "SolarizeAdd": "solarize_add"},
-    **{"Posterize": "posterize", "Solarize": "solarize", "Color": "color", "Contrast": "contrast", "Brightness": "brightness"},
-    **{"Sharpness": "sharpness", "ShearX": "shear_x", "ShearY": "shear_y", "TranslateXRel": "translate_x", "TranslateYRel": "translate_y"},
+    **{
+        "AutoContrast": "auto_contrast",
+        "Equalize": "equalize",
+        "Invert": "invert",
+        "Rotate": "rotate",
+        "SolarizeAdd": "solarize_add",
+    },
+    **{
+        "Posterize": "posterize",
+        "Solarize": "solarize",
+        "Color": "color",
+        "Contrast": "contrast",
+        "Brightness": "brightness",
+    },
+    **{
+        "Sharpness": "sharpness",
+        "ShearX": "shear_x",
+        "ShearY": "shear_y",
+        "TranslateXRel": "translate_x",
+        "TranslateYRel": "translate_y",
+    },
 }
 
 
@@ -45,7 +66,9 @@ def test_every_operation_of_randaugment_is_timms(monkeypatch, increasing, magnit
         if ours == "posterize" and arguments == (0,):  # timm's fails: no bit is left
             assert not got.any()
             continue
-        theirs = auto.NAME_TO_OP[name](Image.fromarray(PICTURE), *arguments, fillcolor=FILL, resample=Image.Resampling.BICUBIC)
+        theirs = auto.NAME_TO_OP[name](
+            Image.fromarray(PICTURE), *arguments, fillcolor=FILL, resample=Image.Resampling.BICUBIC
+        )
         np.testing.assert_array_equal(got, np.asarray(theirs), err_msg=name)
 
 
@@ -74,7 +97,9 @@ def test_the_jitter_of_colours_is_the_formula():
     for name, other in (("brightness", 0.0), ("contrast", np.rint(grey.mean())), ("color", grey)):
         for factor in (0.7, 1.3):
             expected = np.clip(other + factor * (x - other), 0, 255)
-            np.testing.assert_allclose(operate(PICTURE, [(name, factor)], FILL, "bilinear"), expected, atol=1.5, err_msg=name)
+            np.testing.assert_allclose(
+                operate(PICTURE, [(name, factor)], FILL, "bilinear"), expected, atol=1.5, err_msg=name
+            )
 
 
 def planned(augment, count=3000, size=(20, 28)):
@@ -86,15 +111,25 @@ def test_the_jitter_draws_orders_and_factors_evenly():
     orders = [tuple(name for name, _ in three) for three in operations]
     assert scipy.stats.chisquare([orders.count(order) for order in set(orders)]).pvalue > 1e-3 and len(set(orders)) == 6
     for name in ("brightness", "contrast", "color"):
-        assert scipy.stats.kstest([dict(three)[name] for three in operations], scipy.stats.uniform(0.7, 0.6).cdf).pvalue > 1e-3
+        assert (
+            scipy.stats.kstest([dict(three)[name] for three in operations], scipy.stats.uniform(0.7, 0.6).cdf).pvalue
+            > 1e-3
+        )
 
 
 def test_three_augment_is_one_of_three():
     drawn = [change.operations[0] for change in planned(Augment(three_augment=True))]
-    assert scipy.stats.chisquare([sum(name == each for name, _ in drawn) for each in ("grey", "solarize", "blur")]).pvalue > 1e-3
-    assert scipy.stats.kstest([a for name, a in drawn if name == "blur"], scipy.stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
+    assert (
+        scipy.stats.chisquare([sum(name == each for name, _ in drawn) for each in ("grey", "solarize", "blur")]).pvalue
+        > 1e-3
+    )
+    assert (
+        scipy.stats.kstest([a for name, a in drawn if name == "blur"], scipy.stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
+    )
     x = PICTURE.astype("float64")
-    grey, solarized, blurred = (operate(PICTURE, [o], FILL, "bicubic") for o in (("grey", None), ("solarize", 128), ("blur", 1.5)))
+    grey, solarized, blurred = (
+        operate(PICTURE, [o], FILL, "bicubic") for o in (("grey", None), ("solarize", 128), ("blur", 1.5))
+    )
     np.testing.assert_allclose(grey, np.repeat((x @ [0.299, 0.587, 0.114])[..., None], 3, axis=-1), atol=1)
     np.testing.assert_array_equal(solarized, np.where(x < 128, x, 255 - x))
     inside = np.s_[6:-6, 6:-6]  # Pillow's blur is three boxes, which treat the border in another way
@@ -112,11 +147,14 @@ def test_erasing_follows_timms_rule(monkeypatch):
     assert 0 < sum(change.erased[2] > 0 for change in changes) < count
     for row, change in zip(u, changes, strict=True):
         areas, ratios = np.split(row[module._ERASE_CROP], 2)
-        tries = iter(value for pair in zip(areas, 1 - ratios, strict=True) for value in pair)  # timm's ratio is height / width
+        # timm's ratio is height / width
+        tries = iter(value for pair in zip(areas, 1 - ratios, strict=True) for value in pair)
         places = iter(row[module._ERASE_PLACE])
         monkeypatch.setattr(erasing.random, "random", lambda row=row: row[module._ERASE])
         monkeypatch.setattr(erasing.random, "uniform", lambda low, high, tries=tries: low + (high - low) * next(tries))
-        monkeypatch.setattr(erasing.random, "randint", lambda low, high, places=places: low + int(next(places) * (high - low + 1)))
+        monkeypatch.setattr(
+            erasing.random, "randint", lambda low, high, places=places: low + int(next(places) * (high - low + 1))
+        )
         image = torch.zeros(3, *size)
         erasing.RandomErasing(probability=augment.erase, mode="pixel", device="cpu")(image)
         rows, columns = np.nonzero(image[0].numpy())
@@ -175,7 +213,9 @@ def test_a_padded_crop_is_a_window_of_numpys_reflection(place):
 def loader(engine="numpy", **augment):
     images = RNG.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
     options = {"image_size": (16, 16), "channels": 3, "preprocessing": Preprocessing(), "batch_size": 6}
-    return labels_loader(ArraySource("pictures", images, np.arange(12), 12), augment=Augment(**augment), engine=engine, **options)
+    return labels_loader(
+        ArraySource("pictures", images, np.arange(12), 12), augment=Augment(**augment), engine=engine, **options
+    )
 
 
 def test_repeats_show_each_picture_several_times_changed_anew():

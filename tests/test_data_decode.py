@@ -94,7 +94,9 @@ def test_a_small_file_of_16_bits_does_not_cost_the_machine():
     assert peak < 4 * 4_000 * 4_000  # int64 copies took 17 bytes a pixel
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: None, lambda path: socket.socket(socket.AF_UNIX).bind(str(path))])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: None, lambda path: socket.socket(socket.AF_UNIX).bind(str(path))]
+)
 def test_what_is_no_file_is_not_waited_for(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     make("pipe.png")
@@ -121,7 +123,13 @@ def test_animation_gives_its_first_frame():
 
 @pytest.mark.parametrize(
     ("orientation", "turned"),
-    [(1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, np.rot90)],
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, np.rot90),
+    ],
 )
 def test_exif_orientation_is_applied(orientation, turned):
     exif = Image.Exif()
@@ -151,7 +159,10 @@ def test_a_truncated_picture_is_named(form):
 
 @pytest.mark.parametrize("encoded", [b"", b"hello", b"P6 1 1 255\nabc", encode(Image.fromarray(GREY), "TIFF")])
 def test_no_picture_is_named(encoded):
-    with pytest.raises(UserError, match="notes.jpg cannot be decoded as a picture .no known picture format.; replace or remove the file"):
+    with pytest.raises(
+        UserError,
+        match="notes.jpg cannot be decoded as a picture .no known picture format.; replace or remove the file",
+    ):
         data.decode(encoded, "notes.jpg")
 
 

@@ -1,4 +1,6 @@
-"""Batches: the two engines agree bit for bit, epochs replay and resume, fit() and evaluate() take them, TensorFlow may be absent."""
+"""Batches: the two engines agree bit for bit, epochs replay and resume, fit() and evaluate() take them, TensorFlow may
+be absent.
+"""
 
 import os
 import pathlib
@@ -14,7 +16,8 @@ from kzoo import data
 from kzoo.data.batching import padded
 from kzoo.data.sources import ArraySource
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Augment, Preprocessing, RandAugment
+from kzoo.schema import Augment, RandAugment
+from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 
 RNG = np.random.default_rng(4)
@@ -24,7 +27,9 @@ AUGMENTS = {
     "flip and shift": Augment(flip=0.5, shift=3),
     "crop": Augment(crop_scale=(0.3, 1.0), flip=0.5, shift=1),
     "DeiT III": Augment(crop_pad=2, flip=0.5, three_augment=True, color_jitter=0.3, repeats=3, mixup=0.8, cutmix=1.0),
-    "AugReg": Augment(crop_scale=(0.3, 1.0), rand_augment=RandAugment(magnitude_std=0.5), erase=0.5, mixup=0.2, mix_probability=0.7),
+    "AugReg": Augment(
+        crop_scale=(0.3, 1.0), rand_augment=RandAugment(magnitude_std=0.5), erase=0.5, mixup=0.2, mix_probability=0.7
+    ),
 }
 
 
@@ -48,7 +53,9 @@ def source(request, folder):
 
 
 def loader(source, **options):
-    return labels_loader(source, **{"image_size": (12, 12), "channels": 3, "preprocessing": PREPROCESSING, "batch_size": 4, **options})
+    return labels_loader(
+        source, **{"image_size": (12, 12), "channels": 3, "preprocessing": PREPROCESSING, "batch_size": 4, **options}
+    )
 
 
 def listed(batches):
@@ -93,13 +100,19 @@ class Parts(data.Batching):
 
     def evaluate(self, pictures, targets, keys, rows):
         x = {name: value for name, value in self._x(pictures, keys).items() if name != "both"}
-        return {name: padded(array, rows) for name, array in x.items()}, (), padded(np.ones(len(keys), np.float32), rows)
+        return (
+            {name: padded(array, rows) for name, array in x.items()},
+            (),
+            padded(np.ones(len(keys), np.float32), rows),
+        )
 
     def signature(self, rows, *, training):
         array = data.Array
         x = {"image": array((rows, 12, 12, 3), np.uint8), "wide": array((rows, None, 2), np.float32)}
         if training:
-            return (x | {"both": (array((rows,), np.int32), array((rows,), np.float32)), "epoch": array((rows,), np.int32)},)
+            return (
+                x | {"both": (array((rows,), np.int32), array((rows,), np.float32)), "epoch": array((rows,), np.int32)},
+            )
         return x, (), array((rows,), np.float32)
 
 
@@ -109,7 +122,9 @@ def test_batches_of_any_structure_go_through_both_engines():
     given = {}
     for engine in ("tf", "numpy"):
         batches = data.Loader(source, Parts(), 4, seed=2, engine=engine)
-        given[engine] = [keras.tree.map_structure(np.asarray, batch) for batch in (*batches.epoch(3), *batches.evaluation())]
+        given[engine] = [
+            keras.tree.map_structure(np.asarray, batch) for batch in (*batches.epoch(3), *batches.evaluation())
+        ]
     keras.tree.map_structure(np.testing.assert_array_equal, given["tf"], given["numpy"])
     assert [len(batch) for batch in given["tf"]] == [1, 1, 3, 3, 3]
     (first,), last = given["tf"][0], given["tf"][-1]
@@ -126,7 +141,9 @@ def test_evaluation_is_every_sample_once_in_order(source, engine):
     assert [len(batch[0]) for batch in batches] == [4] * 6
     assert weights.dtype == np.float32 and weights.tolist() == [1] * 22 + [0] * 2
     read = [source.read(i) for i in range(22)]
-    np.testing.assert_allclose(images[:22], [data.prepare(image, (12, 12), PREPROCESSING) for image, _ in read], atol=1e-5)
+    np.testing.assert_allclose(
+        images[:22], [data.prepare(image, (12, 12), PREPROCESSING) for image, _ in read], atol=1e-5
+    )
     assert labels[:22].tolist() == [label for _, label in read]
 
 
@@ -135,11 +152,14 @@ def test_an_augmented_picture_is_one_of_its_flips_and_shifts():
     source = ArraySource("set", images, np.arange(64), 64)
     made = loader(source, image_size=(6, 5), batch_size=64, augment=Augment(flip=0.5, shift=1), engine="numpy")
     batch, labels = next(iter(made.epoch(0)))
-    normal = np.pad((images / 255.0 - PREPROCESSING.mean) / PREPROCESSING.std, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    normal = np.pad(
+        (images / 255.0 - PREPROCESSING.mean) / PREPROCESSING.std, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"
+    )
     kinds = set()
     for image, label in zip(batch, labels, strict=True):
         options = {
-            (flip, y, x): (normal[label][:, ::-1] if flip else normal[label])[y : y + 6, x : x + 5] for flip, y, x in np.ndindex(2, 3, 3)
+            (flip, y, x): (normal[label][:, ::-1] if flip else normal[label])[y : y + 6, x : x + 5]
+            for flip, y, x in np.ndindex(2, 3, 3)
         }
         match = [kind for kind, option in options.items() if np.abs(option - image).max() < 1e-5]
         assert len(match) == 1
@@ -211,7 +231,8 @@ import sys
 sys.modules["tensorflow"] = None
 import numpy as np
 from kzoo import data
-from kzoo.schema import Augment, Preprocessing, RandAugment
+from kzoo.schema import Augment, RandAugment
+from kzoo.specs import Preprocessing
 assert "keras" not in sys.modules
 data.pack("digits", sys.argv[1])
 source = data.open_source("npz:" + sys.argv[1], "train")
@@ -232,6 +253,7 @@ except data.sources.UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_jax_without_tensorflow(tmp_path):
     root = pathlib.Path(__file__).parent.parent
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}

@@ -7,7 +7,7 @@ import torch
 from kzoo import data
 from kzoo.data import resample
 from kzoo.data.pixels import moved, resized_window
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 from tests.pictures import by_timm
 
 RNG = np.random.default_rng(1)
@@ -15,12 +15,16 @@ FILTERS = ("bilinear", "bicubic")
 
 
 @pytest.mark.parametrize("method", FILTERS)
-@pytest.mark.parametrize(("crop_pct", "crop_mode"), [(1.0, "center"), (0.875, "center"), (0.9, "squash"), (1.0, "border"), (0.8, "border")])
+@pytest.mark.parametrize(
+    ("crop_pct", "crop_mode"), [(1.0, "center"), (0.875, "center"), (0.9, "squash"), (1.0, "border"), (0.8, "border")]
+)
 @pytest.mark.parametrize("shape", [(50, 80, 3), (61, 40, 3), (20, 31, 3), (32, 32, 3), (9, 90, 3)], ids=str)
 @pytest.mark.parametrize("size", [(32, 32), (24, 33)], ids=str)
 def test_prepare_equals_timm(size, shape, crop_pct, crop_mode, method):
     image = RNG.integers(0, 256, shape, dtype=np.uint8)
-    spec = Preprocessing(mean=(0.3, 0.5, 0.6), std=(1 / 255,) * 3, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=method)
+    spec = Preprocessing(
+        mean=(0.3, 0.5, 0.6), std=(1 / 255,) * 3, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=method
+    )
     got = data.prepare(image, size, spec)
     assert got.dtype == np.float32 and got.shape == (*size, 3)
     np.testing.assert_allclose(got, by_timm(image, size, spec), atol=5e-3)

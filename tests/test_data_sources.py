@@ -22,7 +22,9 @@ def test_digits_are_scikit_learns_and_the_splits_are_stratified():
     want = {(image.tobytes(), int(label)) for image, label in pairs}
     train, test = (data.open_source("digits", split) for split in ("train", "test"))
     assert len(train) + len(test) == len(reference.target) == 1797
-    got = [(image.tobytes(), label) for source in (train, test) for image, label in map(source.read, range(len(source)))]
+    got = [
+        (image.tobytes(), label) for source in (train, test) for image, label in map(source.read, range(len(source)))
+    ]
     assert set(got) == want
     assert (train.num_classes, train.channels, train.class_names) == (10, 1, tuple("0123456789"))
     shares = np.bincount(test.labels) / np.bincount(reference.target)
@@ -34,7 +36,9 @@ def test_fake_pictures_are_repeatable_varied_and_told_apart_by_split():
     assert (len(source), source.num_classes, source.channels) == (12, 3, 1)
     images, labels = source.batch(np.arange(12))
     assert labels.tolist() == [0, 1, 2] * 4
-    assert len({image.shape for image in images}) > 1 and all(image.std() > 10 and image.dtype == np.uint8 for image in images)
+    assert len({image.shape for image in images}) > 1 and all(
+        image.std() > 10 and image.dtype == np.uint8 for image in images
+    )
     again, other = (data.open_source(source.name, split).read(0)[0] for split in ("train", "test"))
     np.testing.assert_array_equal(again, images[0])
     assert other.shape != again.shape or (other != again).any()
@@ -57,7 +61,11 @@ def test_wrong_names_are_usage_errors(spec, message):
 
 @pytest.mark.parametrize("style", [("x_{}", "y_{}"), ("{}_images", "{}_labels")])
 def test_npz_key_styles(tmp_path, style):
-    arrays = {key.format(split): value for split in ("train", "val") for key, value in zip(style, (IMAGES, LABELS[:, None]), strict=True)}
+    arrays = {
+        key.format(split): value
+        for split in ("train", "val")
+        for key, value in zip(style, (IMAGES, LABELS[:, None]), strict=True)
+    }
     np.savez(tmp_path / "set.npz", **arrays)
     for split in ("train", "test"):  # val answers to test
         source = data.open_source(f"npz:{tmp_path}/set.npz", split)
@@ -86,22 +94,40 @@ def test_npz_without_splits_holds_out_a_tenth(tmp_path):
         ({"x_train": IMAGES, "y_train": LABELS / 1}, "labels must be whole numbers, not float64"),
         ({"x_train": IMAGES, "y_train": LABELS - (np.arange(40) == 4)}, "set.npz: sample 4 has label -1, outside 0..3"),
         ({"x_train": IMAGES, "y_train": LABELS, "num_classes": 3}, "set.npz: sample 3 has label 3, outside 0..2"),
-        ({"images": IMAGES, "labels": LABELS, "class_names": ["a", "b"]}, "set.npz: sample 2 has label 2, outside 0..1"),
+        (
+            {"images": IMAGES, "labels": LABELS, "class_names": ["a", "b"]},
+            "set.npz: sample 2 has label 2, outside 0..1",
+        ),
         ({"x_test": IMAGES, "y_test": LABELS}, "no split 'train'; .* found x_test, y_test"),
-        ({"x_train": IMAGES.astype(object), "y_train": LABELS}, "set.npz is damaged .* a pickled Python object, which is never run"),
+        (
+            {"x_train": IMAGES.astype(object), "y_train": LABELS},
+            "set.npz is damaged .* a pickled Python object, which is never run",
+        ),
         ({"x_train": IMAGES[:, :0], "y_train": LABELS}, r"must be uint8 of shape .* not uint8 \(40, 0, 5, 3\)"),
         ({"x_train": IMAGES[..., [0] * 5], "y_train": LABELS}, r"must be uint8 of shape .* not uint8 \(40, 6, 5, 5\)"),
         ({"x_train": IMAGES, "y_train": np.eye(40)}, r"y_train of shape \(40, 40\) does not match the 40 pictures"),
         ({"x_train": IMAGES, "y_train": LABELS > 1}, "labels must be whole numbers, not bool"),
-        ({"x_train": IMAGES, "y_train": LABELS + 9_000_000_000}, "num_classes must be .* not 9000000004; correct it, or the labels"),
+        (
+            {"x_train": IMAGES, "y_train": LABELS + 9_000_000_000},
+            "num_classes must be .* not 9000000004; correct it, or the labels",
+        ),
         (
             {"x_train": IMAGES, "y_train": LABELS, "class_names": [list("abcd")]},
             r"class_names must be a list of texts, .* not <U1 \(1, 4\)",
         ),
-        ({"x_train": IMAGES, "y_train": LABELS, "class_names": "abcd"}, r"class_names must be a list of texts, .* not <U4 \(\)"),
-        ({"x_train": IMAGES, "y_train": LABELS, "class_names": [1, 2, 3, 4]}, "class_names must be a list of texts, .* not int64"),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "class_names": "abcd"},
+            r"class_names must be a list of texts, .* not <U4 \(\)",
+        ),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "class_names": [1, 2, 3, 4]},
+            "class_names must be a list of texts, .* not int64",
+        ),
         *(
-            ({"x_train": IMAGES, "y_train": LABELS, "num_classes": told}, "num_classes must be a whole number from 1 to 1000000, not ")
+            (
+                {"x_train": IMAGES, "y_train": LABELS, "num_classes": told},
+                "num_classes must be a whole number from 1 to 1000000, not ",
+            )
             for told in (2.7, 10**12, float("nan"), -5, 0, "4", [4, 4], True)
         ),
     ],
@@ -131,7 +157,9 @@ def test_files_that_are_no_npz(tmp_path, content):
     ],
 )
 def test_npz_headers_that_claim_something_else(tmp_path, old, new, words):
-    """Their checksums are right. What else may be wrong with such an archive stands with the weights, which share the reader."""
+    """Their checksums are right. What else may be wrong with such an archive stands with the weights, which share the
+    reader.
+    """
     np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=LABELS)
     content = (tmp_path / "set.npz").read_bytes()
     header = np.lib.format.magic(1, 0) + content.split(np.lib.format.magic(1, 0), 1)[1][: 120 + IMAGES.size]
@@ -172,12 +200,15 @@ def test_folder_without_splits_holds_out_a_tenth_by_path(tmp_path):
     paint(tmp_path / "one", *names)
     paint(tmp_path / "two", *names[:150])
     parts = {
-        (where, split): data.open_source(f"folder:{tmp_path}/{where}", split) for where in ("one", "two") for split in ("train", "test")
+        (where, split): data.open_source(f"folder:{tmp_path}/{where}", split)
+        for where in ("one", "two")
+        for split in ("train", "test")
     }
     files = {key: {file.relative_to(tmp_path / key[0]) for file in source._files} for key, source in parts.items()}
     assert files["one", "train"] | files["one", "test"] == {*map(type(tmp_path), names)}
     assert not files["one", "train"] & files["one", "test"] and 8 < len(files["one", "test"]) < 35
-    assert files["two", "test"] <= files["one", "test"]  # moving a set or adding pictures moves no picture to the other side
+    # moving a set or adding pictures moves no picture to the other side
+    assert files["two", "test"] <= files["one", "test"]
 
 
 @pytest.mark.parametrize(
@@ -185,9 +216,17 @@ def test_folder_without_splits_holds_out_a_tenth_by_path(tmp_path):
     [
         (lambda root: None, "train", "there is no folder .*set; check the path"),
         (lambda root: root.mkdir(), "train", "set has no class folders"),
-        (lambda root: [paint(root, "train/cat/a.png"), (root / "train/dog").mkdir()], "train", "train/dog has no pictures"),
+        (
+            lambda root: [paint(root, "train/cat/a.png"), (root / "train/dog").mkdir()],
+            "train",
+            "train/dog has no pictures",
+        ),
         (lambda root: paint(root, "train/cat/a.png"), "test", "no folder for the split 'test', only train"),
-        (lambda root: paint(root, "train/cat/a.png", "test/dog/a.png"), "test", "test/dog is no class of the training split"),
+        (
+            lambda root: paint(root, "train/cat/a.png", "test/dog/a.png"),
+            "test",
+            "test/dog is no class of the training split",
+        ),
         (lambda root: paint(root, "cat/a.png"), "extra", "has no split 'extra'; choose train or test"),
     ],
 )
@@ -206,16 +245,32 @@ def link(path, target):
 @pytest.mark.parametrize(
     ("make", "more", "told"),
     [
-        (lambda root: (link(root / "cat/me", "."), link(root / "cat/again", ".")), [], "2 links to folders that count already"),
+        (
+            lambda root: (link(root / "cat/me", "."), link(root / "cat/again", ".")),
+            [],
+            "2 links to folders that count already",
+        ),
         (lambda root: link(root / "cat/all", ".."), [], "1 links to folders that count already"),
         (lambda root: link(root / "cat/friend", "../dog"), [], "1 links to folders that count already"),
-        (lambda root: (paint(root.parent, "far/c.png"), link(root / "cat/far", root.parent / "far")), ["cat/far/c.png"], None),
+        (
+            lambda root: (paint(root.parent, "far/c.png"), link(root / "cat/far", root.parent / "far")),
+            ["cat/far/c.png"],
+            None,
+        ),
         (lambda root: (paint(root.parent, "far/c.png"), link(root / "eel", root.parent / "far")), ["eel/c.png"], None),
-        (lambda root: (paint(root.parent, "far/c.png"), link(root / "cat/c.png", root.parent / "far/c.png")), ["cat/c.png"], None),
+        (
+            lambda root: (paint(root.parent, "far/c.png"), link(root / "cat/c.png", root.parent / "far/c.png")),
+            ["cat/c.png"],
+            None,
+        ),
         (lambda root: link(root / "cat/gone.png", "nowhere.png"), [], "1 broken links or no files"),
         (lambda root: os.mkfifo(root / "cat/pipe.png"), [], "1 broken links or no files"),
         (lambda root: paint(root, "cat/.ipynb_checkpoints/a-checkpoint.png", "cat/deep/.thumbs/a.png"), [], "2 hidden"),
-        (lambda root: paint(root, "__MACOSX/a.png", "cat/@eaDir/a.png", "$RECYCLE.BIN/a.png", ".git/a.png"), [], "4 hidden"),
+        (
+            lambda root: paint(root, "__MACOSX/a.png", "cat/@eaDir/a.png", "$RECYCLE.BIN/a.png", ".git/a.png"),
+            [],
+            "4 hidden",
+        ),
         (lambda root: (root / "cat/._a.png").write_bytes(b"resource fork"), [], "1 hidden"),
         (lambda root: (root / "cat/Thumbs.db").write_bytes(b"x"), [], "1 of other kinds"),
     ],
@@ -227,7 +282,9 @@ def test_each_real_picture_counts_once_and_what_is_passed_over_is_told(tmp_path,
     source = data.open_source(f"folder:{root.parent}", "train")
     files = [file.relative_to(root).as_posix() for file in source._files]
     assert files == sorted(["cat/a.png", "dog/b.png", *more])
-    assert [source.class_names[source.read(i)[1]] for i in range(len(source))] == [file.partition("/")[0] for file in files]
+    assert [source.class_names[source.read(i)[1]] for i in range(len(source))] == [
+        file.partition("/")[0] for file in files
+    ]
     assert capsys.readouterr().err == (f"folder:{root.parent}, train: 2 pictures; passed over {told}\n" if told else "")
 
 

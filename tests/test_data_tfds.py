@@ -6,7 +6,8 @@ import pytest
 from kzoo import data
 from kzoo.data import tfds_source
 from kzoo.errors import UserError
-from kzoo.schema import Augment, Preprocessing
+from kzoo.schema import Augment
+from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -20,23 +21,40 @@ def write(root, name, images, labels, features=None):
 
     shape = images[0].shape if len({image.shape for image in images}) == 1 else (None, None, 3)
     features = features or tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=shape, encoding_format="png"), "label": tfds.features.ClassLabel(names=NAMES)}
+        {
+            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=NAMES),
+        }
     )
     folder = root / name / "1.0.0"
     folder.mkdir(parents=True)
     template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="tfrecord")
     infos = []
     for split, keep in (("train", lambda i: i % 3), ("validation", lambda i: not i % 3)):
-        examples = [{"image": image, "label": label} for i, (image, label) in enumerate(zip(images, labels, strict=True)) if keep(i)]
-        records = [features.serialize_example(features.encode_example({key: example[key] for key in features})) for example in examples]
+        examples = [
+            {"image": image, "label": label}
+            for i, (image, label) in enumerate(zip(images, labels, strict=True))
+            if keep(i)
+        ]
+        records = [
+            features.serialize_example(features.encode_example({key: example[key] for key in features}))
+            for example in examples
+        ]
         with tf.io.TFRecordWriter(str(folder / f"{name}-{split}.tfrecord-00000-of-00001")) as file:
             for record in records:
                 file.write(record)
         size = sum(map(len, records))
         infos.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=[len(records)], num_bytes=size, filename_template=template.replace(split=split))
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(records)],
+                num_bytes=size,
+                filename_template=template.replace(split=split),
+            )
         )
-    tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=infos, filename_template=template)
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=infos, filename_template=template
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +74,8 @@ def root(pictures, tmp_path_factory):
 
 
 @pytest.fixture(
-    params=[("equal", 2**30, "ArraySource"), ("varied", 2**30, "EncodedSource"), ("varied", 0, "StreamSource")], ids=lambda p: p[2]
+    params=[("equal", 2**30, "ArraySource"), ("varied", 2**30, "EncodedSource"), ("varied", 0, "StreamSource")],
+    ids=lambda p: p[2],
 )
 def made(request, root, monkeypatch):
     """(set name, function that opens a split of it) for each way of reading."""
@@ -84,7 +103,9 @@ def test_every_way_of_reading_gives_the_pictures_in_file_order(made, pictures):
 
 
 def loader(source, **options):
-    return labels_loader(source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="tf", **options)
+    return labels_loader(
+        source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="tf", **options
+    )
 
 
 def listed(batches):
@@ -104,7 +125,9 @@ def test_splits_are_joined_and_cut_in_the_words_of_tfds(made, pictures):
 
 def test_batches_resume_bit_for_bit(made):
     _, opened = made
-    made_twice = [loader(opened("train"), augment=Augment(crop_scale=(0.3, 1.0), flip=0.5, shift=2), seed=1) for _ in range(2)]
+    made_twice = [
+        loader(opened("train"), augment=Augment(crop_scale=(0.3, 1.0), flip=0.5, shift=2), seed=1) for _ in range(2)
+    ]
     whole = listed(made_twice[0].epoch(1))
     assert len(whole) == made_twice[0].steps_per_epoch == 5
     for start in (0, 3, 5):
@@ -120,7 +143,9 @@ def test_batches_resume_bit_for_bit(made):
 def test_an_epoch_visits_every_picture_once_and_evaluation_pads(made, pictures):
     name, opened = made
     plain = loader(opened("train"))
-    prepared = np.stack([data.prepare(image, (8, 8), Preprocessing()) for i, image in enumerate(pictures[name]) if i % 3])
+    prepared = np.stack(
+        [data.prepare(image, (8, 8), Preprocessing()) for i, image in enumerate(pictures[name]) if i % 3]
+    )
     seen = np.concatenate([images for images, _ in listed(plain.epoch(0))])
     distance = np.abs(seen[:, None] - prepared).max(axis=(2, 3, 4))
     assert sorted(distance.argmin(axis=1)) == list(range(20)) and distance.min(axis=1).max() < 1e-4
@@ -135,7 +160,9 @@ def test_a_stream_needs_tensorflow_for_its_batches(root, monkeypatch):
     monkeypatch.setattr(tfds_source, "IN_MEMORY", 0)
     source = data.open_source("tfds:varied", "train", data_dir=root)
     with pytest.raises(UserError, match="choose the engine 'tf' or 'auto'"):
-        labels_loader(source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="numpy")
+        labels_loader(
+            source, image_size=(8, 8), channels=3, preprocessing=Preprocessing(), batch_size=4, engine="numpy"
+        )
     with pytest.raises(UserError, match="too large to be packed"):
         data.pack("tfds:varied", root / "set.npz", data_dir=root)
 

@@ -20,7 +20,8 @@ CASES = {
 
 
 def weights_of_timm(overrides, folder):
-    """(our model, images, the weights (B, heads, N, N) of each block, those of attention pooling (B, heads, patches) or None), by timm.
+    """(our model, images, the weights (B, heads, N, N) of each block, those of attention pooling (B, heads, patches) or
+    None), by timm.
 
     Weights are float64.
     """
@@ -33,7 +34,9 @@ def weights_of_timm(overrides, folder):
     seen, pooled = [], []
     for block in reference.blocks:
         block.attn.fused_attn = False  # the weights then pass through a dropout of rate 0
-        block.attn.attn_drop.register_forward_hook(lambda module, args, output: seen.append(output.numpy().astype("float64")))
+        block.attn.attn_drop.register_forward_hook(
+            lambda module, args, output: seen.append(output.numpy().astype("float64"))
+        )
     if reference.attn_pool is not None:
         reference.attn_pool.register_forward_hook(lambda module, args, output: pooled.append(args[0]))
     images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype("float32")
@@ -85,7 +88,9 @@ def test_maps_of_a_loaded_model_and_of_one_that_gives_features(tmp_path):
     model = randomise(kzoo.get("vit_toy", reg_tokens=2))
     images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
     model.save(tmp_path / "m.keras")
-    np.testing.assert_array_equal(kzoo.attention(kzoo.load(tmp_path / "m.keras"), images), kzoo.attention(model, images))
+    np.testing.assert_array_equal(
+        kzoo.attention(kzoo.load(tmp_path / "m.keras"), images), kzoo.attention(model, images)
+    )
     features = kzoo.get("vit_toy", reg_tokens=2, features_only=True, out_indices=(1,))
     kept = {w.path: w for w in model.weights}
     features.set_weights([kept[w.path] for w in features.weights])
@@ -99,7 +104,8 @@ def test_position_similarity_is_the_cosine(overrides):
     model = randomise(kzoo.get("vit_toy", image_size=(24, 40), **overrides))
     layer = model.get_layer("pos_embed")
     zeros = np.zeros((1, *layer.input.shape[1:]), "float32")
-    table = keras.ops.convert_to_numpy(layer(zeros))[0, -15:].astype("float64")  # three rows of five patches, after the other tokens
+    # three rows of five patches, after the other tokens
+    table = keras.ops.convert_to_numpy(layer(zeros))[0, -15:].astype("float64")
     found = explain.position_similarity(model)
     assert found.shape == (3, 5, 3, 5)
     np.testing.assert_allclose(found.reshape(15, 15), cosine_similarity(table), atol=1e-5)
@@ -126,7 +132,10 @@ def test_patch_filters_are_the_principal_components():
             lambda: kzoo.attention(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]), np.zeros((1, 8))),
             "no attention",
         ),
-        (lambda: explain.position_similarity(kzoo.get("vit_toy", pos_embed="none")), "vit_toy has no table of positions"),
+        (
+            lambda: explain.position_similarity(kzoo.get("vit_toy", pos_embed="none")),
+            "vit_toy has no table of positions",
+        ),
         (lambda: explain.patch_filters(kzoo.get("vit_toy", stem="conv")), "vit_toy has no linear map"),
     ],
 )

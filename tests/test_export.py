@@ -41,7 +41,13 @@ def photos(count=8, height=70, width=60, channels=3):
     random = np.random.default_rng(1)
     small = random.integers(0, 256, (count, 6, 5, channels), dtype=np.uint8)
     return [
-        np.stack([np.asarray(Image.fromarray(s[..., c]).resize((width, height), Image.Resampling.BICUBIC)) for c in range(channels)], -1)
+        np.stack(
+            [
+                np.asarray(Image.fromarray(s[..., c]).resize((width, height), Image.Resampling.BICUBIC))
+                for c in range(channels)
+            ],
+            -1,
+        )
         for s in small
     ]
 
@@ -58,7 +64,10 @@ def through_pillow(model, image):
     target = int(height / pre.crop_pct), int(width / pre.crop_pct)
     ratio = max(t / s for t, s in zip(target, image.shape[:2], strict=True))
     h, w = (max(int(side * ratio + 0.5), t) for side, t in zip(image.shape[:2], target, strict=True))
-    planes = [Image.fromarray(image[..., c].astype(np.float32)).resize((w, h), Image.Resampling.BICUBIC) for c in range(image.shape[-1])]
+    planes = [
+        Image.fromarray(image[..., c].astype(np.float32)).resize((w, h), Image.Resampling.BICUBIC)
+        for c in range(image.shape[-1])
+    ]
     top, left = (h - height) // 2, (w - width) // 2
     resized = np.stack([np.asarray(p) for p in planes], -1).clip(0, 255)[top : top + height, left : left + width]
     return ((resized / 255 - np.array(pre.mean)) / np.array(pre.std)).astype(np.float32)[None]
@@ -79,7 +88,8 @@ def artifacts(model, tmp_path_factory):
     """{format: folder}, and the cards that export returned, of the one model that most tests share."""
     root = tmp_path_factory.mktemp("artifacts")
     cards = {
-        format: kzoo.export(model, root / format, format=format, pictures=photos(), pictures_from="test pictures") for format in FORMATS
+        format: kzoo.export(model, root / format, format=format, pictures=photos(), pictures_from="test pictures")
+        for format in FORMATS
     }
     return {format: root / format for format in FORMATS}, cards
 
@@ -88,12 +98,15 @@ def own_size(count):
     return np.random.default_rng(count).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_onnx(model, artifacts, batch):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(artifacts[0]["onnx"] / "model.onnx")
-    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [("images", "tensor(uint8)", [HEIGHT, WIDTH, 3])]
+    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [
+        ("images", "tensor(uint8)", [HEIGHT, WIDTH, 3])
+    ]
     images = own_size(batch)
     logits, probabilities = session.run(["logits", "probabilities"], {"images": images})
     expected = in_keras(model, images)
@@ -102,7 +115,9 @@ def test_onnx(model, artifacts, batch):
 
 
 def test_onnx_graph_is_lean(artifacts):
-    """Shapes are constants but for the batch, and norms are single nodes: this toy has 2 blocks, 5 norms and 9 dense products."""
+    """Shapes are constants but for the batch, and norms are single nodes: this toy has 2 blocks, 5 norms and 9 dense
+    products.
+    """
     import collections
 
     import onnx
@@ -112,7 +127,8 @@ def test_onnx_graph_is_lean(artifacts):
     counts = collections.Counter(node.op_type for node in graph.graph.node)
     assert counts["Shape"] <= 1  # of the class token's batch
     assert counts["LayerNormalization"] == 5 and counts["ReduceMean"] == 0
-    assert counts["Reshape"] == 1 + 2 * 6  # patches; in each block tokens to rows and back around two branches, heads apart and together
+    # patches; in each block tokens to rows and back around two branches, heads apart and together
+    assert counts["Reshape"] == 1 + 2 * 6
     assert len(graph.graph.node) <= 90
 
 
@@ -147,6 +163,7 @@ np.savez(out, **{f"{n}_{k}": v.numpy() for n, o in outputs.items() for k, v in o
 """
 
 
+@pytest.mark.slow
 def test_saved_model_runs_where_only_tensorflow_is_imported(model, artifacts, tmp_path):
     batches = {f"{h}x{w}": np.stack(photos(3, h, w)) for h, w in ((70, 60), (HEIGHT, WIDTH), (20, 90), (41, 61))}
     np.savez(tmp_path / "in.npz", **batches)
@@ -193,6 +210,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(artifacts):
             artifact.predict_encoded([files[0], bad, files[2]])
 
 
+@pytest.mark.slow
 def test_an_export_whose_decoder_differs_is_not_kept(model, tmp_path, monkeypatch):
     from kzoo.exporting import encoded
 
@@ -202,15 +220,20 @@ def test_an_export_whose_decoder_differs_is_not_kept(model, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop_mode", ["squash", "border"])
 def test_predict_prepares_as_the_model_does(tmp_path, crop_mode):
     """An artifact of one size is given prepared pictures: by the crop mode of its model too."""
     from kzoo.predicting import open_target
 
     model = toy(class_names=(*NAMES[:4], "\udcff"))  # a folder whose name is no UTF-8
-    model.spec = dataclasses.replace(model.spec, preprocessing=dataclasses.replace(model.spec.preprocessing, crop_mode=crop_mode))
+    model.spec = dataclasses.replace(
+        model.spec, preprocessing=dataclasses.replace(model.spec.preprocessing, crop_mode=crop_mode)
+    )
     card = kzoo.export(model, tmp_path / "a", format="onnx", pictures=photos())
-    assert {"squash": "each side for itself", "border": "until it fits into 40 x 60"}[crop_mode] in card["input"]["resize"]
+    assert {"squash": "each side for itself", "border": "until it fits into 40 x 60"}[crop_mode] in card["input"][
+        "resize"
+    ]
     assert (tmp_path / "a" / "labels.txt").read_bytes().endswith(b"dog\n\xff\n")
     picture = photos(1)[0]
     expected = softmax(np.asarray(model(kzoo.preprocessor(model)(picture[None]))))[0]
@@ -223,7 +246,12 @@ def test_predict_prepares_as_the_model_does(tmp_path, crop_mode):
 def test_artifacts_open_without_keras(model, artifacts, format, tmp_path):
     """What `kzoo predict` uses: the same numbers, the class names, and a clear word on a wrong picture."""
     artifact = open_artifact(artifacts[0][format])
-    assert (artifact.format, artifact.image_size, artifact.channels, artifact.labels) == (format, (HEIGHT, WIDTH), 3, NAMES)
+    assert (artifact.format, artifact.image_size, artifact.channels, artifact.labels) == (
+        format,
+        (HEIGHT, WIDTH),
+        3,
+        NAMES,
+    )
     images = own_size(2)
     if format == "saved_model":
         expected = model.predict_on_batch(np.concatenate([through_pillow(model, image) for image in images]))
@@ -250,7 +278,9 @@ def test_right_from_eight_threads(artifacts, format):
     def wrong(thread):
         order = [(11 * thread + 7 * step) % len(batches) for step in range(250)]
         found = [(i, artifact.predict(batches[i])) for i in order]
-        return sum(not np.allclose(outputs[name], expected[i][name], atol=1e-5) for i, outputs in found for name in outputs)
+        return sum(
+            not np.allclose(outputs[name], expected[i][name], atol=1e-5) for i, outputs in found for name in outputs
+        )
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(wrong, range(8))) == [0] * 8
@@ -296,7 +326,9 @@ def test_artifacts_without_digests_open_as_before(artifacts, format, tmp_path):
     """Earlier versions wrote none; their payload is as good as its runtime finds it."""
     folder = shutil.copytree(artifacts[0][format], tmp_path / "a")
     card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps({key: value for key, value in card.items() if key not in ("files", "seal")}))
+    (folder / "card.json").write_text(
+        json.dumps({key: value for key, value in card.items() if key not in ("files", "seal")})
+    )
     assert open_artifact(folder).predict(own_size(2))["logits"].shape == (2, 5)
     payload = folder / card["payload"] / "saved_model.pb" if format == "saved_model" else folder / card["payload"]
     payload.write_bytes(payload.read_bytes()[:1000])
@@ -383,10 +415,13 @@ def test_a_card_may_be_set_otherwise(artifacts, tmp_path):
     """Only what it says is sealed."""
     folder = shutil.copytree(artifacts[0]["onnx"], tmp_path / "a")
     card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(dict(reversed(card.items())), indent=7, ensure_ascii=False), encoding="utf-8")
+    (folder / "card.json").write_text(
+        json.dumps(dict(reversed(card.items())), indent=7, ensure_ascii=False), encoding="utf-8"
+    )
     assert open_artifact(folder).labels == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "operation", "words"),
     [("onnx", "erfc", "ONNX has no operation for Erfc"), ("litert", "betainc", "LiteRT cannot express vit_toy")],
@@ -396,16 +431,23 @@ def test_an_operation_the_format_lacks_is_named(model, tmp_path, monkeypatch, fo
 
     from kzoo.exporting.serving import Serving
 
-    function = {"erfc": tf.math.erfc, "betainc": lambda x: tf.math.betainc(tf.abs(x) + 1, tf.abs(x) + 2, tf.sigmoid(x))}[operation]
+    function = {
+        "erfc": tf.math.erfc,
+        "betainc": lambda x: tf.math.betainc(tf.abs(x) + 1, tf.abs(x) + 2, tf.sigmoid(x)),
+    }[operation]
     outputs = Serving.outputs
-    monkeypatch.setattr(Serving, "outputs", lambda self, *x: {name: function(value) for name, value in outputs(self, *x).items()})
+    monkeypatch.setattr(
+        Serving, "outputs", lambda self, *x: {name: function(value) for name, value in outputs(self, *x).items()}
+    )
     with pytest.raises(UserError, match=words):
         kzoo.export(model, tmp_path / "a", format=format, pictures=photos())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_graph_rewrites_leave_other_patterns_alone():
-    """A reshape that moves the rows, and a norm over another axis, look alike but are not: the numbers stay, so do the nodes."""
+    """A reshape that moves the rows, and a norm over another axis, look alike but are not: the numbers stay, so do the
+    nodes.
+    """
     import onnx
     import onnxruntime
 
@@ -436,7 +478,9 @@ def test_graph_rewrites_leave_other_patterns_alone():
         }""")
     before = model.SerializeToString()
     simplify(model)
-    assert [node.op_type for node in model.graph.node] == [node.op_type for node in onnx.load_from_string(before).graph.node]
+    assert [node.op_type for node in model.graph.node] == [
+        node.op_type for node in onnx.load_from_string(before).graph.node
+    ]
     x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
     old, new = (onnxruntime.InferenceSession(m).run(None, {"x": x}) for m in (before, model.SerializeToString()))
     for a, b in zip(old, new, strict=True):
@@ -452,7 +496,10 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize(("format", "runtime"), [("saved_model", "tensorflow"), ("onnx", "onnxruntime"), ("litert", "ai_edge_litert")])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "runtime"), [("saved_model", "tensorflow"), ("onnx", "onnxruntime"), ("litert", "ai_edge_litert")]
+)
 def test_the_command_predicts_by_the_runtime_alone(artifacts, tmp_path, format, runtime):
     folder, picture = str(artifacts[0][format]), str(tmp_path / "picture.png")
     Image.fromarray(photos(1)[0]).save(picture)
@@ -503,6 +550,7 @@ def test_card(model, artifacts, format):
     assert signatures == ({"serving_default", "serving_jpeg"} if format == "saved_model" else {"serving_default"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_snippet_of_the_card_runs(artifacts, format):
     page = (artifacts[0][format] / "card.md").read_text()
@@ -512,6 +560,7 @@ def test_the_snippet_of_the_card_runs(artifacts, format):
     assert done.stdout.strip().startswith("[[")
 
 
+@pytest.mark.slow
 def test_headless_grey_model(tmp_path):
     model = toy(num_classes=0, in_channels=1, image_size=32, crop_pct=1.0, class_names=())
     images = np.stack(photos(3, 32, 32, channels=1))
@@ -566,7 +615,9 @@ def test_reduced_precision_is_exported_in_float32(tmp_path):
         keras.config.set_dtype_policy("float32")
     card = kzoo.export(model, tmp_path / "a", format="onnx", pictures=photos())
     images, twin = own_size(3), toy()
-    np.testing.assert_allclose(open_artifact(tmp_path / "a").predict(images)["logits"], in_keras(twin, images), atol=1e-4)
+    np.testing.assert_allclose(
+        open_artifact(tmp_path / "a").predict(images)["logits"], in_keras(twin, images), atol=1e-4
+    )
     assert card["precision"] == "float32" and card["trained_precision"] == "mixed_bfloat16"
 
 
@@ -600,6 +651,8 @@ def test_missing_package_is_named(monkeypatch, tmp_path):
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tf2onnx" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "tf2onnx" else real(name, *rest)
+    )
     with pytest.raises(kzoo.errors.MissingPackage, match=r'needs tf2onnx: pip install "kzoo\[export\]"'):
         kzoo.export(None, tmp_path / "a", format="onnx")

@@ -44,12 +44,25 @@ def png(depth, colour, *, key=b"", before=b"", after=b"", interlaced=False):
         return b"".join(b"\0" + random.integers(0, 256, length, dtype=np.uint8).tobytes() for _ in range(height))
 
     passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))  # Adam7
-    parts = [tuple(len(range(top, size[i], by)) for i, (top, by) in enumerate((p[:2], p[2:]))) for p in passes] if interlaced else [size]
+    parts = (
+        [tuple(len(range(top, size[i], by)) for i, (top, by) in enumerate((p[:2], p[2:]))) for p in passes]
+        if interlaced
+        else [size]
+    )
     header = struct.pack(">IIBBBBB", size[1], size[0], depth, colour, 0, 0, interlaced)
     pixels = chunk(b"IDAT", zlib.compress(b"".join(rows(*part) for part in parts)))
     palette = chunk(b"PLTE", random.integers(0, 256, 3 * 2**depth, dtype=np.uint8).tobytes()) if colour == 3 else b""
     transparent = chunk(b"tRNS", key) if key else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + transparent + before + pixels + after + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + palette
+        + transparent
+        + before
+        + pixels
+        + after
+        + chunk(b"IEND", b"")
+    )
 
 
 def exif(value, endian="<"):
@@ -87,16 +100,29 @@ def colour_key(depth):
 
 TAKEN = {
     **{f"png palette, {d} bits": png(d, 3) for d in (1, 2, 4, 8)},
-    **{f"png palette, {d} bits, partly transparent": png(d, 3, key=bytes([0, 128]) * 2 ** (d - 1)) for d in (1, 2, 4, 8)},
-    **{f"png palette, {d} bits, one colour transparent": png(d, 3, key=b"\xff" * int(first(d)[0]) + b"\0") for d in (1, 2, 4, 8)},
+    **{
+        f"png palette, {d} bits, partly transparent": png(d, 3, key=bytes([0, 128]) * 2 ** (d - 1))
+        for d in (1, 2, 4, 8)
+    },
+    **{
+        f"png palette, {d} bits, one colour transparent": png(d, 3, key=b"\xff" * int(first(d)[0]) + b"\0")
+        for d in (1, 2, 4, 8)
+    },
     **{f"png grey, {d} bits": png(d, 0) for d in (1, 2, 4, 8, 16)},
     **{f"png grey, {d} bits, transparent colour": png(d, 0, key=first(d).astype(">u2").tobytes()) for d in (8, 16)},
-    **{f"png {name}, {d} bits": png(d, colour) for d in (8, 16) for name, colour in (("rgb", 2), ("grey, alpha", 4), ("rgba", 6))},
+    **{
+        f"png {name}, {d} bits": png(d, colour)
+        for d in (8, 16)
+        for name, colour in (("rgb", 2), ("grey, alpha", 4), ("rgba", 6))
+    },
     "png rgb, transparent colour": png(8, 2, key=colour_key(8)),
     "png smooth": saved(picture(), "PNG"),
     "png smooth alpha": saved(picture("RGBA"), "PNG"),
     "png animated": saved(picture("RGBA"), "PNG", save_all=True, append_images=[picture("RGBA", 1)]),
-    **{f"png interlaced, {d} bits, type {colour}": png(d, colour, interlaced=True) for d, colour in ((8, 2), (4, 3), (8, 6), (16, 0))},
+    **{
+        f"png interlaced, {d} bits, type {colour}": png(d, colour, interlaced=True)
+        for d, colour in ((8, 2), (4, 3), (8, 6), (16, 0))
+    },
     "png one pixel": saved(picture().crop((0, 0, 1, 1)), "PNG"),
     "png Exif behind the pixels": png(8, 2, after=chunk(b"eXIf", TIFF)),
     "png XMP": png(8, 2, before=chunk(b"iTXt", ITXT + XMP[0])),
@@ -113,7 +139,9 @@ TAKEN = {
     "webp alpha": saved(picture("RGBA"), "WEBP", quality=80),
     "webp alpha, lossless": saved(picture("RGBA"), "WEBP", lossless=True),
     "webp XMP": saved(picture(), "WEBP", xmp=XMP[1]),
-    "webp Exif that its flags deny": saved(picture(), "WEBP", exif=exif(6)).replace(b"VP8X\n\0\0\0\x08", b"VP8X\n\0\0\0\0"),
+    "webp Exif that its flags deny": saved(picture(), "WEBP", exif=exif(6)).replace(
+        b"VP8X\n\0\0\0\x08", b"VP8X\n\0\0\0\0"
+    ),
     "gif": gif(),
     "gif interlaced": gif(interlace=1),
     "gif transparent": gif(transparency=3),
@@ -135,13 +163,25 @@ TAKEN = {
 }
 # TensorFlow's decoders cannot give training's answer, so there is none.
 REFUSED = {
-    **{f"png grey, {d} bits, transparent": (png(d, 0, key=b"\0\1"), "a PNG with a transparent colour") for d in (1, 2, 4)},
+    **{
+        f"png grey, {d} bits, transparent": (png(d, 0, key=b"\0\1"), "a PNG with a transparent colour")
+        for d in (1, 2, 4)
+    },
     "png rgb, 16 bits, transparent": (png(16, 2, key=colour_key(16)), "a PNG with a transparent colour"),
     "png Exif as text": (png(8, 2, before=chunk(b"tEXt", b"Raw profile type exif\0" + TEXT)), "in a text chunk"),
-    "png Exif as packed text": (png(8, 2, before=chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(TEXT))), "in a text chunk"),
-    "png XMP as packed text": (png(8, 2, before=chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP[0]))), "in a text"),
+    "png Exif as packed text": (
+        png(8, 2, before=chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(TEXT))),
+        "in a text chunk",
+    ),
+    "png XMP as packed text": (
+        png(8, 2, before=chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP[0]))),
+        "in a text",
+    ),
     **{
-        f"webp animated {mode}": (saved(picture(mode), "WEBP", save_all=True, append_images=[picture(mode, 1)]), "an animated WebP")
+        f"webp animated {mode}": (
+            saved(picture(mode), "WEBP", save_all=True, append_images=[picture(mode, 1)]),
+            "an animated WebP",
+        )
         for mode in ("RGB", "RGBA")
     },
     "gif of parts": (gif()[:6] + struct.pack("<HH", WIDTH + 2, HEIGHT) + gif()[10:], "a GIF whose first frame"),
@@ -189,7 +229,9 @@ def test_what_cannot_be_decoded_as_in_training_is_refused(graphs, kind):
 
 
 def test_the_table_turns_and_flattens():
-    """The table itself: training's decoder meets every orientation in each container, and pixels that are not opaque."""
+    """The table itself: training's decoder meets every orientation in each container, and pixels that are not
+    opaque.
+    """
     turned = {(file[:2], Image.open(io.BytesIO(file)).getexif().get(0x0112)) for file in TAKEN.values()}
     assert turned >= {(magic, value) for magic in (b"\xff\xd8", b"\x89P", b"RI") for value in range(1, 9)}
     faint = {kind for kind, file in TAKEN.items() if reference(file, kind, channels=4)[..., 3].min() < 255}
@@ -203,25 +245,35 @@ def test_an_export_is_verified_with_more_than_plain_files():
     files = [encode(np.asarray(picture())) for encode in verify.ENCODINGS]
     images = [Image.open(io.BytesIO(file)) for file in files]
     assert {image.format for image in images} == {"PNG", "JPEG", "GIF"}
-    assert any(image.mode == "P" and file[24] == 4 for image, file in zip(images, files, strict=True))  # a palette of 4 bits
+    # a palette of 4 bits
+    assert any(image.mode == "P" and file[24] == 4 for image, file in zip(images, files, strict=True))
     assert {(image.format, image.getexif().get(0x0112)) for image in images} >= {("PNG", 8), ("JPEG", 6)}
     assert {image.format for image in images if image.has_transparency_data} == {"PNG", "GIF"}
 
 
 def test_exif_behind_other_segments(graphs):
     file = saved(picture(), "JPEG", exif=exif(6))
-    other = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + b"\xff\xff\xed" + (60_000).to_bytes(2, "big") + b"\0" * 59_998
+    other = (
+        b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+        + b"\xff\xff\xed"
+        + (60_000).to_bytes(2, "big")
+        + b"\0" * 59_998
+    )
     assert graphs[3](file[:2] + other + file[2:]).shape == (WIDTH, HEIGHT, 3)
 
 
-@pytest.mark.parametrize(("kind", "value", "found"), [(3, b"\6\0\0\0", 6), (4, b"\6\0\0\0", 6), (1, b"\6\0\0\0", 0), (3, b"\0\0\0\0", 0)])
+@pytest.mark.parametrize(
+    ("kind", "value", "found"), [(3, b"\6\0\0\0", 6), (4, b"\6\0\0\0", 6), (1, b"\6\0\0\0", 0), (3, b"\0\0\0\0", 0)]
+)
 def test_orientation_of_every_type(kind, value, found):
     block = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x0112, kind, 1) + value
     assert int(orientation(block)) == int(orientation(b"Exif\0\0" + block)) == found
     assert int(orientation(b"")) == 0
 
 
-@pytest.mark.parametrize("kind", ["JPEG Exif 6<", "PNG Exif 6<", "WEBP Exif 6<", "gif animated, transparent, with comments", "bmp"])
+@pytest.mark.parametrize(
+    "kind", ["JPEG Exif 6<", "PNG Exif 6<", "WEBP Exif 6<", "gif animated, transparent, with comments", "bmp"]
+)
 def test_damaged_headers_end(graphs, kind):
     """Random bytes where directories, sizes and flags stand: a picture or an error, no crash, no endless loop."""
     random, answers = np.random.default_rng(0), set()

@@ -1,4 +1,6 @@
-"""An export takes its place whole or not at all: somebody else's files, failures at every step, kill -9 at every moment."""
+"""An export takes its place whole or not at all: somebody else's files, failures at every step, kill -9 at every
+moment.
+"""
 
 import errno
 import json
@@ -73,7 +75,10 @@ def test_exchange_is_one_step(tmp_path):
         (lambda out: out.write_text("x"), "is a file; name a folder"),
         (lambda out: (out.mkdir(), (out / "thesis.txt").write_text("x")), "is not empty and holds no kzoo artifact"),
         (lambda out: (out.mkdir(), (out / "card.json").write_text('{"title": "birthday"}')), "holds no kzoo artifact"),
-        (lambda out: (artifact(out, "x") / "card.json").write_text('{"kind": "kzoo artifact", "format": "on'), "holds no kzoo artifact"),
+        (
+            lambda out: (artifact(out, "x") / "card.json").write_text('{"kind": "kzoo artifact", "format": "on'),
+            "holds no kzoo artifact",
+        ),
         (
             lambda out: (artifact(out, "x") / "card.json").write_bytes(b'{"kind": "kzoo artifact", "format": "\xff"}'),
             "holds no kzoo artifact",
@@ -109,20 +114,27 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path, monke
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "readonly").mkdir()
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("readonly") and access(path, mode))  # root may write
+    # root may write
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("readonly") and access(path, mode))
     with pytest.raises(UserError, match=f"^nothing can be written into .*({words}).*; name another folder.$"):
         kzoo.export(None, f"{tmp_path}/{name}", format="onnx")
-    assert main(["export", "no_such_model", "--format", "onnx", "--out", f"{tmp_path}/{name}"]) == 1  # the folder comes first
+    # the folder comes first
+    assert main(["export", "no_such_model", "--format", "onnx", "--out", f"{tmp_path}/{name}"]) == 1
     assert "name another folder" in capsys.readouterr().err
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "loop", "readonly"]
 
 
 def test_only_one_export_at_a_time(tmp_path):
-    """Of two, in threads of one process as in processes of equal numbers, the second is refused and nothing of the first is touched."""
+    """Of two, in threads of one process as in processes of equal numbers, the second is refused and nothing of the
+    first is touched.
+    """
     out = artifact(tmp_path / "a", "old")
     with place.staging(out) as folder:
         artifact(folder, "new")
-        with pytest.raises(UserError, match=r"another export is writing to .*a; wait for it or name another folder"), place.staging(out):
+        with (
+            pytest.raises(UserError, match=r"another export is writing to .*a; wait for it or name another folder"),
+            place.staging(out),
+        ):
             pass
         place.clear(out)
         with place.staging(tmp_path / "b") as other:  # to another folder it may
@@ -210,13 +222,17 @@ with place.staging(out) as folder:
 """
 
 
-@pytest.mark.parametrize(("moment", "left"), [("building", "old"), ("exchanged", "new"), ("deleting", "new"), ("between renames", "old")])
+@pytest.mark.parametrize(
+    ("moment", "left"), [("building", "old"), ("exchanged", "new"), ("deleting", "new"), ("between renames", "old")]
+)
 def test_killed_at_any_moment(tmp_path, moment, left):
     out = artifact(tmp_path / "a", "old")
     root = pathlib.Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", KILLED, str(out), moment], env=os.environ | {"PYTHONPATH": str(root)})
     assert done.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".a.tmp-*")) + list(tmp_path.glob(".a.old-*"))) == (2 if moment == "between renames" else 1)
+    assert len(list(tmp_path.glob(".a.tmp-*")) + list(tmp_path.glob(".a.old-*"))) == (
+        2 if moment == "between renames" else 1
+    )
     with place.staging(out):
         assert (out / "model.onnx").read_text() == left  # put back, if it was caught between two renames
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
@@ -247,6 +263,7 @@ def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_failed_exports_leave_what_was_there(model, exported, monkeypatch):
     import onnx
 
@@ -258,8 +275,18 @@ def test_failed_exports_leave_what_was_there(model, exported, monkeypatch):
     wrong = {name: run(open_artifact(out), np.zeros((1, 32, 32, 3), np.uint8))[name] for name in off}
     assert wrong["logits"].shape == (1, 10)
     failures = [
-        (OnnxArtifact, "_run", lambda self, x: {k: v + off[k] for k, v in run(self, x).items()}, "disagrees with Keras by 0.0002 where"),
-        (OnnxArtifact, "_run", lambda self, x: {k: v * np.nan for k, v in run(self, x).items()}, "disagrees with Keras by nan where"),
+        (
+            OnnxArtifact,
+            "_run",
+            lambda self, x: {k: v + off[k] for k, v in run(self, x).items()},
+            "disagrees with Keras by 0.0002 where",
+        ),
+        (
+            OnnxArtifact,
+            "_run",
+            lambda self, x: {k: v * np.nan for k, v in run(self, x).items()},
+            "disagrees with Keras by nan where",
+        ),
         (OnnxArtifact, "_run", lambda self, x: {"logits": run(self, x)["logits"]}, "the artifact returned"),
         (onnx, "save", full_disk, "could not be written: the disk is full"),
         (card, "write", full_disk, "could not be written: the disk is full"),
@@ -285,11 +312,14 @@ def test_full_disk_under_tensorflow(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_real_export_killed_while_it_verifies(exported):
     out, before = exported
     code = f"import kzoo; kzoo.export(kzoo.get('vit_toy'), {str(out)!r}, format='onnx')"
     root = pathlib.Path(__file__).parent.parent
-    child = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 120
     while not list(out.parent.glob(".a.tmp-*/model.onnx")) and child.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
@@ -325,7 +355,9 @@ with place.staging(pathlib.Path(sys.argv[1])) as folder:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_export_ends_its_child(tmp_path, monkeypatch, interruption):
-    """Under JAX and torch a child exports: an exception here, as a signal raises it, ends it, and what it had built is gone."""
+    """Under JAX and torch a child exports: an exception here, as a signal raises it, ends it, and what it had built is
+    gone.
+    """
     from kzoo.exporting import relay
 
     out, children = artifact(tmp_path / "a", "old"), []

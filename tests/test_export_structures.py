@@ -1,4 +1,6 @@
-"""A network that takes a dictionary, and outputs that need the pictures' own sizes: every artifact answers as Keras does."""
+"""A network that takes a dictionary, and outputs that need the pictures' own sizes: every artifact answers as Keras
+does.
+"""
 
 import keras
 import numpy as np
@@ -18,7 +20,7 @@ FAMILY = """
 import kzoo
 from keras import Input, layers
 from kzoo.models.base import ModelConfig, ZooModel
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "centre"
 VARIANTS = {"plugged_pair_toy": ModelConfig(image_size=(16, 24), num_classes=0, preprocessing=Preprocessing(crop_mode="squash"))}
@@ -35,26 +37,38 @@ def build(config):
 
 
 class Centre(Task):
-    """{"centre": (B, 2) in pixels of the picture, "what": (B, 3)}; the mask says which share of the input a square of it would fill."""
+    """{"centre": (B, 2) in pixels of the picture, "what": (B, 3)}; the mask says which share of the input a square of
+    it would fill.
+    """
 
     def inputs(self, images, take):
         ops = keras.ops
         images_in, _ = super().inputs(images, take)
         sizes = ops.cast(ops.stack(ops.shape(images)[1:3]), "float32")
-        lit = [ops.arange(side, dtype="float32") < side * sizes[i] / ops.max(sizes) for i, side in enumerate(take.image_size)]
+        lit = [
+            ops.arange(side, dtype="float32") < side * sizes[i] / ops.max(sizes)
+            for i, side in enumerate(take.image_size)
+        ]
         mask = ops.cast(ops.logical_and(lit[0][:, None], lit[1][None]), "float32")
         rows = ops.shape(images)[0]
-        return {"image": images_in, "mask": ops.broadcast_to(mask, (rows, *take.image_size))}, ops.broadcast_to(sizes, (rows, 2))
+        return {"image": images_in, "mask": ops.broadcast_to(mask, (rows, *take.image_size))}, ops.broadcast_to(
+            sizes, (rows, 2)
+        )
 
     def prepared(self, pictures, take):
         sizes = np.float32([picture.shape[:2] for picture in pictures])
         longest = sizes.max(axis=1, keepdims=True)
-        rows, columns = (np.arange(side) < side * sizes[:, i : i + 1] / longest for i, side in enumerate(take.image_size))
+        rows, columns = (
+            np.arange(side) < side * sizes[:, i : i + 1] / longest for i, side in enumerate(take.image_size)
+        )
         images = np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures])
         return {"image": images, "mask": np.float32(rows[:, :, None] & columns[:, None])}, sizes
 
     def outputs(self, network, raw, sizes):
-        return {"centre": keras.ops.cast(raw["where"], "float32") * sizes, "what": keras.ops.cast(raw["what"], "float32")}
+        return {
+            "centre": keras.ops.cast(raw["where"], "float32") * sizes,
+            "what": keras.ops.cast(raw["what"], "float32"),
+        }
 
     def answer(self, outputs, labels, top):
         return {"centre": outputs["centre"].tolist()}
@@ -87,7 +101,10 @@ def by_hand(model, pixels):
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_artifact_of_a_dictionary_knows_its_pictures_sizes(model, tmp_path, format):
     card = kzoo.export(model, tmp_path / "a", format, pictures=photos())
-    assert {name: output["shape"] for name, output in card["outputs"].items()} == {"centre": [None, 2], "what": [None, 3]}
+    assert {name: output["shape"] for name, output in card["outputs"].items()} == {
+        "centre": [None, 2],
+        "what": [None, 3],
+    }
     artifact, own = open_artifact(tmp_path / "a"), np.stack(photos(3, 16, 24))
     found = artifact.predict(own)
     for i, pixels in enumerate(own):
@@ -101,10 +118,15 @@ def test_an_artifact_of_a_dictionary_knows_its_pictures_sizes(model, tmp_path, f
         for path, pixels in zip(paths, (photos(1, 70, 60)[0], photos(1, 20, 90)[0]), strict=True):
             Image.fromarray(pixels).save(path)
         model.save(tmp_path / "model.keras")
-        answers = [[result["centre"] for result in predict(open_target(t), paths)] for t in (tmp_path / "a", tmp_path / "model.keras")]
+        answers = [
+            [result["centre"] for result in predict(open_target(t), paths)]
+            for t in (tmp_path / "a", tmp_path / "model.keras")
+        ]
         np.testing.assert_allclose(*answers, rtol=1e-4)
         assert answers[0][0][0] > 20 > answers[0][1][0]  # rows, of a high picture and a low one
-        np.testing.assert_allclose(artifact.predict_encoded([path.read_bytes() for path in paths])["centre"], answers[1], rtol=1e-4)
+        np.testing.assert_allclose(
+            artifact.predict_encoded([path.read_bytes() for path in paths])["centre"], answers[1], rtol=1e-4
+        )
 
 
 def test_reduced_precision_compares_what_a_dictionary_gives(model):

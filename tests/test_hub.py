@@ -1,4 +1,6 @@
-"""Files of a hub through huggingface_hub's own client, in fresh processes, from a hub on loopback (tests/hub_server.py)."""
+"""Files of a hub through huggingface_hub's own client, in fresh processes, from a hub on loopback
+(tests/hub_server.py).
+"""
 
 import json
 import os
@@ -56,7 +58,9 @@ def hub(tmp_path):
 
 def python(hub, code, *arguments, before="", **variables):
     """What a fresh process prints last, as JSON."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | hub.environment | variables
+    environment = (
+        {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | hub.environment | variables
+    )
     command = [sys.executable, "-c", before + code, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -84,8 +88,14 @@ def test_addresses(uri, address):
 
 
 WRONG = ["hf://", "hf://org", "hf://org/", "hf://org/repo@", "hf://org/repo/", "hf://o rg/repo", "hf://a/b@c@d"]
-WRONG += [f"hf://org/repo@{revision}" for revision in ("..", ".", "%2Fetc", "a%2F..%2Fb", "%0A", "a%00", "a%5Cb", "-x", "a%2F%2Fb", "a%2F")]
-WRONG += [f"hf://org/repo/{file}" for file in ("../x", "a/../x", "./x", "a//x", "/x", "a\\x", "a\nx", "a\0", "\x1b[2J", "-x", "a/-x", "x/")]
+WRONG += [
+    f"hf://org/repo@{revision}"
+    for revision in ("..", ".", "%2Fetc", "a%2F..%2Fb", "%0A", "a%00", "a%5Cb", "-x", "a%2F%2Fb", "a%2F")
+]
+WRONG += [
+    f"hf://org/repo/{file}"
+    for file in ("../x", "a/../x", "./x", "a//x", "/x", "a\\x", "a\nx", "a\0", "\x1b[2J", "-x", "a/-x", "x/")
+]
 WRONG += ["hf://../repo", "hf://org/..", "hf://-org/repo", "hf://./.", "hf://org/--."]
 
 
@@ -199,14 +209,17 @@ def test_a_damaged_cache_is_refused_and_the_remedy_works(hub):
     blob.write_bytes(WEIGHTS[:-1] + b"x")
     for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
         (said,) = resolve(hub, "hf://org/one", **variables)
-        assert f"is damaged, it has not the SHA-256 of hf://org/one/model.safetensors; remove {blob} and try again" in said
+        assert (
+            f"is damaged, it has not the SHA-256 of hf://org/one/model.safetensors; remove {blob} and try again" in said
+        )
     blob.unlink()
     assert resolve(hub, "hf://org/one") == [found] and blob.read_bytes() == WEIGHTS
 
 
 def test_a_cache_that_cannot_be_written_is_said(hub):
     limited = (
-        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ, "
+        "signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
     )
     (said,) = resolve(hub, "hf://org/one", before=limited)
     assert "could not be fetched into the cache" in said and "HF_HOME" in said and "File too large" in said
@@ -246,7 +259,9 @@ print(json.dumps({"spec": vars(model.spec) | {"preprocessing": None}, "report": 
 
 @pytest.fixture(scope="module")
 def tagged(tmp_path_factory):
-    """What a fresh process gets by name and tag from a hub that holds timm's own file: (timm's model, folder of results, what it said)."""
+    """What a fresh process gets by name and tag from a hub that holds timm's own file: (timm's model, folder of
+    results, what it said).
+    """
     import torch
 
     folder = tmp_path_factory.mktemp("tagged")
@@ -278,6 +293,7 @@ def timm_logits(model, images):
         return model(torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))).numpy()
 
 
+@pytest.mark.slow
 def test_a_name_with_its_tag_computes_what_timm_computes(tagged):
     theirs, folder, said = tagged
     expected = timm_logits(theirs, np.load(folder / "images.npy"))

@@ -44,9 +44,12 @@ def test_all_stages_are_equal_to_timms_and_googles(key, tmp_path):
 def test_a_vit_on_a_resnet_is_equal_to_timms(index, patch_size, tmp_path):
     """timm's own way to put one on a model of its own."""
     on = {"backbone": "resnet18", "backbone_index": index, "backbone_options": {}, "patch_size": patch_size}
-    assert_equal(*pair("timm_hybrid", "hybrid_toy", tmp_path / "theirs", image_size=(64, 96), global_pool="avg", **on, **SIZES))
+    assert_equal(
+        *pair("timm_hybrid", "hybrid_toy", tmp_path / "theirs", image_size=(64, 96), global_pool="avg", **on, **SIZES)
+    )
 
 
+@pytest.mark.slow
 def test_every_row_is_timms_in_size_and_preparation():
     timm = import_timm()
     import torch
@@ -60,7 +63,9 @@ def test_every_row_is_timms_in_size_and_preparation():
         builder, config = config_of(name)
         with torch.device("meta"):
             reference = timm.create_model(name, num_classes=1000)  # timm lists one row by weights without a head
-        assert count(lambda builder=builder, config=config: builder(config))[0] == sum(p.numel() for p in reference.parameters()), name
+        assert count(lambda builder=builder, config=config: builder(config))[0] == sum(
+            p.numel() for p in reference.parameters()
+        ), name
         assert config.grid == reference.patch_embed.grid_size and config.num_heads == reference.blocks[0].attn.num_heads
         theirs = timm.get_pretrained_cfg(name)
         for field in ("mean", "std", "crop_pct", "crop_mode", "interpolation"):
@@ -94,7 +99,8 @@ def test_any_model_with_feature_maps_can_stand_below(backbone, index, patch_size
     assert maps.outputs[0].shape == (None, rows, columns, 32)
 
 
-TEXTS = ("norm=group", "norm_eps=1e-6", "weight_std=jax", "depths=(1, 1)", "width=32", "output_stride=8")  # as earlier versions spelt them
+# as earlier versions spelt them
+TEXTS = ("norm=group", "norm_eps=1e-6", "weight_std=jax", "depths=(1, 1)", "width=32", "output_stride=8")
 OPTIONS = {"norm": "group", "norm_eps": 1e-6, "weight_std": "jax", "depths": (1, 1), "width": 32, "output_stride": 8}
 
 
@@ -106,7 +112,9 @@ def test_options_reach_the_backbone_from_python_and_from_a_recipe(options):
     assert config.grid == (2, 2) and config.backbone_options == OPTIONS
     recipe, _ = parse(dump(Recipe(model="hybrid_toy", overrides=overrides)))
     assert recipe.overrides == {"backbone_options": OPTIONS}
-    assert config_of(recipe.model, recipe.overrides)[1] == config and hash(config) == hash(config_of("hybrid_toy", overrides)[1])
+    assert config_of(recipe.model, recipe.overrides)[1] == config and hash(config) == hash(
+        config_of("hybrid_toy", overrides)[1]
+    )
     layers = kzoo.get("hybrid_toy", **overrides).get_layer("patch_embed").backbone.layers
     assert {layer.norms[0].epsilon for layer in layers if hasattr(layer, "norms")} == {1e-6}
 
@@ -141,7 +149,11 @@ def test_what_earlier_versions_saved_loads(tmp_path):
             old.writestr(name, json.dumps(config) if name == "config.json" else new.read(name))
     kzoo.save_weights(model, tmp_path / "m.safetensors", layout="timm")
     images = picture(2, 32, 32, 3)
-    for again in (kzoo.load(tmp_path / "m.keras"), kzoo.load(tmp_path / "old.keras"), keras.models.load_model(tmp_path / "old.keras")):
+    for again in (
+        kzoo.load(tmp_path / "m.keras"),
+        kzoo.load(tmp_path / "old.keras"),
+        keras.models.load_model(tmp_path / "old.keras"),
+    ):
         assert again.spec == model.spec and again.spec.overrides == {"backbone_options": OPTIONS}
         np.testing.assert_array_equal(again(images), model(images))
     for file in ("m.keras", "old.keras", "m.safetensors"):
@@ -153,8 +165,14 @@ def test_what_earlier_versions_saved_loads(tmp_path):
 def test_maps_are_found_by_index_and_by_stride():
     config = config_of("hybrid_toy", {"backbone": "coatnet_toy", "backbone_options": {}, "patch_size": 1})[1]
     facts = config.network.feature_info()
-    assert [config.feature_map(stride=fact["stride"]) for fact in facts] == facts == [config.feature_map(i) for i in range(len(facts))]
-    dilated = config_of("hybrid_toy", {"backbone": "resnet50", "backbone_options": {"output_stride": 16}, "backbone_index": 0})[1]
+    assert (
+        [config.feature_map(stride=fact["stride"]) for fact in facts]
+        == facts
+        == [config.feature_map(i) for i in range(len(facts))]
+    )
+    dilated = config_of(
+        "hybrid_toy", {"backbone": "resnet50", "backbone_options": {"output_stride": 16}, "backbone_index": 0}
+    )[1]
     assert dilated.feature_map(stride=16)["name"] == "layer4"
     with pytest.raises(UsageError, match="no feature map of stride 32; its maps have strides 4, 8, 16, 16"):
         dilated.feature_map(stride=32)

@@ -1,4 +1,6 @@
-"""What kzoo takes of Keras beyond its public interface is there, is called as kzoo calls it, and is taken in one file."""
+"""What kzoo takes of Keras beyond its public interface is there, is called as kzoo calls it, and is taken in one
+file.
+"""
 
 import ast
 import inspect
@@ -52,7 +54,9 @@ def test_what_is_read_is_there():
 
 
 def test_every_overridden_private_is_pinned():
-    overridden = {name for name in vars(OfRun) if name.startswith("_") and hasattr(Optimizer, name) and not name.startswith("__")}
+    overridden = {
+        name for name in vars(OfRun) if name.startswith("_") and hasattr(Optimizer, name) and not name.startswith("__")
+    }
     assert overridden <= {name for _, name in PINNED} | {"_all_reduce_sum_gradients"} and len(overridden) >= 6
 
 
@@ -61,9 +65,14 @@ def test_no_other_file_takes_any(path):
     if path.name == "keras_private.py":
         return
     tree = ast.parse(path.read_text())
-    assert not [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("keras.src")]
+    assert not [
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("keras.src")
+    ]
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
-    ours = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)} | {"_replace", "_asdict"}  # those of named tuples
+    # those of named tuples
+    ours = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)} | {"_replace", "_asdict"}
     ours |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     ours |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     assert not {node.attr for node in attributes if not node.attr.startswith("__")} - ours

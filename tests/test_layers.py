@@ -96,10 +96,30 @@ def test_attention_of_any_head_width_is_timms():
     for part, norm in zip(ours.norms, (theirs.q_norm, theirs.k_norm), strict=True):
         norm.eps = part.epsilon
     values = [np.asarray(w) for w in ours.weights]
-    names = ["qkv.weight", "qkv.bias", "q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias", "proj.weight", "proj.bias"]
+    names = [
+        "qkv.weight",
+        "qkv.bias",
+        "q_norm.weight",
+        "q_norm.bias",
+        "k_norm.weight",
+        "k_norm.bias",
+        "proj.weight",
+        "proj.bias",
+    ]
     values = {w.path: np.asarray(w) for w in ours.weights}
-    order = ["qkv/kernel", "qkv/bias", "q_norm/gamma", "q_norm/beta", "k_norm/gamma", "k_norm/beta", "proj/kernel", "proj/bias"]
-    state = {name: next(v for p, v in values.items() if p.endswith(path)).T for name, path in zip(names, order, strict=True)}
+    order = [
+        "qkv/kernel",
+        "qkv/bias",
+        "q_norm/gamma",
+        "q_norm/beta",
+        "k_norm/gamma",
+        "k_norm/beta",
+        "proj/kernel",
+        "proj/bias",
+    ]
+    state = {
+        name: next(v for p, v in values.items() if p.endswith(path)).T for name, path in zip(names, order, strict=True)
+    }
     theirs.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
     x = normal((2, 5, 12))
     np.testing.assert_allclose(np.asarray(ours(x)), theirs(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
@@ -128,7 +148,10 @@ def test_attention_in_sixteen_bits_is_near_that_in_thirty_two(monkeypatch):
     calls, fused = [], keras.ops.dot_product_attention
     monkeypatch.setattr(keras.ops, "dot_product_attention", lambda *qkv: calls.append(qkv) or fused(*qkv))
     x = normal((2, 5, 12))
-    layers = [randomised(Attention(12, 3, attn_drop_rate=0.1, dtype=dtype), (5, 12)) for dtype in ("float32", "mixed_bfloat16")]
+    layers = [
+        randomised(Attention(12, 3, attn_drop_rate=0.1, dtype=dtype), (5, 12))
+        for dtype in ("float32", "mixed_bfloat16")
+    ]
     exact, near = (keras.ops.convert_to_numpy(keras.ops.cast(layer(x), "float32")) for layer in layers)
     np.testing.assert_allclose(near, exact, atol=0.03)
     layers[1](x, training=True)
@@ -140,7 +163,9 @@ def test_attention_pooling_weighs_the_tokens():
     output, weights = layer.attend(normal((2, 5, 12)))
     assert output.shape == (2, 12) and weights.shape == (2, 3, 1, 5)
     np.testing.assert_allclose(np.asarray(weights).sum(-1), 1, atol=1e-5)
-    products = sum(w.shape[0] * w.shape[1] for w in (layer.q.kernel, layer.proj.kernel, layer.mlp.fc1.kernel, layer.mlp.fc2.kernel))
+    products = sum(
+        w.shape[0] * w.shape[1] for w in (layer.q.kernel, layer.proj.kernel, layer.mlp.fc1.kernel, layer.mlp.fc2.kernel)
+    )
     model = keras.Sequential([keras.Input((5, 12)), layer])
     assert macs(model) == products + 5 * 12 * 24 + 2 * 5 * 12
 
@@ -153,6 +178,7 @@ def test_several_learned_tokens_come_first_and_differ():
     assert len({tuple(token) for token in out[0, :3]}) == 3 and np.abs(out[:, :3]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.parametrize("xla", XLA)
 def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
@@ -161,14 +187,17 @@ def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
     monkeypatch.setattr(keras, "remat", lambda function: calls.append(function) or remat(function))
     x, y, tokens = normal((4, 5, 8)), normal((4, 5, 8), 1), keras.Input((5, 8))
     rates = {"proj_drop_rate": 0.2, "attn_drop_rate": 0.2, "drop_path_rate": 0.5}
-    models = with_and_without(lambda on: keras.Model(tokens, TransformerBlock(8, 2, init_values=0.5, remat=on, **rates)(tokens)))
+    models = with_and_without(
+        lambda on: keras.Model(tokens, TransformerBlock(8, 2, init_values=0.5, remat=on, **rates)(tokens))
+    )
     assert_trained_alike(models, x, y, xla)
     traced = len(calls)
     models[1](x)
     assert traced >= 1 and len(calls) == traced  # in training alone
 
 
-# A case for every layer class of kzoo: its arguments and the shape of an input; `part` is one that can be frozen for itself.
+# A case for every layer class of kzoo: its arguments and the shape of an input, or of several by name, those of whole
+# numbers called ids; `part` is one that can be frozen for itself.
 CASES = {
     "Attention": ({"dim": 12, "num_heads": 3, "qk_norm": True, "attn_drop_rate": 0.1}, (2, 5, 12), "proj"),
     "AttentionPool": ({"dim": 12, "num_heads": 3}, (2, 5, 12), "mlp"),
@@ -179,6 +208,7 @@ CASES = {
     "DropPath": ({"rate": 0.2}, (2, 5, 4), None),
     "FrozenBatchNorm": ({}, (2, 4, 4, 8), None),
     "GroupNorm": ({"groups": 4}, (2, 4, 4, 8), "beta"),
+    "HidePatches": ({"seen": 2}, {"x_shape": (2, 5, 8), "noise_shape": (2, 4)}, None),
     "HybridEmbed": (
         {"network": "resnet_toy", "options": {"depths": (1,)}, "index": 0, "patch_size": 2, "dim": 8}, (2, 32, 32, 3), "backbone/stem",
     ),
@@ -195,6 +225,7 @@ CASES = {
     "RelativeBlock": ({"in_dim": 8, "dim": 16, "map_size": (2, 2), "head_dim": 8, "stride": 2, "mlp_dim": 8}, (2, 4, 4, 8), "attn/rel_pos"),
     "ResNetStem": ({"width": 8}, (2, 8, 8, 3), "norm"),
     "ResidualBlock": ({"width": 4, "stride": 2, "project": True}, (2, 8, 8, 8), "downsample_norm"),
+    "RestorePatches": ({}, {"x_shape": (2, 3, 8), "ids_restore_shape": (2, 4)}, None),
     "SqueezeExcite": ({"dim": 8, "hidden_dim": 4}, (2, 4, 4, 8), "fc1"),
     "TransformerBlock": ({"dim": 8, "num_heads": 2, "init_values": 0.1, "drop_path_rate": 0.1}, (2, 5, 8), "attn/qkv/bias"),
     "TwoConvStem": ({"dims": (4, 8)}, (2, 8, 8, 3), "norm1"),
@@ -213,16 +244,19 @@ def test_every_layer_class_has_a_case():
     assert set(LAYERS) == set(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_layer_passes_keras_own_test(name):
     """Building, symbolic and eager calls, two precisions; it rebuilds from its config, and so do its parts."""
     kind, (arguments, shape, _) = LAYERS[name], CASES[name]
-    TestCase().run_layer_test(kind, arguments, input_shape=shape, run_training_check=False)
+    several = shape if isinstance(shape, dict) else {}
+    types = {name: "int32" if name.startswith("ids") else "float32" for name in several} or None
+    TestCase().run_layer_test(kind, arguments, input_shape=shape, input_dtype=types, run_training_check=False)
     layer = kind(**arguments, dtype=keras.DTypePolicy("mixed_bfloat16"))
     for part in layer._flatten_layers():
         twin = type(part).from_config(part.get_config())
         assert TestCase().run_class_serialization_test(twin).get_config() == part.get_config()
-    layer.build(shape)
+    layer.build(**several) if several else layer.build(shape)
     assert all(part.built for part in layer._flatten_layers())
 
 
@@ -243,6 +277,7 @@ def saved(model, folder, load=keras.models.load_model):
     return load(folder / "m.keras")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("name", [name for name, (_, shape, part) in CASES.items() if shape and part])
 def test_what_is_frozen_of_a_layer_stays_frozen(name, whole, tmp_path):
@@ -263,7 +298,9 @@ def test_what_is_frozen_of_a_layer_stays_frozen(name, whole, tmp_path):
         assert not any(weight.trainable for weight in still.weights)
 
 
-@pytest.mark.parametrize("name", [pytest.param("vit_toy", marks=pytest.mark.backends), "coatnet_toy", "resnet_toy", "hybrid_toy"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("vit_toy", marks=pytest.mark.backends), "coatnet_toy", "resnet_toy", "hybrid_toy"]
+)
 def test_what_is_frozen_of_a_model_stays_frozen(name, tmp_path):
     """Single weights of Keras' own layers too, and running statistics of norms without a weight left to train."""
     model = kzoo.get(name)
@@ -272,12 +309,16 @@ def test_what_is_frozen_of_a_model_stays_frozen(name, tmp_path):
     assert 0 < len(expected) < len(model.weights) / 2
     for copy in (saved(model, tmp_path, kzoo.load), saved(outer, tmp_path)):
         assert trained(copy) == expected
-        norms = [{layer.path: layer.trainable for layer in m._flatten_layers() if "norm" in layer.name} for m in (copy, model)]
+        norms = [
+            {layer.path: layer.trainable for layer in m._flatten_layers() if "norm" in layer.name}
+            for m in (copy, model)
+        ]
         assert norms[0] == norms[1] and norms[0][next(path for path in norms[0] if "block" in path)] is False
     with pytest.raises(kzoo.UserError, match="no part 'blocks_9/attn'"):
         set_parts(model, {"frozen": ["blocks_9/attn"]})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of each layer that holds nothing to quantise
 @pytest.mark.parametrize("name", ["vit_toy", "coatnet_toy", "resnet_toy"])
 def test_a_quantised_model_is_near_the_exact_one_and_survives_saving(name, tmp_path):

@@ -10,9 +10,14 @@ from kzoo.tasks import named
 
 pytestmark = pytest.mark.backends
 TASKS = {name: named(registry.find(name).task) for name in kzoo.list_models("*_toy")}
-CHECKS = [pytest.param(name, check, id=f"{name}-{check.__name__}") for name, task in TASKS.items() for check in checks_of(task)]
+CHECKS = [
+    pytest.param(name, check, id=f"{name}-{check.__name__}")
+    for name, task in TASKS.items()
+    for check in checks_of(task)
+]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_conformance(name, check):
     not_applicable = check(name, TASKS[name])

@@ -1,4 +1,6 @@
-"""Optimizers, rates and schedules against torch's and timm's own, in float64: every step of a small model, weight by weight."""
+"""Optimizers, rates and schedules against torch's and timm's own, in float64: every step of a small model, weight by
+weight.
+"""
 
 import keras
 import numpy as np
@@ -21,11 +23,17 @@ FALLING = Schedule(warmup_steps=2, warmup_from=0.001, min_lr=0.002)
 
 def train_keras(optim, schedule=FALLING, smoothing=0.0, frozen=(), batches=(X, Y)):
     """(weights, averages or None) after a step on each batch, through the task and the recipe's own optimizer."""
-    recipe, model = Recipe(model="vit_toy", optim=optim, schedule=schedule, task=Classify(label_smoothing=smoothing)), tiny()
+    recipe, model = (
+        Recipe(model="vit_toy", optim=optim, schedule=schedule, task=Classify(label_smoothing=smoothing)),
+        tiny(),
+    )
     freeze(model, frozen)
     task = kzoo.task(model, label_smoothing=smoothing)
     total = len(batches[0]) // optim.accumulate
-    task.compile(optimizer=make_optimizer(recipe, Rate(recipe, total, total), model), jit_compile=keras.backend.backend() != "torch")
+    task.compile(
+        optimizer=make_optimizer(recipe, Rate(recipe, total, total), model),
+        jit_compile=keras.backend.backend() != "torch",
+    )
     for x, y in zip(*batches, strict=True):
         task.train_on_batch(x, y)
     mean = averages(task.optimizer)
@@ -44,7 +52,9 @@ def train_torch(make, peak, smoothing=0.0, clip=None, schedule=FALLING, scales=(
         reference.zero_grad()
         k1, b1, gamma, beta, k2, b2 = weights
         hidden = torch.nn.functional.layer_norm(torch.tanh(torch.tensor(x).double() @ k1 + b1), (7,), gamma, beta, 1e-3)
-        torch.nn.functional.cross_entropy(hidden @ k2 + b2, torch.tensor(y).long(), label_smoothing=smoothing).backward()
+        torch.nn.functional.cross_entropy(
+            hidden @ k2 + b2, torch.tensor(y).long(), label_smoothing=smoothing
+        ).backward()
         if clip:
             assert torch.nn.utils.clip_grad_norm_(weights, clip) > clip, "nothing was clipped: the test shows nothing"
         reference.step()
@@ -73,6 +83,7 @@ def test_adamw_with_everything_equals_torch(clip):
     assert_equal(ours[0] + ours[1], theirs[0] + theirs[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_torch_while_the_rate_changes(nesterov):
     ours, mean = train_keras(Optim(name="sgd", lr=0.05, weight_decay=0, nesterov=nesterov, clip_norm=None))
@@ -91,7 +102,10 @@ def timm_optimizer(name, **options):
         (Optim(name="lion", lr=0.02, beta_2=0.99), timm_optimizer("Lion", betas=(0.9, 0.99), weight_decay=0.3)),
         (Optim(name="lamb", lr=0.02, epsilon=1e-6), timm_optimizer("Lamb", weight_decay=0.3, max_grad_norm=None)),
         (Optim(name="lars", lr=5.0), timm_optimizer("Lars", lr=1, momentum=0.9, weight_decay=0.3)),
-        (Optim(name="lars", lr=5.0, nesterov=True), timm_optimizer("Lars", lr=1, momentum=0.9, weight_decay=0.3, nesterov=True)),
+        (
+            Optim(name="lars", lr=5.0, nesterov=True),
+            timm_optimizer("Lars", lr=1, momentum=0.9, weight_decay=0.3, nesterov=True),
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, Optim) else "",
 )
@@ -109,7 +123,9 @@ def test_muon_equals_torch():
     class Both:
         def __init__(self, groups):
             matrices = [g for g in groups if g["params"][0].ndim > 1]
-            self.muon = torch.optim.Muon(matrices, weight_decay=0.3, momentum=0.9, nesterov=True, adjust_lr_fn="match_rms_adamw")
+            self.muon = torch.optim.Muon(
+                matrices, weight_decay=0.3, momentum=0.9, nesterov=True, adjust_lr_fn="match_rms_adamw"
+            )
             self.adamw = torch.optim.AdamW([g for g in groups if g["params"][0].ndim == 1], weight_decay=0.3)
             mine = {id(g["params"][0]): g for o in (self.muon, self.adamw) for g in o.param_groups}
             self.param_groups = [mine[id(g["params"][0])] for g in groups]
@@ -125,8 +141,11 @@ def test_muon_equals_torch():
     assert_equal(ours, theirs, 4e-3)
 
 
+@pytest.mark.slow
 def test_rates_by_weight_scale_steps_and_decay_alike():
-    optim = Optim(lr=0.02, weight_decay=0.3, clip_norm=0.05, lr_scales={"kernel": 0.5, "(first|last)/k": 0.5, "gamma": 0.0})
+    optim = Optim(
+        lr=0.02, weight_decay=0.3, clip_norm=0.05, lr_scales={"kernel": 0.5, "(first|last)/k": 0.5, "gamma": 0.0}
+    )
     paths = [w.path for w in tiny().weights]
     scales = [0.25 if "kernel" in path else 0.0 if "gamma" in path else 1 for path in paths]
     theirs, _ = train_torch(lambda groups: torch.optim.AdamW(groups, weight_decay=0.3), 0.02, clip=0.05, scales=scales)
@@ -171,12 +190,20 @@ def test_layer_decay_equals_timm():
     """Against timm's own parameter groups of the same model."""
     model = kzoo.get("vit_toy", depth=3)
     scales = rate_scales(Optim(layer_decay=0.7, lr_scales={"^head": 3.0}), model)
-    timm_model = import_timm().create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, embed_dim=32, num_heads=2)
+    timm_model = import_timm().create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, embed_dim=32, num_heads=2
+    )
     names = {id(p): name for name, p in timm_model.named_parameters()}
     groups = import_timm("timm.optim").param_groups_layer_decay(timm_model, layer_decay=0.7)
     theirs = {names[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
-    pairs = {"cls_token/token": "cls_token", "pos_embed/table": "pos_embed", "patch_embed/proj/kernel": "patch_embed.proj.weight"}
-    pairs |= {f"blocks_{i}/attn/qkv/kernel": f"blocks.{i}.attn.qkv.weight" for i in range(3)} | {"norm/gamma": "norm.weight"}
+    pairs = {
+        "cls_token/token": "cls_token",
+        "pos_embed/table": "pos_embed",
+        "patch_embed/proj/kernel": "patch_embed.proj.weight",
+    }
+    pairs |= {f"blocks_{i}/attn/qkv/kernel": f"blocks.{i}.attn.qkv.weight" for i in range(3)} | {
+        "norm/gamma": "norm.weight"
+    }
     for ours, name in pairs.items():
         assert scales.get(ours, 1.0) == pytest.approx(theirs[name]), ours
     assert scales["head/kernel"] == 3.0 * theirs["head.weight"]
@@ -199,6 +226,7 @@ def test_a_layer_frozen_whole_keeps_its_running_statistics():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_one_large_batch():
     """Warm-up, decay, clipping and averages count the steps of the optimizer, not the batches."""
     x, y = np.concatenate([X, X[:1]]), np.concatenate([Y, Y[:1]])

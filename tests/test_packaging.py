@@ -1,6 +1,7 @@
 """Wheel, editable install and bare checkout behave alike; what is missing is named with the command that installs it.
 
-Each kind of install is tried in a fresh environment that holds nothing else, from an empty folder: listing needs Python alone.
+Each kind of install is tried in a fresh environment that holds nothing else, from an empty folder: listing needs Python
+alone.
 """
 
 import ast
@@ -18,7 +19,10 @@ import pytest
 import kzoo
 
 ROOT = pathlib.Path(__file__).parent.parent
-LISTING = "import json, kzoo; print(json.dumps([kzoo.list_models(), kzoo.list_recipes(), str(kzoo.recipe(kzoo.list_recipes()[0]))]))"
+LISTING = (
+    "import json, kzoo; print(json.dumps([kzoo.list_models(), kzoo.list_recipes(), "
+    "str(kzoo.recipe(kzoo.list_recipes()[0]))]))"
+)
 
 
 def run(*command, **options):
@@ -66,7 +70,11 @@ def checkout(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_the_recipes_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "kzoo").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    package = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "kzoo").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     recipes = {f"kzoo/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
     assert {name for name in names if ".dist-info/" not in name} == package | recipes
     assert "kzoo/data/digits.npz" in package and recipes
@@ -76,7 +84,11 @@ def test_the_wheel_holds_the_package_the_recipes_and_nothing_else(wheel):
 def test_the_metadata_says_what_the_project_says(wheel):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(f"kzoo-{kzoo.__version__}.dist-info/METADATA"))
-    assert (metadata["Version"], metadata["License-Expression"], metadata["Requires-Python"]) == (kzoo.__version__, "Apache-2.0", ">=3.11")
+    assert (metadata["Version"], metadata["License-Expression"], metadata["Requires-Python"]) == (
+        kzoo.__version__,
+        "Apache-2.0",
+        ">=3.11",
+    )
     assert set(metadata.get_all("Provides-Extra")) == set(project["optional-dependencies"])
 
 
@@ -90,7 +102,12 @@ def test_every_extra_that_an_error_names_exists():
 
 
 def test_a_checkout_lists_its_recipes(checkout):
-    nodes = [node for path in (ROOT / "recipes").glob("*.py") for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    nodes = [
+        node
+        for path in (ROOT / "recipes").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+    ]
     tables = [node.value for node in nodes if getattr(node.targets[0], "id", None) == "RECIPES"]
     written = {key.value for table in tables for key in table.keys}
     _, (models, recipes, first) = checkout
@@ -107,13 +124,18 @@ def test_a_wheel_lists_what_a_checkout_lists(wheel, checkout, tmp_path):
 def test_an_editable_install_lists_what_a_checkout_lists(checkout, tmp_path):
     environment = Environment(tmp_path).install("-e", ROOT)
     assert environment.listing() == checkout
-    assert pathlib.Path(environment.run("python", "-c", "import kzoo; print(kzoo.__file__)").strip()).parent == ROOT / "kzoo"
+    assert (
+        pathlib.Path(environment.run("python", "-c", "import kzoo; print(kzoo.__file__)").strip()).parent
+        == ROOT / "kzoo"
+    )
 
 
 def without(packages, code, **variables):
     """Runs `code` in a process where `packages` cannot be imported."""
     block = "import sys; sys.modules.update(dict.fromkeys(" + repr(packages) + "))\n"
-    return subprocess.run([sys.executable, "-c", block + code], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", block + code], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +157,10 @@ def without(packages, code, **variables):
 )
 def test_a_missing_package_is_one_sentence_with_its_command(packages, arguments, remedy):
     done = without(
-        packages, f"from kzoo.cli import main; sys.exit(main({arguments}))", KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3"
+        packages,
+        f"from kzoo.cli import main; sys.exit(main({arguments}))",
+        KERAS_BACKEND="tensorflow",
+        TF_CPP_MIN_LOG_LEVEL="3",
     )
     said = [line for line in done.stderr.splitlines() if remedy in line]
     assert (done.returncode, len(said)) == (1, 1), done.stderr

@@ -1,4 +1,6 @@
-"""Numbers equal to timm's and transformers', all weights random and moved through files of the reference's own format, both ways."""
+"""Numbers equal to timm's and transformers', all weights random and moved through files of the reference's own format,
+both ways.
+"""
 
 import dataclasses
 import json
@@ -38,14 +40,27 @@ TOY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classe
 CLIP = {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"}
 MAP = {"global_pool": "map", "class_token": False}
 SIGLIP = {"num_classes": 0, "pre_norm": False, "norm_eps": 1e-6, "act": "gelu_tanh"}
-COATNET = {"embed_dim": (16, 16, 24, 32), "depths": (1, 2, 2, 1), "stem_width": (8, 12), "head_dim": 8, "num_classes": 7, "image_size": 64}
+COATNET = {
+    "embed_dim": (16, 16, 24, 32),
+    "depths": (1, 2, 2, 1),
+    "stem_width": (8, 12),
+    "head_dim": 8,
+    "num_classes": 7,
+    "image_size": 64,
+}
 CASES = {
     "plain": {},
     "non-square": {"image_size": (32, 48)},
     "average pooling": {"global_pool": "avg"},
     "average after the norm": {"global_pool": "avg", "fc_norm": False, "init_values": 0.1},
     "norm after the token": {"fc_norm": True},
-    "no class token": {"global_pool": "avg", "class_token": False, "qkv_bias": False, "mlp_ratio": 3.0, "in_channels": 2},
+    "no class token": {
+        "global_pool": "avg",
+        "class_token": False,
+        "qkv_bias": False,
+        "mlp_ratio": 3.0,
+        "in_channels": 2,
+    },
     "registers": {"reg_tokens": 3, "global_pool": "avg"},
     "registers without positions": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1},
     "no positions": {"pos_embed": "none"},
@@ -58,21 +73,45 @@ FORMATS = {  # cases of the other references: reference, toy, overrides
     "Google's npz": ("google_npz", "vit_toy", {}),
     "Google's npz, non-square": ("google_npz", "vit_toy", {"image_size": (32, 48)}),
     "big_vision, attention pooling": ("big_vision_npz", "vit_toy", MAP),
-    "big_vision, average pooling": ("big_vision_npz", "vit_toy", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+    "big_vision, average pooling": (
+        "big_vision_npz",
+        "vit_toy",
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    ),
     "transformers' ViT": ("hf_vit", "vit_toy", {}),
-    "transformers' ViT, non-square, without qkv bias": ("hf_vit", "vit_toy", {"image_size": (32, 48), "qkv_bias": False}),
+    "transformers' ViT, non-square, without qkv bias": (
+        "hf_vit",
+        "vit_toy",
+        {"image_size": (32, 48), "qkv_bias": False},
+    ),
     "transformers' DINOv2": ("hf_dinov2", "vit_dino_toy", {"num_classes": 0, "reg_tokens": 0, "no_embed_class": False}),
     "transformers' DINOv2, registers": ("hf_dinov2_registers", "vit_dino_toy", {"num_classes": 0}),
     "transformers' CLIP": ("hf_clip", "vit_clip_toy", CLIP | {"class_token": True, "global_pool": "token"}),
     "transformers' SigLIP": ("hf_siglip", "vit_clip_toy", MAP | SIGLIP),
 }
 CONVOLUTIONS = {  # cases of the convolutional families
-    "resnet, non-square, one channel": ("timm_resnet", "resnet18", {"image_size": (64, 97), "in_channels": 1, "depths": (1, 1, 1, 1)}),
-    "resnet, dilated": ("timm_resnet", "resnet50", {"image_size": 64, "depths": (1, 1, 1, 2), "output_stride": 16, "num_classes": 7}),
+    "resnet, non-square, one channel": (
+        "timm_resnet",
+        "resnet18",
+        {"image_size": (64, 97), "in_channels": 1, "depths": (1, 1, 1, 1)},
+    ),
+    "resnet, dilated": (
+        "timm_resnet",
+        "resnet50",
+        {"image_size": 64, "depths": (1, 1, 1, 2), "output_stride": 16, "num_classes": 7},
+    ),
     "hybrid, non-square": ("timm_hybrid", "hybrid_toy", {"image_size": (32, 48), "in_channels": 2}),
-    "hybrid, the stem alone": ("timm_hybrid", "vit_tiny_r_s16_p8_224", {"image_size": 64, "depth": 1, "num_classes": 0}),
+    "hybrid, the stem alone": (
+        "timm_hybrid",
+        "vit_tiny_r_s16_p8_224",
+        {"image_size": 64, "depth": 1, "num_classes": 0},
+    ),
     "hybrid, Google's npz": ("google_hybrid_npz", "hybrid_toy", {}),
-    "hybrid, Google's npz, the stem alone": ("google_hybrid_npz", "vit_tiny_r_s16_p8_224", {"image_size": 64, "depth": 1}),
+    "hybrid, Google's npz, the stem alone": (
+        "google_hybrid_npz",
+        "vit_tiny_r_s16_p8_224",
+        {"image_size": 64, "depth": 1},
+    ),
     "coatnet, non-square": ("timm_coatnet", "coatnet_toy", {"image_size": (48, 64), "in_channels": 1}),
     "coatnet, bias by an MLP, LayerScale": ("timm_coatnet", "coatnet_rmlp_2_rw_224", COATNET),
     "coatnet, batch norms": ("timm_coatnet", "coatnet_bn_0_rw_224", COATNET),
@@ -81,10 +120,13 @@ ALL = {case: ("timm", "vit_toy", TOY | overrides) for case, overrides in CASES.i
 ALL |= {case: (key, name, TOY | overrides) for case, (key, name, overrides) in FORMATS.items()} | CONVOLUTIONS
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.parametrize("case", ALL)
 def test_toys_through_files_both_ways(case, tmp_path):
-    """Equal numbers from the reference's file; what kzoo saves is read strictly by the reference, and is that file again, bit for bit."""
+    """Equal numbers from the reference's file; what kzoo saves is read strictly by the reference, and is that file
+    again, bit for bit.
+    """
     key, name, overrides = ALL[case]
     model, reference = pair(key, name, tmp_path / "theirs", **overrides)
     assert_equal(model, reference)
@@ -110,10 +152,17 @@ def test_a_row_is_equal_to_timms(name, tmp_path):
 @pytest.mark.parametrize("size", [64, 16, (24, 40)], ids=str)
 @pytest.mark.parametrize(
     ("key", "name", "toy"),
-    [("timm", "vit_toy", TOY), ("google_npz", "vit_toy", TOY), ("timm_hybrid", "hybrid_toy", {}), ("google_hybrid_npz", "hybrid_toy", {})],
+    [
+        ("timm", "vit_toy", TOY),
+        ("google_npz", "vit_toy", TOY),
+        ("timm_hybrid", "hybrid_toy", {}),
+        ("google_hybrid_npz", "hybrid_toy", {}),
+    ],
 )
 def test_resized_as_timm_resizes(key, name, toy, size, tmp_path):
-    """Another image_size: timm's own filter resizes torch's checkpoints, its own loader those of Google, and not alike."""
+    """Another image_size: timm's own filter resizes torch's checkpoints, its own loader those of Google, and not
+    alike.
+    """
     file = REFERENCES[key](name, toy).write(tmp_path / "theirs")
     resized = REFERENCES[key](name, toy | {"image_size": size}, seed=5)
     if resized.format == "safetensors":
@@ -129,12 +178,23 @@ def test_resized_as_timm_resizes(key, name, toy, size, tmp_path):
 
 @pytest.mark.parametrize("size", [128, (64, 32), (64, 96)], ids=str)
 def test_relative_tables_are_resized_bilinearly(size, tmp_path):
-    """CoAtNet's tables of offsets at another image_size, by torch's bilinear interpolation; timm's own way, another, is not the paper's."""
+    """CoAtNet's tables of offsets at another image_size, by torch's bilinear interpolation; timm's own way, another, is
+    not the paper's.
+    """
     import torch
 
-    square, resized = TimmCoatnet("coatnet_0_224", COATNET), TimmCoatnet("coatnet_0_224", COATNET | {"image_size": size}, seed=5)
-    state, shapes = square.module.state_dict(), {name: tensor.shape for name, tensor in resized.module.state_dict().items()}
-    sides = {f"stages.{i}.": [64 // 2 ** (i + 2)] * 2 + [side // 2 ** (i + 2) for side in resized.config.size] for i in (2, 3)}
+    square, resized = (
+        TimmCoatnet("coatnet_0_224", COATNET),
+        TimmCoatnet("coatnet_0_224", COATNET | {"image_size": size}, seed=5),
+    )
+    state, shapes = (
+        square.module.state_dict(),
+        {name: tensor.shape for name, tensor in resized.module.state_dict().items()},
+    )
+    sides = {
+        f"stages.{i}.": [64 // 2 ** (i + 2)] * 2 + [side // 2 ** (i + 2) for side in resized.config.size]
+        for i in (2, 3)
+    }
     for name in [name for name in state if name.endswith("bias_table")]:
         old_rows, old_columns, rows, columns = (2 * side - 1 for side in sides[name[:9]])
         grid = state[name].T.reshape(1, -1, old_rows, old_columns)
@@ -157,7 +217,9 @@ def test_other_channels_as_timm_adapts_them(source, channels, tmp_path):
     if source is Timm:
         state = import_timm("timm.models").load_state_dict(str(file))
         adapt = import_timm("timm.models").adapt_input_conv
-        adapted.module.load_state_dict(state | {"patch_embed.proj.weight": adapt(channels, state["patch_embed.proj.weight"])})
+        adapted.module.load_state_dict(
+            state | {"patch_embed.proj.weight": adapt(channels, state["patch_embed.proj.weight"])}
+        )
     else:
         with torch.no_grad():
             adapted.module.load_pretrained(str(file))
@@ -168,7 +230,9 @@ def test_other_channels_as_timm_adapts_them(source, channels, tmp_path):
 
 @pytest.mark.parametrize(("prefix", "stacked"), [("opt/target/", False), ("params/", True), ("params/img/", False)])
 def test_spellings_of_npz_that_timm_reads(prefix, stacked, tmp_path):
-    """The prefixes of Google's releases, and big_vision's scanned models, whose blocks are one array; a class token without a position."""
+    """The prefixes of Google's releases, and big_vision's scanned models, whose blocks are one array; a class token
+    without a position.
+    """
     original = prefix == "opt/target/"
     overrides = TOY | ({} if original else {"no_embed_class": True})
     reference = (GoogleNpz if original else BigVisionNpz)("vit_toy", overrides)
@@ -209,14 +273,17 @@ def test_gradients_are_torchs(tmp_path):
     task.train_on_batch(images, labels)
     after = reference.accepts(saved(model, reference, tmp_path)).state_dict()
     gradients = {name: parameter.grad.numpy() for name, parameter in reference.module.named_parameters()}
-    noise = 1e-6 * max(np.abs(gradient).max() for gradient in gradients.values())  # the gradient of the keys' bias is zero but for rounding
+    # the gradient of the keys' bias is zero but for rounding
+    noise = 1e-6 * max(np.abs(gradient).max() for gradient in gradients.values())
     for name, parameter in reference.module.named_parameters():
         ours = (parameter.detach().numpy() - after[name].numpy()) / rate
         assert np.abs(ours - gradients[name]).max() <= TOLERANCE * np.abs(gradients[name]).max() + noise, name
 
 
 def test_from_timms_file_to_transformers_and_back(tmp_path):
-    """One set of weights in every layout: transformers' model of them, with timm's epsilon written to its config.json, is timm's."""
+    """One set of weights in every layout: transformers' model of them, with timm's epsilon written to its config.json,
+    is timm's.
+    """
     reference = Timm("vit_toy", TOY)
     file = reference.write(tmp_path / "theirs")
     model = kzoo.get("vit_toy", weights=file, **TOY)
@@ -232,6 +299,7 @@ def test_from_timms_file_to_transformers_and_back(tmp_path):
         assert same_tensors(file, tmp_path / f"{path.name}.safetensors")
 
 
+@pytest.mark.slow
 def test_predictions_are_timms_top_five(tmp_path):
     """`kzoo predict` and timm, the same file and the same picture."""
     import torch
@@ -253,18 +321,39 @@ def test_predictions_are_timms_top_five(tmp_path):
 
 
 NUMBERS = {"machine": {"cpu": "this"}, "rows": "vit_toy=1 vit_tiny_patch16_224=1", "digest": "now"}
-CASE = {"outputs": "a", "gradients": "b", "timm file": "c", "projections": "outputs/result=1.0,2.0 gradients/head=0.5,1.0"}
+CASE = {
+    "outputs": "a",
+    "gradients": "b",
+    "timm file": "c",
+    "projections": "outputs/result=1.0,2.0 gradients/head=0.5,1.0",
+}
 NUMBERS |= {"cases": {"vit_toy": CASE}}
 TODAY = dict.fromkeys(numbers.FAMILIES, NUMBERS)
 
 
 def test_the_benchmark_tells_what_is_not_equal():
-    good = {"name": "vit_toy", "reference": "timm", "title": "timm", "format": "safetensors", "result": 1e-6, "blocks": 1e-6, "seconds": 1}
-    good |= {"parameters": 5, "their_parameters": 5, "round_trip": "bit-equal", "date": "2026-01-01 00:00", "numbers": "now"}
+    good = {
+        "name": "vit_toy",
+        "reference": "timm",
+        "title": "timm",
+        "format": "safetensors",
+        "result": 1e-6,
+        "blocks": 1e-6,
+        "seconds": 1,
+    }
+    good |= {
+        "parameters": 5,
+        "their_parameters": 5,
+        "round_trip": "bit-equal",
+        "date": "2026-01-01 00:00",
+        "numbers": "now",
+    }
     bad = [{"result": 2e-4}, {"blocks": float("nan")}, {"their_parameters": 6}, {"round_trip": "tensors differ"}]
     assert passes(good) and not any(passes(good | change) for change in bad)
     assert summary([good, good | bad[0]], [], [], {}, TODAY)["beyond"] == [["vit_toy", "timm"]]
-    text = report([good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"], {}, TODAY)
+    text = report(
+        [good, *(good | change for change in bad)], [("vit_toy", "hf_vit")], ["simple_vit_tiny_patch16_224"], {}, TODAY
+    )
     assert text.count("**BEYOND**") == 4 and "**Failed**: vit_toy (hf_vit)." in text
     waiting = unmeasured([good])
     assert "vit_toy" in waiting["hf_vit"] and "vit_toy" not in waiting["timm"] and "Not measured yet: " in text
@@ -277,13 +366,22 @@ def test_what_was_never_measured_is_told_with_its_hours_and_memory():
     told = needs([large, huge], {"hf_vit": ["large"] * 60 + ["huge"] * 30})
     assert "about 1.0 hours and up to 12 GiB of memory" in told and "huge" not in told
     own = large | {"reference": "hf_vit", "peak_gib": 1e6}
-    assert "too few for huge beside hf_vit (2000000 GiB);" in needs([large, huge, own], {"hf_vit": ["huge"], "timm": ["large"]})
+    assert "too few for huge beside hf_vit (2000000 GiB);" in needs(
+        [large, huge, own], {"hf_vit": ["huge"], "timm": ["large"]}
+    )
     assert "not known" in needs([], {"timm": ["vit_toy"]})
 
 
 def test_records_stay_until_newer_ones_come_and_those_of_moved_numbers_are_counted_apart():
     def record(name, date, numbers, reference="timm"):
-        figures = {"result": 0.0, "blocks": 0.0, "round_trip": "bit-equal", "parameters": 5, "their_parameters": 5, "seconds": 1}
+        figures = {
+            "result": 0.0,
+            "blocks": 0.0,
+            "round_trip": "bit-equal",
+            "parameters": 5,
+            "their_parameters": 5,
+            "seconds": 1,
+        }
         return {
             "name": name,
             "reference": reference,
@@ -297,7 +395,11 @@ def test_records_stay_until_newer_ones_come_and_those_of_moved_numbers_are_count
     unjoined = record("vit_small_patch14_dinov2", "01", None)
     del unjoined["numbers"]  # from before records were joined to numbers
     before = [record("vit_toy", "02", "old"), unjoined, old]
-    after = [record("vit_toy", "04", "now"), record("deit3_base_patch16_224", "02", "older"), record("no_such_row", "04", "now")]
+    after = [
+        record("vit_toy", "04", "now"),
+        record("deit3_base_patch16_224", "02", "older"),
+        record("no_such_row", "04", "now"),
+    ]
     records = merged(before, after)
     assert {(r["name"], r.get("numbers")) for r in records} == {
         *{("vit_toy", "now"), ("vit_small_patch14_dinov2", None), ("deit3_base_patch16_224", "old")}
@@ -308,7 +410,9 @@ def test_records_stay_until_newer_ones_come_and_those_of_moved_numbers_are_count
     assert result["records"] == records and result["references"]["timm"]["earlier"] == ["2026-01-01", "2026-01-03"]
     assert set(result["numbers"]) == {"old", "now"}
     told = age(result)
-    assert told.startswith("Records that hold for the code of today: 1 of timm (and 2 of earlier code, 2026-01-01 to 2026-01-03, do not).")
+    assert told.startswith(
+        "Records that hold for the code of today: 1 of timm (and 2 of earlier code, 2026-01-01 to 2026-01-03, do not)."
+    )
     assert "bit for bit: vit (1 records)." in told and "vit_dino (1 records: no numbers were kept with it)" in told
     assert told in report(records, [], [], then, TODAY)
     assert list(holding(records, then, TODAY)) == [("vit_toy", "timm")]
@@ -332,14 +436,20 @@ def test_numbers_are_compared_by_bits_and_elsewhere_by_closeness(change, machine
     now = NUMBERS | {"machine": {"cpu": machine}, "digest": "another", "cases": {"vit_toy": CASE | change}}
     kind, words = numbers.compare(NUMBERS, now)
     assert kind == verdict and (kind != "moved" or f"{next(iter(change))} of vit_toy" in words)
-    rows = now | {"rows": "vit_toy=2 vit_tiny_patch16_224=2"}  # the toy itself was looked at; of the other only what it sets is known
+    # the toy itself was looked at; of the other only what it sets is known
+    rows = now | {"rows": "vit_toy=2 vit_tiny_patch16_224=2"}
     record = {"reference": "timm", "numbers": "now"}
-    found = standing([record | {"name": name} for name in ("vit_toy", "vit_tiny_patch16_224")], {"now": NUMBERS}, {"vit": rows})
+    found = standing(
+        [record | {"name": name} for name in ("vit_toy", "vit_tiny_patch16_224")], {"now": NUMBERS}, {"vit": rows}
+    )
     assert found["vit_toy", "timm"][0] == verdict and found["vit_tiny_patch16_224", "timm"][0] == "moved"
 
 
+@pytest.mark.slow
 def test_a_moved_number_moves_its_family_and_no_other(monkeypatch):
-    """An epsilon of the ViT's toy; whoever shares the family's code but not the row stays, and what is read of Google's, with theirs."""
+    """An epsilon of the ViT's toy; whoever shares the family's code but not the row stays, and what is read of
+    Google's, with theirs.
+    """
 
     def seen():
         return {family: numbers.family_numbers(family, toys=True) for family in ("vit", "deit3")}
@@ -352,20 +462,31 @@ def test_a_moved_number_moves_its_family_and_no_other(monkeypatch):
     assert kind == "moved" and words.startswith("outputs, gradients, keras read, timm read, hf read of vit_toy (")
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_same_numbers():
-    """Twelve seconds: processes of their own, as the benchmark starts them, are what is tried; convolutions, batch norm and attention."""
+    """Twelve seconds: processes of their own, as the benchmark starts them, are what is tried; convolutions, batch norm
+    and attention.
+    """
     families = ("coatnet", "vit")
     one, other = (numbers.measured(families, "--toys") for _ in range(2))
-    assert {family: one[family]["digest"] for family in families} == {family: other[family]["digest"] for family in families}
+    assert {family: one[family]["digest"] for family in families} == {
+        family: other[family]["digest"] for family in families
+    }
     assert all(numbers.compare(one[family], other[family]) == ("equal", "bit for bit") for family in families)
 
 
 @pytest.mark.parametrize("family", numbers.FAMILIES)
 def test_the_models_looked_at_have_every_switch_of_the_familys_rows(family):
-    """A switch is a field of texts, or that is on, off or not given; where it is none of the looked-at models, no number would tell."""
+    """A switch is a field of texts, or that is on, off or not given; where it is none of the looked-at models, no
+    number would tell.
+    """
 
     def switches(config):
-        fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("preprocessing", "backbone")}
+        fields = {
+            f.name: getattr(config, f.name)
+            for f in dataclasses.fields(config)
+            if f.name not in ("preprocessing", "backbone")
+        }
         fields = {name: value if isinstance(value, str | bool | None) else "given" for name, value in fields.items()}
         return set(fields.items())
 

@@ -1,4 +1,5 @@
-"""Plugins: listed from their sources, whatever their import does; two claims to one name are told and hinder no other name.
+"""Plugins: listed from their sources, whatever their import does; two claims to one name are told and hinder no other
+name.
 
 Their data sources likewise, each by its entry point.
 """
@@ -51,20 +52,28 @@ def plug(folder, distribution, module, source, parent="", entry=None):
     path.write_text(source)
 
 
+@pytest.mark.slow
 def test_the_example_is_listed_and_builds_what_the_paper_says(installed, seen):
     from tests.torch_reference import import_timm
 
     seen(installed)
-    assert kzoo.list_models(family="mixer") == kzoo.list_models("mixer_*") == ["mixer_b16_224", "mixer_s16_224", "mixer_toy"]
+    assert (
+        kzoo.list_models(family="mixer")
+        == kzoo.list_models("mixer_*")
+        == ["mixer_b16_224", "mixer_s16_224", "mixer_toy"]
+    )
     assert kzoo.get("mixer_toy", num_classes=3).output_shape == (None, 3)
     timm = import_timm()
     for name in ("mixer_s16_224", "mixer_b16_224"):
         builder, config = registry.config_of(name)
         reference = timm.create_model(name)
-        assert count(lambda builder=builder, config=config: builder(config))[0] == sum(p.numel() for p in reference.parameters())
+        assert count(lambda builder=builder, config=config: builder(config))[0] == sum(
+            p.numel() for p in reference.parameters()
+        )
         assert config.preprocessing.crop_pct == reference.default_cfg["crop_pct"]
 
 
+@pytest.mark.slow
 def test_a_saved_model_of_a_plugin_loads_in_a_fresh_process(installed, seen, tmp_path):
     seen(installed)
     kzoo.get("mixer_toy").save(tmp_path / "m.keras")
@@ -80,7 +89,13 @@ def test_an_editable_install_is_listed(tmp_path):
 
 
 def test_listing_runs_nothing_of_a_plugin(tmp_path):
-    plug(tmp_path, "plugged-deep", "plugged_deep.inner", FAMILY.format(name="plugged_toy"), parent="raise RuntimeError('ran')")
+    plug(
+        tmp_path,
+        "plugged-deep",
+        "plugged_deep.inner",
+        FAMILY.format(name="plugged_toy"),
+        parent="raise RuntimeError('ran')",
+    )
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "import kzoo\nassert kzoo.list_models('plugged_*') == ['plugged_toy']\n"
@@ -149,7 +164,9 @@ def test_the_examples_data_source_trains_and_evaluates(installed, seen, tmp_path
     run = kzoo.train(recipe, tmp_path / "run")
     assert run.model.spec.class_names == ("thin", "middling", "thick") and run.metrics["images"] == 10
     assert kzoo.evaluate(run.workdir) == run.metrics != kzoo.evaluate(run.workdir, "rings:n=9")
-    for training, evaluation in zip(*(open_source("rings:n=3", split).batch([0, 1, 2])[0] for split in ("train", "test")), strict=True):
+    for training, evaluation in zip(
+        *(open_source("rings:n=3", split).batch([0, 1, 2])[0] for split in ("train", "test")), strict=True
+    ):
         assert (training != evaluation).any()
     with pytest.raises(kzoo.UserError, match="unknown option of the rings source 'm'"):
         open_source("rings:m=3", "train")
@@ -166,7 +183,9 @@ def test_a_data_source_is_imported_alone_and_when_it_is_asked_for(installed):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def plug_source(folder, distribution, module, name, source="def open(*arguments):\n    return arguments\n", function=":open"):
+def plug_source(
+    folder, distribution, module, name, source="def open(*arguments):\n    return arguments\n", function=":open"
+):
     plug(folder, distribution, module, source, entry=f"[kzoo.sources]\n{name} = {module}{function}\n")
 
 
@@ -185,7 +204,9 @@ def test_two_claims_to_one_data_source_are_told_and_hinder_no_other(tmp_path, se
     plug_source(tmp_path, "plugged-two", "plugged_two", "plugged")
     seen(tmp_path)
     first, second = {"plugged": ("plugged-one", "plugged-two"), "digits": ("kzoo", "plugged-one")}[name]
-    with pytest.raises(kzoo.UserError, match=rf"data source name '{name}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"):
+    with pytest.raises(
+        kzoo.UserError, match=rf"data source name '{name}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"
+    ):
         open_source(name, "train")
     assert open_source("fake:n=3", "train")
 
@@ -193,7 +214,11 @@ def test_two_claims_to_one_data_source_are_told_and_hinder_no_other(tmp_path, se
 @pytest.mark.parametrize(
     ("source", "function", "told"),
     [
-        ("import nothing_of_this_name", ":open", "fails when imported .ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        (
+            "import nothing_of_this_name",
+            ":open",
+            "fails when imported .ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
         ("", ":missing", "fails when imported .AttributeError: .*missing"),
         ("", "", "names no function; it takes plugged_bad:FUNCTION"),
     ],

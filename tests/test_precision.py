@@ -1,4 +1,6 @@
-"""Inference in bfloat16: the twin computes what the model does, and its report says what an independent comparison finds."""
+"""Inference in bfloat16: the twin computes what the model does, and its report says what an independent comparison
+finds.
+"""
 
 import numpy as np
 import pytest
@@ -66,10 +68,13 @@ def test_another_precision_is_refused(model):
         kzoo.reduce_precision(model, "float16")
 
 
+@pytest.mark.slow
 def test_the_artifact_is_smaller_and_says_what_it_costs(model, tmp_path):
     exact = kzoo.export(model, tmp_path / "exact", pictures=photos())
     card = kzoo.export(model, tmp_path / "reduced", quantize="bfloat16", pictures=photos())
-    sizes = [(tmp_path / name / "1/variables/variables.data-00000-of-00001").stat().st_size for name in ("exact", "reduced")]
+    sizes = [
+        (tmp_path / name / "1/variables/variables.data-00000-of-00001").stat().st_size for name in ("exact", "reduced")
+    ]
     assert sizes[1] < 0.55 * sizes[0]  # two bytes a weight, but for the head
     assert card["precision"] == "bfloat16 weights and products" and card["weights_sha256"] == exact["weights_sha256"]
     pictures = pictures_of(model)

@@ -36,9 +36,14 @@ def drawn(monkeypatch):
 
 def test_the_pictures_are_those_of_the_source(tmp_path, drawn):
     paths = preview.preview(RECIPE, tmp_path)
-    assert [path.name for path in paths] == ["vit_toy.batch.png", "vit_toy.schedule.png"] and all(path.is_file() for path in paths)
+    assert [path.name for path in paths] == ["vit_toy.batch.png", "vit_toy.schedule.png"] and all(
+        path.is_file() for path in paths
+    )
     pictures, labels = open_source("digits", "train").batch(np.arange(1442))
-    known = {(picture / 255).astype("float32").round(3).tobytes(): label for picture, label in zip(pictures, labels, strict=True)}
+    known = {
+        (picture / 255).astype("float32").round(3).tobytes(): label
+        for picture, label in zip(pictures, labels, strict=True)
+    }
     shown = [axis for axis in drawn["batch"].axes if axis.get_images()]
     assert len(shown) == 32
     for axis in shown:

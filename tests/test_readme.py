@@ -1,6 +1,8 @@
-"""The README's tables are the ones that the models and the saved results give; its snippets and commands run in the order they stand in.
+"""The README's tables are the ones that the models and the saved results give; its snippets and commands run in the
+order they stand in.
 
-What they leave, later ones find: a run, an artifact, weights. Commands train for two steps; those of the hub and of pip are left out.
+What they leave, later ones find: a run, an artifact, weights. Commands train for two steps; those of the hub and of pip
+are left out.
 """
 
 import contextlib
@@ -27,19 +29,28 @@ SNIPPETS = [text for language, text in BLOCKS if language == "python" and "hf://
 PLUGIN = next(text for language, text in BLOCKS if "plugin_example" in text)
 INLINE = re.findall(r"`((?:KERAS_BACKEND=\w+ )?kzoo [a-z]+ ?[^`]*)`", FENCED.sub("", TEXT))
 STANDS_FOR = {"RUN": "runs/digits", "R": "vit_tiny_digits", "NAME": "vit_tiny_patch16_224"}
-LARGE = ("vit_tiny_cifar10",)  # recipes whose two steps are those of a smoke run
-BARE = {f"kzoo {name}" for name in ("train", "predict", "quickstart")}  # names in a sentence; quickstart has a test of its own
+# recipes whose two steps are those of a smoke run
+LARGE = ("vit_tiny_cifar10", "mae_tiny_cifar10", "mae_tiny_cifar10_finetune")
+# names in a sentence; quickstart has a test of its own
+BARE = {f"kzoo {name}" for name in ("train", "predict", "quickstart")}
 
 
 def commands():
     """Every command that a reader can type, in order: those of the plain blocks, then those within sentences."""
-    lines = [line for language, text in BLOCKS if not language and text not in (SYNOPSIS, PLUGIN) for line in text.splitlines()]
+    lines = [
+        line
+        for language, text in BLOCKS
+        if not language and text not in (SYNOPSIS, PLUGIN)
+        for line in text.splitlines()
+    ]
     return [line for line in [*lines, *INLINE] if line not in BARE and "stripes" not in line]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
-    """A folder of a user's, with pictures of two kinds and a copy of a recipe; the working directory of the whole module."""
+    """A folder of a user's, with pictures of two kinds and a copy of a recipe; the working directory of the whole
+    module.
+    """
     folder = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     for name in [f"pictures/{kind}/{i:02}.png" for kind in ("cat", "dog") for i in range(20)] + ["picture.jpg"]:
@@ -56,6 +67,7 @@ def names():
     return {"__name__": "readme"}
 
 
+@pytest.mark.slow
 def test_the_tables_are_current():
     assert render(TEXT) == TEXT, "run python -m benchmarks.readme"
 
@@ -67,6 +79,7 @@ def test_every_quoted_result_is_kept():
     assert quoted | {"train_vit_tiny_cifar10", "train_vit_tiny_digits"} <= kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_the_snippets_run(number, names):
     exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), names)
@@ -74,8 +87,15 @@ def test_the_snippets_run(number, names):
 
 
 def test_the_snippets_leave_what_they_say(place, names, capsys):
-    assert {path.name for path in (place / "exported" / "digits").iterdir()} == {"1", "card.json", "card.md", "labels.txt"}
-    assert names["logits"].shape == (8, 10) and names["maps"].shape[0] == 8 and names["fast"].precision_report.images == 8
+    assert {path.name for path in (place / "exported" / "digits").iterdir()} == {
+        "1",
+        "card.json",
+        "card.md",
+        "labels.txt",
+    }
+    assert (
+        names["logits"].shape == (8, 10) and names["maps"].shape[0] == 8 and names["fast"].precision_report.images == 8
+    )
     assert len(names["RECIPES"]) == 1
 
 
@@ -87,7 +107,10 @@ def test_the_synopsis_is_the_parsers(line):
     assert callable(options["run"])
 
 
-@pytest.mark.parametrize("line", [pytest.param(c, marks=[pytest.mark.cifar10] * ("cifar10.npz" in c)) for c in commands()])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", [pytest.param(c, marks=[pytest.mark.cifar10] * ("cifar10.npz" in c)) for c in commands()]
+)
 def test_the_commands_run(line, capsys):
     words = [STANDS_FOR.get(word, word) for word in shlex.split(line, comments=True)]
     settings = dict(word.split("=", 1) for word in words[: words.index("kzoo")])
@@ -95,15 +118,20 @@ def test_the_commands_run(line, capsys):
     if words[0] == "train" and "--preview" not in words:
         words += ["--smoke"] if words[1] in LARGE else ["--set", "steps=2"]
     if settings:  # another backend needs another process
-        done = subprocess.run([sys.executable, "-m", "kzoo", *words], env=os.environ | settings | {"PYTHONPATH": str(ROOT)}, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "kzoo", *words], env=os.environ | settings | {"PYTHONPATH": str(ROOT)}, text=True
+        )
         assert done.returncode == 0
     else:
         assert cli.main(words) == 0
         assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own(place, seen, capsys):
-    """The plugin's block, its copy of the example and all, without what pip downloads; then the recipe of the snippet under it."""
+    """The plugin's block, its copy of the example and all, without what pip downloads; then the recipe of the snippet
+    under it.
+    """
     made, _, used = PLUGIN.partition("pip install -e . && ")
     family, site = place / "kzoo-stripes", place / "site"
     subprocess.run(["bash", "-ec", made.replace("../kzoo-stripes", str(family))], cwd=ROOT, check=True)
@@ -112,7 +140,12 @@ def test_a_family_of_ones_own(place, seen, capsys):
     seen(site)
     recipe = next(text for text in SNIPPETS if "RECIPES" in text)
     (place / "stripes_digits.py").write_text(recipe)
-    recipes = [line for language, text in BLOCKS if not language and "train stripes_digits.py" in text for line in text.splitlines()]
+    recipes = [
+        line
+        for language, text in BLOCKS
+        if not language and "train stripes_digits.py" in text
+        for line in text.splitlines()
+    ]
     lines = [*used.strip().split(" && "), *recipes]
     for line in lines:
         words = shlex.split(line)[1:]

@@ -1,6 +1,8 @@
-"""Every recipe: it says what it is, its settings equal the reviewed text in goldens/recipes and fit its model; a few run as a smoke.
+"""Every recipe: it says what it is, its settings equal the reviewed text in goldens/recipes and fit its model; a few
+run as a smoke.
 
-After a deliberate change, write the texts anew and read the diff:  KZOO_WRITE_GOLDENS=1 python -m pytest tests/test_recipes.py -k golden
+After a deliberate change, write the texts anew and read the diff:  KZOO_WRITE_GOLDENS=1 python -m pytest
+tests/test_recipes.py -k golden
 """
 
 import ast
@@ -30,14 +32,22 @@ def small(name):
 
 
 def traits(name):
-    """What a smoke of a recipe tries: its words, and the keys whose numbers are not the default; augmentation has a test of its own."""
+    """What a smoke of a recipe tries: its words, and the keys whose numbers are not the default; augmentation has a
+    test of its own.
+    """
     default = settings.flatten(schema.Recipe(model=""))
-    chosen = {k: v for k, v in settings.flatten(small(name)[1]).items() if v != default.get(k) and not k.startswith("data.augment.")}
+    chosen = {
+        k: v
+        for k, v in settings.flatten(small(name)[1]).items()
+        if v != default.get(k) and not k.startswith("data.augment.")
+    }
     return {(key, value if isinstance(value, str) else "") for key, value in chosen.items()}
 
 
 def representatives():
-    """Few recipes that together have every trait that any has; a new recipe is smoked here where it brings a new one."""
+    """Few recipes that together have every trait that any has; a new recipe is smoked here where it brings a new
+    one.
+    """
     missing, chosen = set().union(*map(traits, NAMES)) - traits(SCRIPT), []
     while missing:
         chosen.append(max(NAMES, key=lambda name: len(traits(name) & missing)))
@@ -92,10 +102,15 @@ def test_what_a_recipe_starts_from_has_its_architecture(name):
     if not recipe.keep_architecture:
         given, taken = (registry.config_of(r.model, r.overrides)[1] for r in (kzoo.recipe(start), recipe))
         same = {"image_size": 224, "preprocessing": schema.Preprocessing(), "head_bias": 0.0}
+        # a masked autoencoder, whose vectors and positions fine-tuning takes in its own way
+        if hasattr(given, "encoder"):
+            given = given.encoder
+            same |= {"global_pool": "token", "fc_norm": None, "pos_embed": "learned", "num_classes": 0}
         same |= {field.name: 0.0 for field in dataclasses.fields(taken) if field.name.endswith("_rate")}
         assert dataclasses.replace(given, **same) == dataclasses.replace(taken, **same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", representatives())
 def test_smoke(name, tmp_path):
     recipe, expected = small(name)
@@ -116,6 +131,7 @@ def test_one_epoch_of_any_recipe_has_a_schedule(name):
         assert rates.shape == (steps,) and 0 < rates.max() <= recipe.optim.lr * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_recipe_file_runs_as_a_script(tmp_path, monkeypatch):
     path = recipe_files.recipe_rows()[SCRIPT][0]
     words = [SCRIPT, "--smoke", "--workdir", str(tmp_path / "run"), "--set", "steps=1"]

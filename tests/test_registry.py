@@ -14,7 +14,7 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 
 def test_listing_filters():
@@ -22,8 +22,11 @@ def test_listing_filters():
     assert names == sorted(names) and {"vit_base_patch16_224", "vit_huge_patch14_518"} <= set(names)
     assert set(kzoo.list_models("vit_*_384")) == {n for n in names if n.startswith("vit_") and n.endswith("_384")}
     families = {family: kzoo.list_models(family=family) for family in ("vit", "deit3")}
-    assert all(f"{family}_toy" in found for family, found in families.items()) and not set(families["vit"]) & set(families["deit3"])
-    assert kzoo.list_models(task="classify") == names
+    assert all(f"{family}_toy" in found for family, found in families.items()) and not set(families["vit"]) & set(
+        families["deit3"]
+    )
+    tasks = {task: kzoo.list_models(task=task) for task in ("classify", "masked")}
+    assert "mae_toy" in tasks["masked"] and sorted(tasks["classify"] + tasks["masked"]) == names
     assert kzoo.list_models(task="detect") == []
 
 
@@ -56,6 +59,7 @@ def test_unknown_names_are_answered_with_the_nearest(call, nearest):
         call()
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_in_a_fresh_process_with_its_spec(tmp_path):
     model = kzoo.get("vit_toy", image_size=(32, 48), num_classes=3, in_channels=1)
     model.save(tmp_path / "m.keras")
@@ -72,11 +76,14 @@ def test_a_saved_model_loads_in_a_fresh_process_with_its_spec(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), model(images))
 
 
+@pytest.mark.slow
 def test_load_model_works_whichever_is_imported_first(tmp_path):
     kzoo.get("vit_toy").save(tmp_path / "m.keras")
     looked_for = "import importlib.util, kzoo; importlib.util.find_spec('keras'); import keras"  # as many libraries do
     for first in ("import keras, kzoo", "import kzoo, keras", looked_for):
-        subprocess.run([sys.executable, "-c", f"{first}; keras.models.load_model({str(tmp_path / 'm.keras')!r})"], check=True)
+        subprocess.run(
+            [sys.executable, "-c", f"{first}; keras.models.load_model({str(tmp_path / 'm.keras')!r})"], check=True
+        )
 
 
 def test_the_file_of_a_model_names_no_module_to_import(tmp_path):
@@ -96,11 +103,13 @@ def test_every_public_name_resolves():
 
 @pytest.mark.parametrize("name", registry.toys("kzoo"))
 def test_every_number_of_a_config_has_bounds(name):
-    """None is built, or fails otherwise than by one sentence, that is below 0 or not finite, beyond any machine or of another type."""
+    """None is built, or fails otherwise than by one sentence, that is below 0 or not finite, beyond any machine or of
+    another type.
+    """
     config = registry.config_of(name)[1]
     hints = {key: str(hint) for key, hint in typing.get_type_hints(type(config)).items()}
     numbers = [f.name for f in dataclasses.fields(config) if "int" in hints[f.name] or "float" in hints[f.name]]
-    assert {"image_size", "num_classes", "drop_rate"} < set(numbers)
+    assert {"image_size", "num_classes"} < set(numbers)
     for field in numbers:
         for value in (-(10.0**9), math.nan, math.inf, 10**9, 10**12, -(10**9), "many", True):
             shaped = (value,) * len(getattr(config, field)) if isinstance(getattr(config, field), tuple) else value
@@ -118,7 +127,11 @@ def test_every_number_of_a_config_has_bounds(name):
         ("coatnet_toy", {"depths": (300, 300)}, "at most 500 blocks in all, not 600"),
         ("coatnet_toy", {"stem_width": (8,)}, "stem_width"),
         ("resnet_toy", {"depths": (1, "2")}, "takes tuple"),
-        ("vit_toy", {"embed_dim": 1 << 20}, r"vit_toy with embed_dim=1048576 has 26,38.* weights, 105,554 GB in float32"),
+        (
+            "vit_toy",
+            {"embed_dim": 1 << 20},
+            r"vit_toy with embed_dim=1048576 has 26,38.* weights, 105,554 GB in float32",
+        ),
     ],
 )
 def test_sizes_that_no_model_can_have_are_told_before_it_is_built(name, overrides, says):
@@ -171,14 +184,19 @@ def test_pictures_of_several_sizes_are_prepared_each_by_itself():
 
 
 def test_a_model_tells_what_it_is(tmp_path):
-    """Its config, what it takes and how many logits it gives: from its spec, after a reload too, and a clone's only with that spec."""
+    """Its config, what it takes and how many logits it gives: from its spec, after a reload too, and a clone's only
+    with that spec.
+    """
     preprocessing = Preprocessing(mean=(0.1,), std=(0.2,), crop_pct=0.9)
     model = kzoo.get("vit_toy", image_size=(32, 48), in_channels=1, num_classes=3)
     model.spec = dataclasses.replace(model.spec, preprocessing=preprocessing)
     model.save(tmp_path / "m.keras")
     for each in (model, keras.models.load_model(tmp_path / "m.keras")):
-        assert each.take == ((32, 48), 1, preprocessing, 3) and each.classes == 3
-        assert each.config == registry.config_of("vit_toy", {"image_size": (32, 48), "in_channels": 1, "num_classes": 3})[1]
+        assert each.take[:4] == ((32, 48), 1, preprocessing, 3) and each.classes == 3
+        assert (
+            each.config
+            == registry.config_of("vit_toy", {"image_size": (32, 48), "in_channels": 1, "num_classes": 3})[1]
+        )
     for options in ({"num_classes": 0}, {"global_pool": "none"}, {"features_only": True}):
         assert kzoo.get("vit_toy", **options).classes == 0
     clone = keras.models.clone_model(model)

@@ -1,4 +1,6 @@
-"""Resampling against Pillow and torch in float32, on the host and in a graph; the two paths of preprocessing against each other."""
+"""Resampling against Pillow and torch in float32, on the host and in a graph; the two paths of preprocessing against
+each other.
+"""
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from kzoo import data
 from kzoo.errors import UsageError
 from kzoo.ops.resize import resample, resize_weights, resized_size
 from kzoo.preprocess import preprocess
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 from tests.pictures import by_timm
 
 pytestmark = pytest.mark.backends
@@ -22,12 +24,16 @@ SIZES = [((40, 53), (16, 16)), ((9, 7), (24, 32)), ((50, 12), (13, 24)), ((16, 1
 def by_pillow(image, size, method, box=None):
     """(h, w, C) float32 through Pillow's float mode, plane by plane."""
     filter = Image.Resampling[method.upper()]
-    planes = [Image.fromarray(np.ascontiguousarray(p)).resize(size[::-1], filter, box=box) for p in np.moveaxis(image, -1, 0)]
+    planes = [
+        Image.fromarray(np.ascontiguousarray(p)).resize(size[::-1], filter, box=box) for p in np.moveaxis(image, -1, 0)
+    ]
     return np.stack([np.asarray(p) for p in planes], axis=-1)
 
 
 def resized(image, size, method, xp=np):
-    rows, columns = (resize_weights(have, want, method, xp=xp) for have, want in zip(image.shape[:2], size, strict=True))
+    rows, columns = (
+        resize_weights(have, want, method, xp=xp) for have, want in zip(image.shape[:2], size, strict=True)
+    )
     return ops.convert_to_numpy(resample(xp.array(image), rows, columns, xp=xp))
 
 
@@ -72,7 +78,8 @@ def test_an_unknown_method_is_named():
 @pytest.mark.parametrize(
     ("have", "size", "crop_pct", "crop_mode", "wanted"),
     [
-        ((500, 375), (224, 224), 0.9, "center", (330, 248)),  # the shorter side becomes floor(224 / 0.9) = 248; torchvision cuts 330.67 off
+        # the shorter side becomes floor(224 / 0.9) = 248; torchvision cuts 330.67 off
+        ((500, 375), (224, 224), 0.9, "center", (330, 248)),
         ((375, 500), (224, 224), 0.875, "center", (256, 341)),
         ((100, 100), (224, 224), 1.0, "center", (224, 224)),
         ((100, 401), (32, 64), 1.0, "center", (32, 128)),
@@ -89,7 +96,9 @@ def test_the_size_before_the_crop(have, size, crop_pct, crop_mode, wanted):
 
 
 @pytest.mark.parametrize("have", [(40, 53), (64, 31), (24, 24), (90, 20)], ids=str)
-@pytest.mark.parametrize(("crop_pct", "crop_mode"), [(0.875, "center"), (1.0, "center"), (0.9, "squash"), (0.9, "border"), (1.0, "border")])
+@pytest.mark.parametrize(
+    ("crop_pct", "crop_mode"), [(0.875, "center"), (1.0, "center"), (0.9, "squash"), (0.9, "border"), (1.0, "border")]
+)
 def test_both_preprocessings_equal_timm(have, crop_pct, crop_mode):
     """The host's path (training, evaluation) and the graph's (serving), against timm's own."""
     spec = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop_pct=crop_pct, crop_mode=crop_mode)
@@ -109,7 +118,9 @@ def test_a_graph_takes_pictures_of_any_size(crop_mode):
 
     spec = Preprocessing(crop_pct=0.9, crop_mode=crop_mode)
     function = tf.function(
-        lambda x: preprocess(x, (24, 32), spec), input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False
+        lambda x: preprocess(x, (24, 32), spec),
+        input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)],
+        autograph=False,
     )
     for have in ((40, 53), (64, 31), (24, 32)):
         images = RNG.integers(0, 256, (2, *have, 3), dtype=np.uint8)

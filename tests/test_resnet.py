@@ -1,4 +1,6 @@
-"""ResNets: numbers equal to timm's, batch norm live and frozen, and the layers they are made of against torch and NumPy."""
+"""ResNets: numbers equal to timm's, batch norm live and frozen, and the layers they are made of against torch and
+NumPy.
+"""
 
 import keras
 import numpy as np
@@ -121,7 +123,9 @@ def test_live_batch_norm_moves_its_statistics_by_a_tenth():
     stem = model.get_layer("stem")
     before = keras.ops.convert_to_numpy(stem.conv(images))
     model(images, training=True)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(stem.norm.moving_mean), 0.1 * before.mean((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(stem.norm.moving_mean), 0.1 * before.mean((0, 1, 2)), atol=1e-5
+    )
 
 
 def test_the_stem_for_small_pictures_is_timms_with_a_3x3_and_no_pooling(tmp_path):
@@ -237,7 +241,9 @@ def test_weight_standardisation_is_the_formula(form):
 @pytest.mark.parametrize("xla", XLA)
 @pytest.mark.parametrize("shape", [(5, 6, 3), (7, 3)], ids=["map", "tokens"])
 def test_batch_norm_trains_as_torchs(shape, xla):
-    """A step of plain gradient descent through it ends in torch's weights and running statistics, those of the layer before it too."""
+    """A step of plain gradient descent through it ends in torch's weights and running statistics, those of the layer
+    before it too.
+    """
     import torch
 
     x, y = picture(4, *shape), picture(4, *shape[:-1], 5, seed=2)
@@ -274,4 +280,6 @@ def test_frozen_batch_norm_is_the_formula():
     layer = filled(FrozenBatchNorm(1e-2), (3, 3, 4))
     x = picture(2, 3, 3, 4)
     gamma, beta, mean, variance = (keras.ops.convert_to_numpy(w).astype("float64") for w in layer.weights)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(x)), (x - mean) / np.sqrt(variance + 1e-2) * gamma + beta, atol=1e-5)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(layer(x)), (x - mean) / np.sqrt(variance + 1e-2) * gamma + beta, atol=1e-5
+    )

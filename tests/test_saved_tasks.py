@@ -1,4 +1,6 @@
-"""A task saved whole: Keras' load_model gives the view that trained on, a plugin's too, from the one name that all go by."""
+"""A task saved whole: Keras' load_model gives the view that trained on, a plugin's too, from the one name that all go
+by.
+"""
 
 import json
 import zipfile
@@ -36,7 +38,11 @@ def test_a_saved_classifiers_task_trains_on_as_it_would_have(tmp_path, ours):
         task.train_on_batch(X, Y)
     task.save(tmp_path / "task.keras")
     again = keras.models.load_model(tmp_path / "task.keras")
-    assert registered(tmp_path / "task.keras") == "kzoo>View" and type(again) is ClassifyView and again.settings == task.settings
+    assert (
+        registered(tmp_path / "task.keras") == "kzoo>View"
+        and type(again) is ClassifyView
+        and again.settings == task.settings
+    )
     layers = [[layer.name for layer in each.network.layers if layer.trainable] for each in (task, again)]
     assert layers[0] == layers[1] and own.layers[1].name not in layers[1]
     assert getattr(again.network, "spec", None) == getattr(own, "spec", None)
@@ -46,6 +52,7 @@ def test_a_saved_classifiers_task_trains_on_as_it_would_have(tmp_path, ours):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_plugins_saved_task_comes_back_in_a_fresh_process(example, tmp_path):  # noqa: F811
     keras.utils.set_random_seed(0)
     network = kzoo.get("vit_toy", **TOY | {"num_classes": 0})
@@ -56,8 +63,10 @@ def test_a_plugins_saved_task_comes_back_in_a_fresh_process(example, tmp_path): 
     code = (
         "import keras, kzoo, numpy as np; keras.layers.Dense(2)\n"
         f"view = keras.models.load_model({str(tmp_path / 'turns.keras')!r})\n"
-        "assert type(view).__name__ == 'RotationView' and view.settings.hidden == 8 and not view.hidden.trainable and view.head.trainable\n"
-        f"np.save({str(tmp_path / 'y.npy')!r}, view.probabilities(view.network.predict_on_batch(np.full((1, 8, 8, 3), 0.5, 'float32'))))"
+        "assert type(view).__name__ == 'RotationView' and view.settings.hidden == 8 and not view.hidden.trainable and "
+        "view.head.trainable\n"
+        f"np.save({str(tmp_path / 'y.npy')!r}, view.probabilities(view.network.predict_on_batch(np.full((1, 8, 8, 3), "
+        "0.5, 'float32'))))"
     )
     assert fresh(example, code)[0] == 0
     expected = view.probabilities(network.predict_on_batch(np.full((1, 8, 8, 3), 0.5, "float32")))

@@ -1,4 +1,6 @@
-"""Recipes as data: they override by typed keys, dump to text and come back; what is wrong is named with what is right."""
+"""Recipes as data: they override by typed keys, dump to text and come back; what is wrong is named with what is
+right.
+"""
 
 import dataclasses
 
@@ -7,8 +9,9 @@ import pytest
 from kzoo import schema
 from kzoo.errors import UsageError
 from kzoo.recipe_files import dump, parse, smoke
-from kzoo.schema import Augment, Classify, Data, Optim, Preprocessing, Recipe, Schedule, TaskSettings
+from kzoo.schema import Augment, Classify, Data, Optim, Recipe, Schedule, TaskSettings
 from kzoo.settings import flatten, override
+from kzoo.specs import Preprocessing
 
 FULL = Recipe(
     model="vit_toy",
@@ -127,7 +130,13 @@ def test_settings_of_another_task_take_the_place_of_the_first(monkeypatch):
 
 
 def test_former_keys_of_a_record_are_read():
-    lines = ("label_smoothing = 0.1", 'loss = "binary_cross_entropy"', 'model = "vit_toy"', "target_threshold = 0.2", 'task = "classify"')
+    lines = (
+        "label_smoothing = 0.1",
+        'loss = "binary_cross_entropy"',
+        'model = "vit_toy"',
+        "target_threshold = 0.2",
+        'task = "classify"',
+    )
     task = Classify(loss="binary_cross_entropy", label_smoothing=0.1, target_threshold=0.2)
     assert parse("\n".join(lines)) == (Recipe(model="vit_toy", task=task), {})
 
@@ -151,7 +160,8 @@ def test_smoke_keeps_choices_and_shrinks_sizes():
     assert small.overrides == {"global_pool": "avg", "drop_rate": 0.1, "class_token": False}
     assert (small.steps, small.data.source, small.init_from) == (2, "fake", None)
     assert (small.optim, small.data.augment) == (FULL.optim, FULL.data.augment)
-    assert smoke(override(FULL, {"optim.accumulate": 64}), "vit_toy").optim.accumulate == small.steps  # or nothing would be learned
+    # or nothing would be learned
+    assert smoke(override(FULL, {"optim.accumulate": 64}), "vit_toy").optim.accumulate == small.steps
 
 
 def test_a_recipe_cannot_be_changed():

@@ -31,7 +31,10 @@ def test_every_tag_says_what_timm_says():
         assert (preprocessing.mean, preprocessing.std) == (cfg.mean, cfg.std), full
         fitted = (preprocessing.crop_pct, preprocessing.crop_mode, preprocessing.interpolation)
         assert fitted == (cfg.crop_pct, cfg.crop_mode, cfg.interpolation), full
-        assert (tag.license, tag.address) == (cfg.license or "unknown", f"hf://{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url), full
+        assert (tag.license, tag.address) == (
+            cfg.license or "unknown",
+            f"hf://{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url,
+        ), full
         assert tag.classes == (data.infer_imagenet_subset(cfg.to_dict()) or ""), full
         assert bool(tag.act) == ("QuickGELU" in "".join(cfg.notes or ())), full
 
@@ -52,7 +55,9 @@ def test_every_tag_with_class_names_has_one_for_each_logit():
 def test_listing_finds_names_and_tags():
     names = kzoo.list_models(weights=True)
     assert names == sorted({full.partition(".")[0] for full in timm_cfgs()})
-    assert set(names) | set(kzoo.list_models(weights=False)) == set(kzoo.list_models()) and "vit_toy" in kzoo.list_models(weights=False)
+    assert set(names) | set(kzoo.list_models(weights=False)) == set(
+        kzoo.list_models()
+    ) and "vit_toy" in kzoo.list_models(weights=False)
     mine = kzoo.list_models(f"{NAME}.*")
     assert mine == [full for full in sorted(timm_cfgs()) if full.startswith(f"{NAME}.")] and len(mine) == 2
     assert kzoo.list_models("*.openai", family="vit") == [] != kzoo.list_models("*.openai", family="vit_clip")
@@ -93,7 +98,8 @@ def test_a_preprocessor_of_an_unknown_tag_is_refused():
 
 def test_weights_that_only_have_an_address_say_it():
     with pytest.raises(
-        UserError, match=r"download https://dl\.fbaipublicfiles\.com/ijepa/IN1K-vit\.h\.14-300e\.pth\.tar and name the file"
+        UserError,
+        match=r"download https://dl\.fbaipublicfiles\.com/ijepa/IN1K-vit\.h\.14-300e\.pth\.tar and name the file",
     ):
         kzoo.get("vit_huge_patch14_gap_224.in1k_ijepa")
 
@@ -160,5 +166,9 @@ def test_a_card_names_weights_and_licence(file, tmp_path):
     model = kzoo.get(f"{NAME}.{TAG}", weights=file, depth=1, image_size=32)
     card = kzoo.export(model, tmp_path / "out", format="saved_model")
     assert (card["tag"], card["license"]) == (TAG, "apache-2.0")
-    assert f"Published weights: `{TAG}`" in markdown(card) and "Licence of these weights: `apache-2.0`" in markdown(card)
-    assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == timm_classes("imagenet-1k").label_descriptions()
+    assert f"Published weights: `{TAG}`" in markdown(card) and "Licence of these weights: `apache-2.0`" in markdown(
+        card
+    )
+    assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == timm_classes(
+        "imagenet-1k"
+    ).label_descriptions()

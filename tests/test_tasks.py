@@ -1,4 +1,6 @@
-"""Tasks of plugins: found by their kind, and the example's, whose view has weights of its own, from training to evaluation."""
+"""Tasks of plugins: found by their kind, and the example's, whose view has weights of its own, from training to
+evaluation.
+"""
 
 import json
 import math
@@ -53,18 +55,26 @@ def arrays(run):
 def fresh(example, code):
     """The return code and output of Python code in a process of its own, where the example is installed."""
     paths = os.pathsep.join((str(ROOT), str(example)))
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example, tmp_path):
     whole = kzoo.train(BASE, tmp_path / "whole", TURNS)
     recipe = tmp_path / "recipe.txt"
     recipe.write_text(dump(override(BASE, TURNS)))
     kill = "import os, signal; from kzoo.training import state; save = state.save\n"
-    kill += "state.save = lambda *given: (save(*given), given[2]['step'] == 4 and os.kill(os.getpid(), signal.SIGKILL))\n"
+    kill += (
+        "state.save = lambda *given: (save(*given), given[2]['step'] == 4 and os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
     # Layers that were made before count up the names that Keras gives.
-    train = f"import keras; keras.layers.Dense(2).build((None, 2))\nimport kzoo; kzoo.train({str(recipe)!r}, {str(tmp_path / 'killed')!r})"
+    train = (
+        f"import keras; keras.layers.Dense(2).build((None, 2))\nimport kzoo; kzoo.train({str(recipe)!r}, "
+        f"{str(tmp_path / 'killed')!r})"
+    )
     assert fresh(example, kill + train)[0] == -signal.SIGKILL
     code, told = fresh(example, train)
     assert code == 0 and "from step 4 of 6" in told
@@ -74,7 +84,9 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
 
     own = {"hidden/kernel", "hidden/bias", "head/kernel", "head/bias"}
     assert {key for key in first if key.startswith("task/")} == {f"task/{name}" for name in own}
-    assert {key for key in first if key.startswith("task_average/")} == {f"task_average/{name}" for name in own - {"hidden/bias"}}
+    assert {key for key in first if key.startswith("task_average/")} == {
+        f"task_average/{name}" for name in own - {"hidden/bias"}
+    }
     assert not first["task/hidden/bias"].any() and first["task/head/bias"].any()
 
     assert whole.metrics.keys() == {"rotation_accuracy", "loss", "images"} and whole.metrics["images"] == 355
@@ -93,7 +105,10 @@ def the_turns_of_a_picture_are_predicted(example, run, tmp_path):
     words = ["predict", str(run.workdir), str(tmp_path / "a.png"), "--top", "3", "--out", str(tmp_path / "drawn")]
     count = "from kzoo_rotation import Rotation; once, asked = Rotation.predict, []\n"
     count += "Rotation.predict = lambda *given: asked.append(given[3].shape) or once(*given)\n"
-    code, told = fresh(example, f"{count}from kzoo.cli import main; main({[*words, '--attention', '--json']}); assert asked == [(8, 8, 1)]")
+    code, told = fresh(
+        example,
+        f"{count}from kzoo.cli import main; main({[*words, '--attention', '--json']}); assert asked == [(8, 8, 1)]",
+    )
     assert (
         code == 0
         and (tmp_path / "drawn" / "000_a.attention.png").is_file()
@@ -105,7 +120,10 @@ def the_turns_of_a_picture_are_predicted(example, run, tmp_path):
     hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
     shares = np.exp(hidden @ held["task_average/head/kernel"] + held["task_average/head/bias"])
     expected = {90 * quarters: share for quarters, share in enumerate(shares / shares.sum())}
-    ((answer,), _), found = json.JSONDecoder().raw_decode(told), open_target(run.workdir, best=True)(pixels[..., None])["probabilities"]
+    ((answer,), _), found = (
+        json.JSONDecoder().raw_decode(told),
+        open_target(run.workdir, best=True)(pixels[..., None])["probabilities"],
+    )
     turns = {turn["degrees"]: turn["probability"] for turn in answer["turns"]}
     assert list(turns) == sorted(expected, key=expected.get, reverse=True)[:3]
     assert turns == pytest.approx({degrees: expected[degrees] for degrees in turns}, abs=1e-6)
@@ -128,14 +146,19 @@ def build(config):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.backends
-def test_a_view_with_weights_of_its_own_goes_on_in_the_midst_of_an_epoch_on_any_backend(example, seen, tmp_path, monkeypatch):
+def test_a_view_with_weights_of_its_own_goes_on_in_the_midst_of_an_epoch_on_any_backend(
+    example, seen, tmp_path, monkeypatch
+):
     """Between two steps of the optimizer. The network is small: each of the three trainings compiles its step."""
     plug(tmp_path, "plugged-small", "plugged_small", SMALL)
     seen(tmp_path)
     data = Data(source="fake:n=16,size=8", batch_size=4, augment=Augment(shift=2))
     optim = Optim(ema=0.9, accumulate=2, freeze=("^task/hidden/bias",))
-    recipe = override(Recipe(model="plugged_small_toy", data=data, optim=optim, steps=4), TURNS | {"checkpoint.every_steps": 1})
+    recipe = override(
+        Recipe(model="plugged_small_toy", data=data, optim=optim, steps=4), TURNS | {"checkpoint.every_steps": 1}
+    )
     whole = kzoo.train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_after(patch, 3)
@@ -152,14 +175,22 @@ class Bare(FakeSource):
 
 
 def test_a_source_must_give_what_the_task_asks(example, tmp_path):
-    recipe = override(BASE, {"data.batch_size": 4, "data.eval_batch_size": 4, "steps": 1, "optim.freeze": (), "data.source": "fake:n=8"})
+    recipe = override(
+        BASE,
+        {"data.batch_size": 4, "data.eval_batch_size": 4, "steps": 1, "optim.freeze": (), "data.source": "fake:n=8"},
+    )
     bare, labelled = (kind("pictures", "train", size=8, n=8) for kind in (Bare, FakeSource))
-    refusal = "pictures gives pictures alone, and the task classify needs a label for each picture: choose another data.source"
+    refusal = (
+        "pictures gives pictures alone, and the task classify needs a label for each picture: choose another "
+        "data.source"
+    )
     for sources in ((bare, labelled), (labelled, bare)):
         with pytest.raises(kzoo.UserError, match=refusal):
             kzoo.train(recipe, tmp_path / "run", data=sources)
     mixing = TURNS | {"data.augment.cutmix": 1.0}
-    with pytest.raises(kzoo.UserError, match="MixUp and CutMix mix labels, and the task rotation has none; set data.augment.mixup"):
+    with pytest.raises(
+        kzoo.UserError, match="MixUp and CutMix mix labels, and the task rotation has none; set data.augment.mixup"
+    ):
         kzoo.train(recipe, tmp_path / "run", mixing)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     run = kzoo.train(recipe, tmp_path / "run", TURNS, data=(bare, labelled))
@@ -187,7 +218,9 @@ def test_rates_decay_and_freezing_reach_the_views_own_weights(example):
     view = make(recipe.task).view(network)
     scales = rate_scales(Optim(layer_decay=0.5, lr_scales={"^task/head": 3.0}), view)
     assert scales["task/head/kernel"] == 3 and "task/hidden/kernel" not in scales and scales["norm/gamma"] == 0.5
-    optimizer = make_optimizer(override(BASE, {"optim.lr_scales.^task/head": 3.0, "optim.layer_decay": None}), 0.1, view)
+    optimizer = make_optimizer(
+        override(BASE, {"optim.lr_scales.^task/head": 3.0, "optim.layer_decay": None}), 0.1, view
+    )
     assert set(optimizer.scales) == {id(view.head.kernel), id(view.head.bias)}
     optimizer.build(view.trainable_variables)
     assert optimizer._use_weight_decay(view.head.kernel) and not optimizer._use_weight_decay(view.head.bias)
@@ -208,11 +241,16 @@ def test_muon_leaves_the_views_own_weights_to_adamw(example):
     before = [keras.ops.convert_to_numpy(weight) for weight in weights.values()]
     optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients], list(weights.values()))
     steps = [old - keras.ops.convert_to_numpy(new) for old, new in zip(before, weights.values(), strict=True)]
-    plain = {name for name, step, g in zip(weights, steps, gradients, strict=True) if np.allclose(step, 0.01 * np.sign(g), atol=1e-5)}
+    plain = {
+        name
+        for name, step, g in zip(weights, steps, gradients, strict=True)
+        if np.allclose(step, 0.01 * np.sign(g), atol=1e-5)
+    }
     assert weights.keys() - plain == {n for n, w in weights.items() if len(w.shape) == 2 and n.startswith("blocks_")}
     assert {"task/hidden/kernel", "task/head/kernel"} <= plain and len(plain) < len(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
     from kzoo.tasks.views.base import View
@@ -239,7 +277,9 @@ def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
     view = Student(kzoo.get("vit_toy", **toy), kzoo.get("vit_toy", **toy))
     view.compile(optimizer=make_optimizer(BASE, Rate(BASE, 1, 6), view), jit_compile=False)
     logs = view.train_on_batch(np.ones((4, 8, 8, 3), "float32"), return_dict=True)
-    assert [metric.name for metric in view.metrics] == ["loss", "far", "near"] and logs["far"] == -logs["near"] == logs["loss"]
+    assert [metric.name for metric in view.metrics] == ["loss", "far", "near"] and logs["far"] == -logs["near"] == logs[
+        "loss"
+    ]
     groups = state._groups(view)
     given = {id(v) for v in view.given}
     assert given and not given & {id(v) for v in groups.values()} and not any(key.startswith("task") for key in groups)
@@ -254,7 +294,8 @@ def test_what_a_view_was_given_is_left_out_of_checkpoints(tmp_path):
 def test_a_record_names_a_plugins_task_which_is_imported_alone(example, tmp_path):
     (tmp_path / "recipe.txt").write_text(dump(override(BASE, TURNS)))
     code = (
-        f"import sys; from kzoo import recipe_files, schema, settings; text = open({str(tmp_path / 'recipe.txt')!r}).read()\n"
+        "import sys; from kzoo import recipe_files, schema, settings; text = "
+        f"open({str(tmp_path / 'recipe.txt')!r}).read()\n"
         "settings.override(schema.Recipe(model='vit_toy'), {'task.kind': 'classify'})\n"
         "assert not any(name.startswith(('kzoo_', 'keras')) for name in sys.modules)\n"
         "print(recipe_files.parse(text)[0].task)\n"
@@ -297,7 +338,9 @@ def test_two_claims_to_one_task_are_told(tmp_path, seen, apart, kind):
     plug_task(tmp_path, "plugged-two", "plugged_two", "plugged", "")
     seen(tmp_path)
     first, second = {"plugged": ("plugged-one", "plugged-two"), "classify": ("kzoo", "plugged-one")}[kind]
-    with pytest.raises(kzoo.UserError, match=rf"task name '{kind}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"):
+    with pytest.raises(
+        kzoo.UserError, match=rf"task name '{kind}' is claimed by {first} \(.*\) and by {second} \(.*uninstall"
+    ):
         schema.settings_class(kind)
     assert override(BASE, {"task.kind": "classify"}) == BASE
 
@@ -305,7 +348,10 @@ def test_two_claims_to_one_task_are_told(tmp_path, seen, apart, kind):
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("import nothing_of_this_name", "fails when imported .ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        (
+            "import nothing_of_this_name",
+            "fails when imported .ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
         ("", "plugged_bad defines no settings whose kind is 'plugged'"),
         (TASK.format(register=""), "no task of the kind 'plugged' is registered; put @kzoo.register_task"),
     ],

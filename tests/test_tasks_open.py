@@ -1,4 +1,6 @@
-"""A task's hard ends: batches of dictionaries whose sides are open, no labels, and a loss as the figure that a run is judged by."""
+"""A task's hard ends: batches of dictionaries whose sides are open, no labels, and a loss as the figure that a run is
+judged by.
+"""
 
 import dataclasses
 
@@ -76,7 +78,9 @@ class Noisy(Labels):
 
 
 class Canvases(Batching):
-    """{"image": float32 (B, S, S, C) in 0..1, "mask": float32 (B, S, S), 1 where a picture lies}, S the smallest that holds the batch."""
+    """{"image": float32 (B, S, S, C) in 0..1, "mask": float32 (B, S, S), 1 where a picture lies}, S the smallest that
+    holds the batch.
+    """
 
     def __init__(self, augment=None):
         self.light = np.float32(1 - augment.dark if augment else 1)
@@ -87,12 +91,19 @@ class Canvases(Batching):
 
     def evaluate(self, pictures, targets, keys, rows):
         x = self._canvas(pictures)
-        return {name: padded(array, rows) for name, array in x.items()}, (), padded(np.ones(len(keys), np.float32), rows)
+        return (
+            {name: padded(array, rows) for name, array in x.items()},
+            (),
+            padded(np.ones(len(keys), np.float32), rows),
+        )
 
     def _canvas(self, pictures):
         pictures = [pixels(picture) for picture in pictures]
         side = next(side for side in CANVASES if all(max(picture.shape[:2]) <= side for picture in pictures))
-        image, mask = np.zeros((len(pictures), side, side, 3), np.float32), np.zeros((len(pictures), side, side), np.float32)
+        image, mask = (
+            np.zeros((len(pictures), side, side, 3), np.float32),
+            np.zeros((len(pictures), side, side), np.float32),
+        )
         for row, picture in enumerate(pictures):
             height, width = picture.shape[:2]
             image[row, :height, :width], mask[row, :height, :width] = picture / np.float32(255), 1
@@ -105,7 +116,9 @@ class Canvases(Batching):
 
 def colours(x):
     """The mean colour of each picture (B, 3), what is padded left out."""
-    return keras.ops.sum(x["image"] * x["mask"][..., None], axis=(1, 2)) / keras.ops.sum(x["mask"], axis=(1, 2))[:, None]
+    return (
+        keras.ops.sum(x["image"] * x["mask"][..., None], axis=(1, 2)) / keras.ops.sum(x["mask"], axis=(1, 2))[:, None]
+    )
 
 
 @pytest.fixture
@@ -163,13 +176,19 @@ def recipe(tmp_path, seen, apart):
 @pytest.mark.backends
 def test_dictionaries_of_two_canvases_without_labels_judged_by_a_loss(recipe, tmp_path, capsys):
     source = open_source(recipe.data.source, "train")
-    engines = [[keras.tree.map_structure(np.asarray, b) for b in Loader(source, Canvases(), 2, 0, e).epoch(0)] for e in ("tf", "numpy")]
+    engines = [
+        [keras.tree.map_structure(np.asarray, b) for b in Loader(source, Canvases(), 2, 0, e).epoch(0)]
+        for e in ("tf", "numpy")
+    ]
     for one, other in zip(*engines, strict=True):
         assert len(one) == 1 and all(np.array_equal(one[0][name], other[0][name]) for name in ("image", "mask"))
     assert {batch[0]["image"].shape for batch in engines[0]} == {(2, side, side, 3) for side in CANVASES}
     run = kzoo.train(recipe, tmp_path / "run")
     assert run.metrics.keys() == {"loss", "images"} and run.metrics["images"] == 12
-    assert run.history[1]["eval_loss"] < run.history[0]["eval_loss"] and "accuracy" not in (tmp_path / "run" / "log.csv").read_text()
+    assert (
+        run.history[1]["eval_loss"] < run.history[0]["eval_loss"]
+        and "accuracy" not in (tmp_path / "run" / "log.csv").read_text()
+    )
     assert "loss" in capsys.readouterr().err.splitlines()[-1]
     assert kzoo.evaluate(tmp_path / "run") == run.metrics
 
@@ -188,7 +207,7 @@ def test_a_network_of_two_inputs_trains_and_is_evaluated_as_its_config_tells(tmp
         settings_class = Settings
 
         def batching(self, take, source, data, seed, engine):
-            assert take == ((16, 12), 3, schema.Preprocessing(), 3)
+            assert take == ((16, 12), 3, schema.Preprocessing(), 3, None)
             return Noisy(take, source, augment=data.augment, seed=seed, engine=engine)
 
     data = Data(source="fake:n=12,size=16,classes=3", batch_size=4, eval_batch_size=8)
@@ -201,7 +220,10 @@ def test_a_network_of_two_inputs_trains_and_is_evaluated_as_its_config_tells(tmp
 def test_an_augmentation_of_the_tasks_own_is_recorded_overridden_and_batched(recipe, tmp_path):
     assert recipe.data.augment == Fades()
     (tmp_path / "recipe.txt").write_text(dump(override(recipe, {"data.augment.dark": "0.5"})))
-    assert "data.augment.dark = 0.5\n" in (tmp_path / "recipe.txt").read_text() and "flip" not in (tmp_path / "recipe.txt").read_text()
+    assert (
+        "data.augment.dark = 0.5\n" in (tmp_path / "recipe.txt").read_text()
+        and "flip" not in (tmp_path / "recipe.txt").read_text()
+    )
     dark, darker = (settle(tmp_path / "recipe.txt", changes)[1] for changes in ({}, {"data.augment.dark": "0.75"}))
     assert (dark.data.augment, darker.data.augment) == (Fades(dark=0.5), Fades(dark=0.75))
     assert override(dark, {"data.augment": "None"}) == override(dark, {"data.augment": Fades()}) == recipe
@@ -209,12 +231,16 @@ def test_an_augmentation_of_the_tasks_own_is_recorded_overridden_and_batched(rec
     network = Plan(recipe, source).network()
     plain, half, quarter = (next(iter(Plan(r, source).loader().epoch(0)))[0]["image"] for r in (recipe, dark, darker))
     assert np.array_equal(np.asarray(plain) / 2, half) and np.array_equal(np.asarray(plain) / 4, quarter)
-    seen = [next(iter(loader_for(make(r.task), network, source, r.data).evaluation()))[0]["image"] for r in (recipe, dark)]
+    seen = [
+        next(iter(loader_for(make(r.task), network, source, r.data).evaluation()))[0]["image"] for r in (recipe, dark)
+    ]
     assert np.array_equal(*seen)
 
     with pytest.raises(kzoo.UserError, match="unknown recipe key 'data.augment.flip'"):
         override(recipe, {"data.augment.flip": 0.5})
-    with pytest.raises(kzoo.UserError, match="data.augment is Augment, and the task colour takes Fades; give it that, or none"):
+    with pytest.raises(
+        kzoo.UserError, match="data.augment is Augment, and the task colour takes Fades; give it that, or none"
+    ):
         dataclasses.replace(recipe, data=Data(augment=Augment(flip=0.5)))
     flipped = override(dark, {"data.augment.flip": "0.5", "task.kind": "classify"})
     assert flipped.data.augment == Augment(flip=0.5)

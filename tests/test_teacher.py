@@ -77,7 +77,9 @@ def test_a_student_learns_from_a_teacher_that_stays_as_it_is(distil, tmp_path):
     assert not all(np.array_equal(a, b) for a, b in zip(before[1], student.get_weights(), strict=True))
     held = {id(variable) for variable in state._groups(view).values()}
     assert held.isdisjoint(map(id, teacher.variables)) and held >= set(map(id, student.trainable_variables))
-    with pytest.raises(kzoo.UserError, match="a teacher that it was handed as an object, which no file can name: save the model"):
+    with pytest.raises(
+        kzoo.UserError, match="a teacher that it was handed as an object, which no file can name: save the model"
+    ):
         view.save(tmp_path / "task.keras")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,6 @@
-"""The toolbox inside whole runs: several image sizes, several devices, recomputed activations, frozen and accumulated steps."""
+"""The toolbox inside whole runs: several image sizes, several devices, recomputed activations, frozen and accumulated
+steps.
+"""
 
 import dataclasses
 import json
@@ -32,7 +34,8 @@ from tests.test_plugins import plug
 from tests.test_training_run import RECIPE, assert_same_end, interrupt_after, learned, train
 
 ROOT = pathlib.Path(__file__).parent.parent
-GROWING = settings.override(RECIPE, {"progressive": (8, 16), "optim.accumulate": 2})  # the third epoch has another size than the first two
+# the third epoch has another size than the first two
+GROWING = settings.override(RECIPE, {"progressive": (8, 16), "optim.accumulate": 2})
 STILL = settings.override(RECIPE, {f"overrides.{key}": 0.0 for key in RECIPE.overrides if "drop" in key})
 
 
@@ -45,6 +48,7 @@ def grown(tmp_path_factory):
     return train(tmp_path_factory.mktemp("grown") / "run", GROWING)
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_the_models_own_size(grown):
     assert [planned(GROWING).side_at(epoch) for epoch in range(4)] == [8, 8, 16, 16]
     assert grown.model.input_shape == (None, 16, 16, 3)
@@ -52,6 +56,7 @@ def test_a_run_ends_at_the_models_own_size(grown):
 
 
 # Between two steps of the optimizer, and at the border of two stages.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 6])
 def test_an_interrupted_growing_run_ends_as_if_nothing_had_happened(grown, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -82,7 +87,9 @@ def test_the_next_stage_takes_over_tables_and_their_moments():
 
 
 class Placed(View):
-    """Two position tables of one shape in the network, (1, 1 + rows * columns, 4), and one of its own, each of another grid."""
+    """Two position tables of one shape in the network, (1, 1 + rows * columns, 4), and one of its own, each of another
+    grid.
+    """
 
     def __init__(self, *grids, wide=4):
         inputs = keras.Input((1 + math.prod(grids[0]), 4))
@@ -102,14 +109,18 @@ class Placed(View):
         o = self.optimizer
         slots = {"average": averages(o), "mean": o._momentums, "square": o._velocities, "sum": o._accumulated_gradients}
         columns = {"weight": self.trainable_variables} | slots
-        return [{name: keras.ops.convert_to_numpy(column[i]) for name, column in columns.items()} for i in range(len(columns["weight"]))]
+        return [
+            {name: keras.ops.convert_to_numpy(column[i]) for name, column in columns.items()}
+            for i in range(len(columns["weight"]))
+        ]
 
 
 @pytest.mark.backends
 def test_tables_of_one_shape_and_other_grids_are_told_apart():
     rng = np.random.default_rng(0)
     before, after = Placed((2, 8), (4, 4), (2, 6)), Placed((4, 16), (8, 8), (3, 4))
-    grids = {0: ((2, 8), (4, 16), 1), 1: ((4, 4), (8, 8), 1), 4: ((2, 6), (3, 4), 0)}  # of the trained weights; the head lies between
+    # of the trained weights; the head lies between
+    grids = {0: ((2, 8), (4, 16), 1), 1: ((4, 4), (8, 8), 1), 4: ((2, 6), (3, 4), 0)}
     for variable in (*before.trainable_variables, *before.optimizer.variables):
         if len(variable.shape) > 1:
             variable.assign(rng.uniform(size=variable.shape))
@@ -121,7 +132,9 @@ def test_tables_of_one_shape_and_other_grids_are_told_apart():
                 method = "bicubic" if name in ("weight", "average") else "bilinear"
                 value = resize_table(value, Table(old, prefix), Table(new, prefix), method)
             np.testing.assert_array_equal(found[name], value, err_msg=f"{name} of {i}")
-    with pytest.raises(UserError, match=r"the weight task/plain/kernel is \(4, 1\) and \(5, 1\) at two of the sizes of progressive"):
+    with pytest.raises(
+        UserError, match=r"the weight task/plain/kernel is \(4, 1\) and \(5, 1\) at two of the sizes of progressive"
+    ):
         carry(before, Placed((4, 16), (8, 8), (3, 4), wide=5))
 
 
@@ -154,6 +167,7 @@ def test_progressive_must_end_at_the_models_own_size(tmp_path):
         train(tmp_path / "run", settings.override(GROWING, {"progressive": (8, 12)}))
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_nothing(tmp_path):
     """Dropout on: what is computed again draws the same numbers again."""
     histories = [learned(train(tmp_path / str(remat), RECIPE, remat=remat).history) for remat in (False, True)]
@@ -163,7 +177,9 @@ def test_recomputed_activations_change_nothing(tmp_path):
 
 
 def test_mixed_pictures_train(tmp_path):
-    """Targets are probabilities: the loss of a first step, when all classes are alike, is still the logarithm of their number."""
+    """Targets are probabilities: the loss of a first step, when all classes are alike, is still the logarithm of their
+    number.
+    """
     changes = {"data.augment.mixup": 0.8, "data.augment.cutmix": 1.0, "optim.lr": 0.0, "steps": 1}
     run = train(tmp_path / "run", settings.override(RECIPE, changes | {"schedule.min_lr": 0.0}))
     assert run.history[0]["loss"] == pytest.approx(np.log(4), rel=1e-3)
@@ -184,12 +200,17 @@ print(json.dumps([run.history for run in runs]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_several_devices_have_the_losses_of_one(tmp_path, backend):
     """Two logical CPU devices under TensorFlow's MirroredStrategy, eight under Keras' DataParallel on JAX."""
     changes = {"data.augment.shift": 0, "optim.clip_norm": 0.05, "optim.name": "sgd", "optim.lr": 0.5, "xla": "auto"}
     (tmp_path / "recipe.txt").write_text(recipe_files.dump(settings.override(STILL, changes)))
-    environment = {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "KERAS_BACKEND": backend,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
     command = [sys.executable, "-c", CHILD, str(tmp_path / "recipe.txt"), str(tmp_path)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -208,8 +229,16 @@ def test_a_batch_that_does_not_split_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_transfer_keeps_the_architecture_that_it_starts_from(grown, tmp_path):
-    """Another model's recipe, other classes, another size: the network is the run's own, its head new, its table resized."""
-    changes = {"data.source": "fake:size=16,n=26,classes=3", "overrides.image_size": 24, "xla": "off", "steps": 1, "data.batch_size": 8}
+    """Another model's recipe, other classes, another size: the network is the run's own, its head new, its table
+    resized.
+    """
+    changes = {
+        "data.source": "fake:size=16,n=26,classes=3",
+        "overrides.image_size": 24,
+        "xla": "off",
+        "steps": 1,
+        "data.batch_size": 8,
+    }
     recipe = schema.Recipe(model="vit_base_patch16_224", init_from=str(grown.workdir), keep_architecture=True)
     run = train(tmp_path / "run", settings.override(recipe, changes))
     spec = run.model.spec
@@ -217,7 +246,8 @@ def test_a_transfer_keeps_the_architecture_that_it_starts_from(grown, tmp_path):
     assert run.model.input_shape == (None, 24, 24, 3) and run.model.output_shape == (None, 3)
     receipt = json.loads((run.workdir / "init_from.json").read_text())
     assert receipt["resized"] == ["pos_embed/table"] and set(receipt["reinitialised"]) == {"head/kernel", "head/bias"}
-    assert train(run.workdir, settings.override(recipe, changes)).metrics == run.metrics  # already done: nothing is trained
+    # already done: nothing is trained
+    assert train(run.workdir, settings.override(recipe, changes)).metrics == run.metrics
 
 
 def test_frozen_weights_of_a_run_are_the_initial_ones_and_stay_frozen(tmp_path):
@@ -225,7 +255,9 @@ def test_frozen_weights_of_a_run_are_the_initial_ones_and_stay_frozen(tmp_path):
     frozen = ("patch_embed", "blocks_0", "blocks_1/attn/proj/bias", "head/bias")
     run = train(tmp_path / "run", settings.override(STILL, {"optim.freeze": frozen, "optim.ema": None}))
     for saved in (run.model, kzoo.load(run.workdir / "model.keras")):
-        assert [w.path for w in saved.trainable_weights] == [w.path for w in saved.weights if not w.path.startswith(frozen)]
+        assert [w.path for w in saved.trainable_weights] == [
+            w.path for w in saved.weights if not w.path.startswith(frozen)
+        ]
     arrays = read_checkpoint(run.workdir)[0]
     one = train(tmp_path / "one", settings.override(STILL, {"optim.lr": 0.0, "optim.ema": None, "steps": 1}))
     first = read_checkpoint(one.workdir)[0]

@@ -34,7 +34,9 @@ def test_loss_equals_torch(smoothing):
     soft = RNG.dirichlet(np.ones(5), 9).astype("float32")
     for targets, theirs in ((labels.astype("int32"), torch.tensor(labels)), (soft, torch.tensor(soft))):
         ours = keras.ops.convert_to_numpy(cross_entropy(keras.ops.array(logits), keras.ops.array(targets), smoothing))
-        reference = torch.nn.functional.cross_entropy(torch.tensor(logits), theirs, label_smoothing=smoothing, reduction="none")
+        reference = torch.nn.functional.cross_entropy(
+            torch.tensor(logits), theirs, label_smoothing=smoothing, reduction="none"
+        )
         np.testing.assert_allclose(ours, reference.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -43,8 +45,12 @@ def test_binary_losses_equal_timm(smoothing):
     timm_loss = import_timm("timm.loss").BinaryCrossEntropy
     logits, labels = RNG.normal(size=(9, 5)).astype("float32") * 30, RNG.integers(0, 5, 9)
     for loss, sums in ((binary_cross_entropy, False), (binary_cross_entropy_sum, True)):
-        ours = keras.ops.convert_to_numpy(loss(keras.ops.array(logits), keras.ops.array(labels.astype("int32")), smoothing))
-        theirs = timm_loss(smoothing=smoothing, reduction="mean", sum_classes=sums)(torch.tensor(logits), torch.tensor(labels))
+        ours = keras.ops.convert_to_numpy(
+            loss(keras.ops.array(logits), keras.ops.array(labels.astype("int32")), smoothing)
+        )
+        theirs = timm_loss(smoothing=smoothing, reduction="mean", sum_classes=sums)(
+            torch.tensor(logits), torch.tensor(labels)
+        )
         assert ours.shape == (9,) and float(ours.mean()) == pytest.approx(float(theirs), rel=1e-5)
 
 
@@ -54,12 +60,18 @@ def test_a_threshold_counts_mixed_classes_whole_as_timm_does():
     task.compile(optimizer="sgd", jit_compile=False)
     ours = task.test_on_batch(X[0], soft, return_dict=True)["loss"]
     logits = torch.tensor(np.asarray(model.predict_on_batch(X[0])))
-    theirs = import_timm("timm.loss").BinaryCrossEntropy(smoothing=0.0, target_threshold=0.3)(logits, torch.tensor(soft))
+    theirs = import_timm("timm.loss").BinaryCrossEntropy(smoothing=0.0, target_threshold=0.3)(
+        logits, torch.tensor(soft)
+    )
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 
 NONE = [  # (loss, targets, of the three classes of tiny(), what is said)
-    ("cross_entropy", [0, 1, 3, 2, 1, 0], r"target 2 is 3\.0; the model has 3 logits, so a label is a whole number from 0 to 2"),
+    (
+        "cross_entropy",
+        [0, 1, 3, 2, 1, 0],
+        r"target 2 is 3\.0; the model has 3 logits, so a label is a whole number from 0 to 2",
+    ),
     ("cross_entropy", [0, -1, 2, 2, 1, 0], "target 1 is -1"),
     ("binary_cross_entropy", [0, 1, 2, 2, 1, 0.7], "target 5 is 0.7"),
     ("cross_entropy", [0, 1, np.nan, 2, 1, 0], "target 2 is nan"),
@@ -107,9 +119,12 @@ def test_targets_that_are_none_are_refused(loss, targets, words):
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", XLA)
 def test_targets_that_are_none_make_the_loss_of_a_compiled_step_nan(xla):
-    """Of both kinds: a label that is none, probabilities that are none; those of weight 0 may be anything, and change nothing."""
+    """Of both kinds: a label that is none, probabilities that are none; those of weight 0 may be anything, and change
+    nothing.
+    """
     task, labels, weights = ready(tiny(), xla), np.int32([0, 1, 2, 2, 1, 3]), np.float32([1, 1, 1, 1, 1, 0])
     assert np.isfinite(fitted(task, Batches(X[0], labels, weights))["loss"])
     assert all(np.isfinite(w).all() for w in task.get_weights())
@@ -120,7 +135,9 @@ def test_targets_that_are_none_make_the_loss_of_a_compiled_step_nan(xla):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_mixed_and_smoothed_targets_of_any_precision_are_some(dtype):
     soft = RNG.dirichlet(np.ones(1000), 64)
-    mixed = (0.7 * np.eye(1000)[RNG.integers(0, 1000, 64)] + 0.3 * np.eye(1000)[RNG.integers(0, 1000, 64)]).astype(dtype)
+    mixed = (0.7 * np.eye(1000)[RNG.integers(0, 1000, 64)] + 0.3 * np.eye(1000)[RNG.integers(0, 1000, 64)]).astype(
+        dtype
+    )
     for targets in (soft.astype(dtype), mixed, np.full((2, 1000), 1e-3, dtype)):
         assert keras.ops.convert_to_numpy(valid(keras.ops.convert_to_tensor(targets), 1000)).all()
 
@@ -145,7 +162,9 @@ def test_one_logit_is_keras_binary_question(loss):
         task.reset_metrics()
     exact = measure(logits, labels)
     assert exact["accuracy"] == pytest.approx(np.mean((logits[:, 0] > 0) == labels))
-    assert exact["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, 1 / (1 + np.exp(-np.float64(logits[:, 0])))), rel=1e-6)
+    assert exact["loss"] == pytest.approx(
+        sklearn.metrics.log_loss(labels, 1 / (1 + np.exp(-np.float64(logits[:, 0])))), rel=1e-6
+    )
     with pytest.raises(UserError, match="from 0 to 1"):
         task.evaluate(X[0], labels + 1)
 

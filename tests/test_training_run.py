@@ -1,4 +1,6 @@
-"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where they do not fit."""
+"""Whole runs: continued after any end bit for bit, on the averaged weights, stopped in a sentence, refused where they
+do not fit.
+"""
 
 import csv
 import dataclasses
@@ -20,18 +22,23 @@ import kzoo
 from kzoo import recipe_files, schema
 from kzoo.errors import UserError
 from kzoo.tasks.classify import Classify, ClassMeter
-from kzoo.training import engine, state
+from kzoo.training import engine, state, watch
 from kzoo.weights.read import read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS_PER_EPOCH, STEPS = 3, 8
-# Everything random is on, every step is saved; the third epoch is cut short. A graph compiles faster than XLA, which JAX uses below.
+# Everything random is on, every step is saved; the third epoch is cut short. A graph compiles faster than XLA, which
+# JAX uses below.
 RECIPE = schema.Recipe(
     model="vit_toy",
     overrides={"image_size": 16, "patch_size": 4}
     | dict.fromkeys(("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), 0.1)
     | {"drop_path_rate": 0.2},
-    data=schema.Data(source="fake:size=16,n=26,classes=4", batch_size=8, augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2)),
+    data=schema.Data(
+        source="fake:size=16,n=26,classes=4",
+        batch_size=8,
+        augment=schema.Augment(crop_scale=(0.5, 1.0), flip=0.5, shift=2),
+    ),
     optim=schema.Optim(ema=0.8),
     schedule=schema.Schedule(warmup_steps=2),
     checkpoint=schema.Checkpoint(every_steps=1),
@@ -96,16 +103,19 @@ def terminate(times=1):
 
 
 # Where SIGTERM comes: (module or class, its function, at which of its calls); the step that is then saved.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "step"),
     [
-        ((engine._Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
+        ((watch.Watch, "on_train_batch_end", 4), 4),  # in the middle of an epoch
         ((ClassMeter, "update", 1), 3),  # between the batches of an evaluation, which is left for later
         ((state.np, "savez", 3), 6),  # while it saves
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else None,
 )
-def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(untouched, tmp_path, monkeypatch, capsys, where, step):
+def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(
+    untouched, tmp_path, monkeypatch, capsys, where, step
+):
     owner, name, call = where
     function, calls, previous = getattr(owner, name), [], signal.getsignal(signal.SIGTERM)
 
@@ -124,6 +134,7 @@ def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(u
     assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
 
+@pytest.mark.slow
 def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
     """The checkpoint may not stand at an epoch's last step before that epoch has its evaluation."""
     evaluate, calls = Classify.evaluate, []
@@ -168,6 +179,7 @@ def child(tmp_path, *arguments, recipe=RECIPE, **environment):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
     """kill -9 in the middle of writing the fifth checkpoint: the fourth is whole, and what lies about is swept up."""
     run = tmp_path / "run"
@@ -178,8 +190,11 @@ def test_killed_while_it_saves_and_started_again(untouched, tmp_path):
     assert not list(run.glob(".*.tmp-*"))
 
 
+@pytest.mark.slow
 def test_jax_continues_too(tmp_path):
-    """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the second continues it."""
+    """Two processes of the JAX backend, whose step is XLA: the first ends one run and is killed in another, the second
+    continues it.
+    """
     recipe = dataclasses.replace(RECIPE, xla="required")
     runs = f"{tmp_path / 'a'},{tmp_path / 'b'}"
     assert child(tmp_path, runs, STEPS + 5, recipe=recipe, KERAS_BACKEND="jax").returncode == -signal.SIGKILL
@@ -207,7 +222,11 @@ def test_what_a_run_leaves(untouched):
     recipe, record = recipe_files.parse((folder / "recipe.txt").read_text())
     assert recipe == RECIPE
     assert record["compiled"] == "graph" and record["version.keras"] == keras.__version__
-    assert (record["backend"], record["steps_per_epoch"], record["total_steps"]) == (keras.backend.backend(), STEPS_PER_EPOCH, STEPS)
+    assert (record["backend"], record["steps_per_epoch"], record["total_steps"]) == (
+        keras.backend.backend(),
+        STEPS_PER_EPOCH,
+        STEPS,
+    )
     assert json.loads((folder / "metrics.json").read_text()) == untouched.metrics | {"steps": STEPS}
     assert [row["epoch"] for row in untouched.history] == [1, 2, 3]
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -218,7 +237,9 @@ def test_tensorboard_tells_what_the_csv_tells(untouched):
 
     events = EventAccumulator(str(untouched.workdir / "tensorboard")).Reload()
     for tag, key in (("train/loss", "loss"), ("eval/accuracy", "eval_accuracy"), ("train/lr", "lr")):
-        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(r["step"], np.float32(r[key])) for r in untouched.history]
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [
+            (r["step"], np.float32(r[key])) for r in untouched.history
+        ]
 
 
 def test_evaluation_and_saved_models_are_on_the_averaged_weights(untouched):
@@ -232,11 +253,13 @@ def test_evaluation_and_saved_models_are_on_the_averaged_weights(untouched):
     assert json.loads((untouched.workdir / "evaluation.json").read_text())["data"] == RECIPE.data.source
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_reproduces_it(untouched, tmp_path):
     run = kzoo.train(str(untouched.workdir / "recipe.txt"), tmp_path / "run")
     assert_same_end(run.workdir, untouched.workdir)
 
 
+@pytest.mark.slow
 def test_data_and_class_names_are_carried_along(tmp_path):
     run = train(tmp_path / "run", steps=1, data__source="digits", data__batch_size=64)
     assert run.model.spec.class_names == tuple("0123456789")
@@ -251,6 +274,7 @@ def test_data_and_class_names_are_carried_along(tmp_path):
         kzoo.evaluate(run.workdir, data=source)
 
 
+@pytest.mark.slow
 def test_own_sources_are_named_in_the_record(tmp_path):
     sources = [kzoo.data.open_source("fake:size=16,n=10,classes=3", split) for split in ("train", "test")]
     run = kzoo.train(RECIPE, tmp_path / "run", {"steps": 1}, data=sources)
@@ -259,6 +283,7 @@ def test_own_sources_are_named_in_the_record(tmp_path):
     assert run.history[-1]["step"] == 1  # ten pictures make one batch of eight: an epoch of one step
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_the_runs_own(tmp_path):
     run = train(tmp_path / "run", steps=2, precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
@@ -269,6 +294,7 @@ def test_mixed_precision_is_the_runs_own(tmp_path):
     assert kzoo.evaluate(run.workdir)["loss"] == pytest.approx(run.metrics["loss"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_starting_from_another_run_at_another_resolution(untouched, tmp_path):
     run = train(tmp_path / "run", steps=1, init_from=str(untouched.workdir), overrides__image_size=24, optim__lr=0.0)
     receipt = json.loads((run.workdir / "init_from.json").read_text())
@@ -361,7 +387,8 @@ def test_a_run_recorded_before_tasks_had_settings_goes_on(untouched, tmp_path):
 def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
     with pytest.raises(UserError, match="no file"):
         train(tmp_path / "run", data__source=f"npz:{tmp_path}/none.npz")
-    (tmp_path / "run" / "recipe.txt").write_text(recipe_files.dump(dataclasses.replace(RECIPE, seed=9)))  # a kill at the first step
+    # a kill at the first step
+    (tmp_path / "run" / "recipe.txt").write_text(recipe_files.dump(dataclasses.replace(RECIPE, seed=9)))
     assert train(tmp_path / "run", steps=1).history[-1]["step"] == 1
 
 
@@ -369,7 +396,11 @@ def test_a_start_that_failed_may_be_corrected_in_place(tmp_path):
 @pytest.mark.parametrize(
     ("gone", "folder", "words"),
     [
-        ("checkpoint.npz checkpoint.npz.previous", None, "model.keras of a run that has lost its checkpoint.npz: put it back to continue"),
+        (
+            "checkpoint.npz checkpoint.npz.previous",
+            None,
+            "model.keras of a run that has lost its checkpoint.npz: put it back to continue",
+        ),
         ("checkpoint.npz", "checkpoint.npz", "checkpoint.npz stands where a run writes its own"),
         ("log.csv", "log.csv", "log.csv stands where a run writes its own"),
         ("metrics.json", "metrics.json", "metrics.json stands where a run writes its own"),
@@ -428,7 +459,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, what):
 
 def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', "
+        "flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run" / ".lock"], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout.readline() == b"held\n"
@@ -440,6 +474,7 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_loses_nothing(untouched, tmp_path, monkeypatch):
     savez, calls = np.savez, []
 
@@ -458,6 +493,7 @@ def test_a_full_disk_is_told_and_loses_nothing(untouched, tmp_path, monkeypatch)
     assert_same_end(train(tmp_path / "run").workdir, untouched.workdir)
 
 
+@pytest.mark.slow
 def test_checkpoints_by_minutes(tmp_path, monkeypatch):
     saved, save = [], engine._Session.save
     monkeypatch.setattr(engine._Session, "save", lambda self: (saved.append(self.step), save(self)))

@@ -1,4 +1,6 @@
-"""The ViT family: counts and settings of the reference implementations, formulas, options. Their numbers are in test_parity.py."""
+"""The ViT family: counts and settings of the reference implementations, formulas, options. Their numbers are in
+test_parity.py.
+"""
 
 import csv
 import dataclasses
@@ -15,12 +17,13 @@ from kzoo.checking import randomise
 from kzoo.errors import UsageError
 from kzoo.models.count import count
 from kzoo.registry import config_of
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 from tests.torch_reference import import_timm
 
 ROWS = list(csv.DictReader((pathlib.Path(__file__).parent / "goldens" / "params.csv").open()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['name']}-{row['num_classes']}")
 def test_counts(row):
     if row["num_classes"] == "1000":
@@ -36,15 +39,20 @@ def test_counts(row):
 
 
 def architectures():
-    """{name: (builder, config)} of the rows that timm knows, one for each architecture: sizes and preparation apart, rows repeat."""
+    """{name: (builder, config)} of the rows that timm knows, one for each architecture: sizes and preparation apart,
+    rows repeat.
+    """
     known, found = set(import_timm().list_models()), {}
     for name in [n for family in ("vit", "vit_clip", "vit_dino", "deit3") for n in kzoo.list_models(family=family)]:
         if name in known:
             builder, config = config_of(name)
-            found.setdefault(dataclasses.replace(config, image_size=896, preprocessing=Preprocessing()), (name, builder, config))
+            found.setdefault(
+                dataclasses.replace(config, image_size=896, preprocessing=Preprocessing()), (name, builder, config)
+            )
     return {name: (builder, config) for name, builder, config in found.values()}
 
 
+@pytest.mark.slow
 def test_every_architecture_is_timms():
     """Counts, of all but the third to last blocks, and what counts do not show, on timm's models without memory."""
     timm = import_timm()
@@ -72,7 +80,8 @@ def test_every_architecture_is_timms():
         assert {field: getattr(config, field) for field in theirs} == theirs, name
 
 
-OLDER_HEADS = {"vit_huge_patch14_224", "vit_large_patch32_224", "vit_small_patch8_224"}  # timm lists weights without a head first
+# timm lists weights without a head first
+OLDER_HEADS = {"vit_huge_patch14_224", "vit_large_patch32_224", "vit_small_patch8_224"}
 
 
 def test_every_row_prepares_pictures_as_timm_does():
@@ -87,7 +96,9 @@ def test_every_row_prepares_pictures_as_timm_does():
                 assert getattr(ours, field) == getattr(theirs, field), (name, field)
 
 
-def vit_formula(image_size, patch_size, num_classes, dim, depth, heads, dim_head, mlp_dim, *, class_token=True, bias=False):
+def vit_formula(
+    image_size, patch_size, num_classes, dim, depth, heads, dim_head, mlp_dim, *, class_token=True, bias=False
+):
     """The parameters of a plain ViT, part by part."""
     patches, inner = (image_size // patch_size) ** 2, heads * dim_head
     embedding = 3 * patch_size**2 * dim + dim + class_token * (dim + (patches + 1) * dim)
@@ -98,19 +109,28 @@ def vit_formula(image_size, patch_size, num_classes, dim, depth, heads, dim_head
 
 @pytest.mark.parametrize("dim_head", [64, 80])
 def test_the_classic_arguments(dim_head):
-    """ViT(image_size=256, patch_size=32, num_classes=1000, dim=1024, depth=6, heads=16, mlp_dim=2048, dropout=0.1, emb_dropout=0.1)."""
-    overrides = dict(image_size=256, patch_size=32, num_classes=1000, embed_dim=1024, depth=6, num_heads=16, mlp_ratio=2048 / 1024)
-    overrides |= dict(head_dim=dim_head, qkv_bias=False, norm_eps=1e-5, pos_drop_rate=0.1, proj_drop_rate=0.1, attn_drop_rate=0.1)
+    """ViT(image_size=256, patch_size=32, num_classes=1000, dim=1024, depth=6, heads=16, mlp_dim=2048, dropout=0.1,
+    emb_dropout=0.1).
+    """
+    overrides = dict(
+        image_size=256, patch_size=32, num_classes=1000, embed_dim=1024, depth=6, num_heads=16, mlp_ratio=2048 / 1024
+    )
+    overrides |= dict(
+        head_dim=dim_head, qkv_bias=False, norm_eps=1e-5, pos_drop_rate=0.1, proj_drop_rate=0.1, attn_drop_rate=0.1
+    )
     builder, config = config_of("vit_base_patch32_224", overrides)
     assert count(lambda: builder(config))[0] == vit_formula(256, 32, 1000, 1024, 6, 16, dim_head, 2048)
 
 
-@pytest.mark.parametrize(("size", "dim", "depth", "heads"), [("tiny", 192, 12, 3), ("small", 384, 12, 6), ("large", 1024, 24, 16)])
+@pytest.mark.parametrize(
+    ("size", "dim", "depth", "heads"), [("tiny", 192, 12, 3), ("small", 384, 12, 6), ("large", 1024, 24, 16)]
+)
 def test_simple_vit_is_a_plain_one_with_fixed_positions_and_a_tanh_layer(size, dim, depth, heads):
     plain = vit_formula(224, 16, 1000, dim, depth, heads, 64, 4 * dim, class_token=False, bias=True)
     assert kzoo.info(f"simple_vit_{size}_patch16_224").params == plain + dim * dim + dim
 
 
+@pytest.mark.slow
 def test_counting_a_huge_model_leaves_no_memory_behind():
     code = (
         "import resource, kzoo\n"
@@ -125,7 +145,9 @@ def test_counting_a_huge_model_leaves_no_memory_behind():
 
 @pytest.mark.parametrize(("kind", "last"), [("sincos", 4), ("sincos2d", 3)])
 def test_fixed_positions_are_the_formulas_of_mae_and_big_vision(kind, last):
-    """The exponents i / 4 of MAE and i / (4 - 1) of big_vision, four frequencies an axis, in float64, a token at a time."""
+    """The exponents i / 4 of MAE and i / (4 - 1) of big_vision, four frequencies an axis, in float64, a token at a
+    time.
+    """
     rows, columns, dim = 3, 5, 16
     model = kzoo.get("vit_toy", image_size=(24, 40), embed_dim=dim, num_heads=2, pos_embed=kind)
     assert not any("pos_embed" in w.path for w in model.weights)
@@ -148,7 +170,9 @@ def test_dropout_acts_in_its_place_and_in_training_only(rate):
     places = ["patch_embed", "pos_drop", "blocks_0", "blocks_1", "fc_norm", "head"]
     taps = keras.Model(model.input, [model.get_layer(name).output for name in places])
     images = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype("float32")
-    still, again, moved = ([np.asarray(y) for y in taps(images, training=training)] for training in (False, False, True))
+    still, again, moved = (
+        [np.asarray(y) for y in taps(images, training=training)] for training in (False, False, True)
+    )
     for a, b in zip(still, again, strict=True):
         np.testing.assert_array_equal(a, b)
     first = {"pos_drop_rate": 1, "proj_drop_rate": 2, "attn_drop_rate": 2, "drop_path_rate": 3, "drop_rate": 5}[rate]
@@ -158,7 +182,9 @@ def test_dropout_acts_in_its_place_and_in_training_only(rate):
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 def test_what_no_toy_row_has_exports_too(format, tmp_path):
     """The exporter compares with Keras in the format's own runtime, and raises where they differ."""
-    options = dict(stride=4, reg_tokens=2, qk_norm=True, act="gelu_tanh", pos_embed="sincos2d", representation_size=16, head_dim=12)
+    options = dict(
+        stride=4, reg_tokens=2, qk_norm=True, act="gelu_tanh", pos_embed="sincos2d", representation_size=16, head_dim=12
+    )
     model = randomise(kzoo.get("vit_toy", fc_norm=True, **options))
     kzoo.export(model, tmp_path / format, format=format)
 

@@ -1,4 +1,6 @@
-"""Weights into models: strict, all or nothing, surgery only where asked for, position tables as torch resizes them, with a receipt."""
+"""Weights into models: strict, all or nothing, surgery only where asked for, position tables as torch resizes them,
+with a receipt.
+"""
 
 import dataclasses
 import hashlib
@@ -67,7 +69,9 @@ def test_position_tables_are_resized_as_torch_does(donor, size):
     rows, columns = (side // 8 for side in ((size, size) if isinstance(size, int) else size))
     wanted = torch.nn.functional.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
     ours = by_path(taker)["pos_embed/table"]
-    np.testing.assert_allclose(ours[:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, rows * columns, -1).numpy(), atol=2e-5)
+    np.testing.assert_allclose(
+        ours[:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, rows * columns, -1).numpy(), atol=2e-5
+    )
     np.testing.assert_array_equal(ours[:, :1], table[:, :1])
     assert taker.load_report.resized == ("pos_embed/table",)
     assert len(taker.load_report.loaded) == len(model.weights) - 1
@@ -85,7 +89,8 @@ def test_another_number_of_classes_reinitialises_the_head_alone(donor):
 
 def test_no_head_leaves_the_donors_head_unused(donor):
     taker = kzoo.get("vit_toy", num_classes=0, weights=donor[1])
-    assert set(taker.load_report.unused) == {"head/0", "head/1"}  # the file's own names: the layer and the number of its weight
+    # the file's own names: the layer and the number of its weight
+    assert set(taker.load_report.unused) == {"head/0", "head/1"}
 
 
 @pytest.mark.parametrize(
@@ -129,13 +134,28 @@ def by_timms_names(model):
     return encode(model, config_of_model(model).layouts()["timm"], config_of_model(model))
 
 
-PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "backbone.", "encoder.", "model.backbone.")
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "model.",
+    "net.",
+    "backbone.",
+    "encoder.",
+    "model.backbone.",
+)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("write", [save_file, lambda tensors, path: torch.save({k: torch.tensor(v) for k, v in tensors.items()}, path)])
+@pytest.mark.parametrize(
+    "write", [save_file, lambda tensors, path: torch.save({k: torch.tensor(v) for k, v in tensors.items()}, path)]
+)
 def test_what_training_wraps_a_model_in_is_taken_off(donor, tmp_path, prefix, write):
-    """Whole, with an average's count beside it, and with a head that lies outside of the wrapped part, as mmpretrain's do."""
+    """Whole, with an average's count beside it, and with a head that lies outside of the wrapped part, as mmpretrain's
+    do.
+    """
     tensors = by_timms_names(donor[0])
     whole = {prefix + name: value for name, value in tensors.items()}
     outside = {name if name.startswith("head") else prefix + name: value for name, value in tensors.items()}
@@ -158,10 +178,15 @@ def test_a_file_of_a_teacher_and_a_student_gives_the_teacher_and_says_so(donor, 
 def test_whole_numbers_are_no_trained_weights(donor, tmp_path, dtype):
     tensors = by_timms_names(donor[0])
     save_file(tensors | {"head.bias": tensors["head.bias"].astype(dtype)}, tmp_path / "file")
-    with pytest.raises(UserError, match=rf"head/bias \(.*\) is {dtype}, no weight that was trained; save it in the floats"):
+    with pytest.raises(
+        UserError, match=rf"head/bias \(.*\) is {dtype}, no weight that was trained; save it in the floats"
+    ):
         kzoo.get("vit_toy", weights=tmp_path / "file")
     taker = filled(seed=2)
-    arrays = {f"weights/{path}": value.astype(dtype) if path == "head/bias" else value for path, value in by_path(donor[0]).items()}
+    arrays = {
+        f"weights/{path}": value.astype(dtype) if path == "head/bias" else value
+        for path, value in by_path(donor[0]).items()
+    }
     meta = json.dumps({"spec": dataclasses.asdict(donor[0].spec)}).encode()
     np.savez(tmp_path / "checkpoint.npz", meta=np.frombuffer(meta, "uint8"), **arrays)
     with pytest.raises(UserError, match=f"head/bias .* is {dtype}, no weight"):
@@ -170,8 +195,12 @@ def test_whole_numbers_are_no_trained_weights(donor, tmp_path, dtype):
 
 def test_a_stack_of_more_blocks_than_any_model_has_is_refused(tmp_path):
     """A tensor without values may have any length."""
-    np.savez(tmp_path / "a.npz", **{"params/Transformer/encoderblock/LayerNorm_0/scale": np.zeros((1 << 40, 0), "float32")})
-    with pytest.raises(UserError, match="stacks 1099511627776 blocks in params/Transformer/encoderblock/LayerNorm_0/scale"):
+    np.savez(
+        tmp_path / "a.npz", **{"params/Transformer/encoderblock/LayerNorm_0/scale": np.zeros((1 << 40, 0), "float32")}
+    )
+    with pytest.raises(
+        UserError, match="stacks 1099511627776 blocks in params/Transformer/encoderblock/LayerNorm_0/scale"
+    ):
         kzoo.get("vit_toy", weights=tmp_path / "a.npz")
 
 

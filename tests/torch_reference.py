@@ -9,10 +9,14 @@ _LIBRARIES = []  # torch forgets a library's operators when the library object i
 
 
 def _declare_operators():
-    """Declares the compiled operators that importing torchvision registers shapes for; declared, not implemented, they suffice."""
+    """Declares the compiled operators that importing torchvision registers shapes for; declared, not implemented, they
+    suffice.
+    """
     import torch
 
-    source = pathlib.Path(importlib.util.find_spec("torchvision").origin).with_name("_meta_registrations.py").read_text()
+    source = (
+        pathlib.Path(importlib.util.find_spec("torchvision").origin).with_name("_meta_registrations.py").read_text()
+    )
     library = torch.library.Library("torchvision", "DEF")
     for name in re.findall(r'register_fake\("torchvision::(\w+)"\)', source):
         library.define(f"{name}(Tensor x) -> Tensor")
@@ -20,7 +24,9 @@ def _declare_operators():
 
 
 def import_timm(module="timm"):
-    """timm or a module of it, also beside a CPU build of torch, for which pip finds no torchvision whose operators load."""
+    """timm or a module of it, also beside a CPU build of torch, for which pip finds no torchvision whose operators
+    load.
+    """
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:

@@ -1,4 +1,6 @@
-"""`python -m tests.write_published` writes kzoo/published/tags.csv and imagenet.tsv.gz: what the installed timm lists for kzoo's names."""
+"""`python -m tests.write_published` writes kzoo/published/tags.csv and imagenet.tsv.gz: what the installed timm lists
+for kzoo's names.
+"""
 
 import csv
 import gzip
@@ -13,7 +15,9 @@ def timm_cfgs():
     """{name.tag: timm's PretrainedCfg} of every tag that timm lists for a name that kzoo has."""
     models = import_timm("timm.models")
     names = registry.rows()
-    return {full: models.get_pretrained_cfg(full) for full in models.list_pretrained() if full.partition(".")[0] in names}
+    return {
+        full: models.get_pretrained_cfg(full) for full in models.list_pretrained() if full.partition(".")[0] in names
+    }
 
 
 def timm_classes(subset):

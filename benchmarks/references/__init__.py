@@ -1,12 +1,13 @@
-"""The reference implementations that kzoo's numbers are held to: random weights, in files of their own formats, and what they compute.
+"""The reference implementations that kzoo's numbers are held to: random weights, in files of their own formats, and
+what they compute.
 
-A reference is built by the name of a row of kzoo's, with overrides in kzoo's words. timm and transformers write their files themselves;
-Google's .npz is written here, from timm's weights, and counts only once timm's own loader has read those weights back from it.
-Needs torch, timm, transformers and safetensors.
+A reference is built by the name of a row of kzoo's, with overrides in kzoo's words. timm and transformers write their
+files themselves; Google's .npz is written here, from timm's weights, and counts only once timm's own loader has read
+those weights back from it. Needs torch, timm, transformers and safetensors.
 """
 
 from benchmarks.references.convolutional import GoogleHybridNpz, TimmCoatnet, TimmHybrid, TimmResNet
-from benchmarks.references.hugging_face import HfClip, HfDinov2, HfDinov2Registers, HfSiglip, HfVit
+from benchmarks.references.hugging_face import HfClip, HfDinov2, HfDinov2Registers, HfMae, HfSiglip, HfVit
 from benchmarks.references.vit import BigVisionNpz, GoogleNpz, Timm
 
 REFERENCES = {
@@ -22,4 +23,5 @@ REFERENCES = {
     "hf_dinov2_registers": HfDinov2Registers,
     "hf_clip": HfClip,
     "hf_siglip": HfSiglip,
+    "hf_mae": HfMae,
 }

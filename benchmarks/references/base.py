@@ -14,7 +14,8 @@ PLAIN = {  # the fields of a VitConfig, or of a hybrid's, that tell architecture
     **{"global_pool": "token", "norm_after_pooling": False, "pre_norm": False, "qk_norm": False, "init_values": None},
     **{"stem": "patch", "stride": None, "head_dim": None, "representation_size": None, "backbone": None},
 }
-COUNTER = "num_batches_tracked"  # how the tensors of torch's batch norms end that count batches; no number depends on them
+# how the tensors of torch's batch norms end that count batches; no number depends on them
+COUNTER = "num_batches_tracked"
 
 
 def anything(value):
@@ -32,10 +33,11 @@ def square(size):
 class Reference:
     """One model of another library, every weight and every running statistic random and none at a constant.
 
-    name, overrides: as for kzoo.get. layout: of kzoo.save_weights, what `accepts` takes, or None. exact: what kzoo writes in that layout
-    has the very tensors of the reference's own file. reader: who, other than kzoo, reads the format. of: the class of configurations it
-    is for. rules: {field: test of its value}, for vision transformers where the library's architectures are others than PLAIN.
-    layers: the names of the layers of kzoo's whose outputs are compared, in order.
+    name, overrides: as for kzoo.get. layout: of kzoo.save_weights, what `accepts` takes, or None. exact: what kzoo
+    writes in that layout has the very tensors of the reference's own file. reader: who, other than kzoo, reads the
+    format. of: the class of configurations it is for. rules: {field: test of its value}, for vision transformers where
+    the library's architectures are others than PLAIN. layers: the names of the layers of kzoo's whose outputs are
+    compared, in order.
     """
 
     of = VitConfig
@@ -59,7 +61,9 @@ class Reference:
     def covers(cls, config):
         """Whether the library, and the format, have the architecture of that configuration."""
         plain = {field: one_of(value) for field, value in PLAIN.items()} if issubclass(cls.of, VitConfig) else {}
-        return isinstance(config, cls.of) and all(test(getattr(config, field, None)) for field, test in (plain | cls.rules).items())
+        return isinstance(config, cls.of) and all(
+            test(getattr(config, field, None)) for field, test in (plain | cls.rules).items()
+        )
 
     def build(self):
         """The module as the library initialises it."""
@@ -70,7 +74,9 @@ class Reference:
         raise NotImplementedError
 
     def accepts(self, path):
-        """A module that the library has read, strictly, from what kzoo saved in `layout`. Raises where a tensor is missing or too much."""
+        """A module that the library has read, strictly, from what kzoo saved in `layout`. Raises where a tensor is
+        missing or too much.
+        """
         raise NotImplementedError
 
     def taps(self, module):
@@ -95,8 +101,16 @@ class Reference:
         shape = (batch, *self.config.size, self.config.in_channels)
         return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
+    def called(self, module, images):
+        """What the module returns of images()."""
+        import torch
+
+        return module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+
     def outputs(self, images, module=None):
-        """[the output of every one of `layers` (B, N, D) or (B, H, W, C), ..., the result (B, ...)] of images (B, H, W, C)."""
+        """[the output of every one of `layers` (B, N, D) or (B, H, W, C), ..., the result (B, ...)] of what images()
+        gives.
+        """
         import torch
 
         module = self.module if module is None else module
@@ -104,7 +118,7 @@ class Reference:
         for name, part in self.taps(module).items():
             hooks.append(part.register_forward_hook(lambda _, args, output, name=name: recorded.update({name: output})))
         with torch.no_grad():
-            result = self.result(module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())))
+            result = self.result(self.called(module, images))
         for hook in hooks:
             hook.remove()
         outputs = [recorded[name] for name in self.layers]
@@ -116,10 +130,11 @@ def _channels_last(tensor):
 
 
 def randomise(module):
-    """Draws every parameter and running statistic anew, so large that no part of the model is too weak for a mistake in it to be seen.
+    """Draws every parameter and running statistic anew, so large that no part of the model is too weak for a mistake in
+    it to be seen.
 
-    Libraries start biases, norms and tokens at constants, LayerScale and a residual block's last norm at or near 0, and kernels so small
-    that even another activation would hardly show in the results of a toy.
+    Libraries start biases, norms and tokens at constants, LayerScale and a residual block's last norm at or near 0, and
+    kernels so small that even another activation would hardly show in the results of a toy.
     """
     import torch
 

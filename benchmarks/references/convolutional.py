@@ -33,11 +33,15 @@ class TimmResNet(Timm):
 
     def taps(self, module):
         stages = {f"layer{i}": module.get_submodule(f"layer{i}") for i in range(1, len(self.config.depths) + 1)}
-        return {"stem": module.maxpool} | {f"{stage}_blocks_{j}": block for stage in stages for j, block in enumerate(stages[stage])}
+        return {"stem": module.maxpool} | {
+            f"{stage}_blocks_{j}": block for stage in stages for j, block in enumerate(stages[stage])
+        }
 
 
 class TimmHybrid(Timm):
-    """timm's hybrid of the row's name; where timm has none, its VisionTransformer on the row's ResNet. The embedded patches and blocks."""
+    """timm's hybrid of the row's name; where timm has none, its VisionTransformer on the row's ResNet. The embedded
+    patches and blocks.
+    """
 
     of = HybridConfig
     rules = Timm.rules | {"backbone": lambda name: name is not None and name.startswith("resnet")}
@@ -49,18 +53,31 @@ class TimmHybrid(Timm):
         return super().build(**settings)
 
     def backbone(self):
-        """What the patches are cut from, as the configuration says: timm's ResNet, or the ResNet of its hybrids, or that one's stem."""
+        """What the patches are cut from, as the configuration says: timm's ResNet, or the ResNet of its hybrids, or
+        that one's stem.
+        """
         config, network = self.config, self.config.network
         if network.norm == "batch":
             index = config.tapped["index"] + 1  # timm's first map is the stem's
-            return import_timm().create_model(config.backbone, features_only=True, out_indices=[index], in_chans=config.in_channels)
+            return import_timm().create_model(
+                config.backbone, features_only=True, out_indices=[index], in_chans=config.in_channels
+            )
         resnetv2 = import_timm("timm.models.resnetv2")
         conv = functools.partial(import_timm("timm.layers").StdConv2dSame, eps=1e-8)
         if not network.depths:
-            return resnetv2.create_resnetv2_stem(config.in_channels, network.width, "same", preact=False, conv_layer=conv)
+            return resnetv2.create_resnetv2_stem(
+                config.in_channels, network.width, "same", preact=False, conv_layer=conv
+            )
         channels = [4 * network.width * 2**i for i in range(len(network.depths))]
-        width = {"layers": network.depths, "channels": channels, "stem_chs": network.width, "in_chans": config.in_channels}
-        return resnetv2.ResNetV2(**width, num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=conv)
+        width = {
+            "layers": network.depths,
+            "channels": channels,
+            "stem_chs": network.width,
+            "in_chans": config.in_channels,
+        }
+        return resnetv2.ResNetV2(
+            **width, num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=conv
+        )
 
     def taps(self, module):
         return {"patch_embed": module.patch_embed} | super().taps(module)
@@ -69,7 +86,9 @@ class TimmHybrid(Timm):
 class GoogleHybridNpz(TimmHybrid, GoogleNpz):
     """Google's hybrids: the tanh GELU, the standardisation and the epsilons of the original code."""
 
-    rules = GoogleNpz.rules | {"backbone": lambda name: name is not None and re.fullmatch(r"resnet.*_ws|resnet_toy", name) is not None}
+    rules = GoogleNpz.rules | {
+        "backbone": lambda name: name is not None and re.fullmatch(r"resnet.*_ws|resnet_toy", name) is not None
+    }
 
     @property
     def title(self):
@@ -89,11 +108,18 @@ class GoogleHybridNpz(TimmHybrid, GoogleNpz):
 
 
 def backbone_to_npz(state, prefix="patch_embed.backbone."):
-    """{name in Google's .npz: array} of a hybrid's convolutions and their norms (1, 1, 1, C), from timm's weights {name: array}."""
+    """{name in Google's .npz: array} of a hybrid's convolutions and their norms (1, 1, 1, C), from timm's weights
+    {name: array}.
+    """
     arrays = {}
     for name in [name for name in state if name.startswith(prefix)]:
         layer, _, leaf = name.removeprefix(prefix).rpartition(".")
-        *place, part = layer.removeprefix("stem.").replace("downsample.conv", "conv_proj").replace("downsample.norm", "gn_proj").split(".")
+        *place, part = (
+            layer.removeprefix("stem.")
+            .replace("downsample.conv", "conv_proj")
+            .replace("downsample.norm", "gn_proj")
+            .split(".")
+        )
         if place:  # stages.I.blocks.J, counted from 0
             target = f"block{int(place[1]) + 1}/unit{int(place[3]) + 1}/{part.replace('norm', 'gn')}"
         else:
@@ -107,7 +133,9 @@ def backbone_to_npz(state, prefix="patch_embed.backbone."):
 
 
 def standardised_as_jax(conv, x):
-    """What Google's code computes in a convolution of timm's (C, H, W of x as torch has them): filters (w - mean) / (deviation + 1e-5)."""
+    """What Google's code computes in a convolution of timm's (C, H, W of x as torch has them): filters (w - mean) /
+    (deviation + 1e-5).
+    """
     import torch
 
     weight = conv.weight - conv.weight.mean((1, 2, 3), keepdim=True)
@@ -117,7 +145,9 @@ def standardised_as_jax(conv, x):
 
 
 class TimmCoatnet(Timm):
-    """timm's CoAtNet of the row's name or, for another resolution, of its twin at 224; else its coatnet_0_224 in the row's sizes."""
+    """timm's CoAtNet of the row's name or, for another resolution, of its twin at 224; else its coatnet_0_224 in the
+    row's sizes.
+    """
 
     of = CoatnetConfig
     rules = {
@@ -126,7 +156,12 @@ class TimmCoatnet(Timm):
     }
     fields = {  # of the configuration: what timm calls them
         **{name: name for name in ("num_classes", "depths", "embed_dim", "stem_width")},
-        **{"image_size": "img_size", "in_channels": "in_chans", "layout": "block_type", "head_dim": "transformer_dim_head"},
+        **{
+            "image_size": "img_size",
+            "in_channels": "in_chans",
+            "layout": "block_type",
+            "head_dim": "transformer_dim_head",
+        },
         **{"representation_size": "head_hidden_size"},
     }
 
@@ -149,5 +184,9 @@ class TimmCoatnet(Timm):
         return self.build()  # what its buffers hold beside the weights is in no file
 
     def taps(self, module):
-        blocks = {f"stages_{i}_blocks_{j}": block for i, stage in enumerate(module.stages) for j, block in enumerate(stage.blocks)}
+        blocks = {
+            f"stages_{i}_blocks_{j}": block
+            for i, stage in enumerate(module.stages)
+            for j, block in enumerate(stage.blocks)
+        }
         return {"stem": module.stem} | blocks

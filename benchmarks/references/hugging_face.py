@@ -1,13 +1,19 @@
 """transformers' vision encoders, as folders with config.json and model.safetensors."""
 
+import numpy as np
+
 from benchmarks.references.base import Reference, anything, one_of, square
 from benchmarks.references.vit import BigVisionNpz
+from kzoo.models.mae import MaeConfig
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}  # as transformers calls them
+# as transformers calls them
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 
 
 class Transformers(Reference):
-    """A model of transformers; its folder holds config.json and model.safetensors. `model`, `config_class`: names of its classes."""
+    """A model of transformers; its folder holds config.json and model.safetensors. `model`, `config_class`: names of
+    its classes.
+    """
 
     format, layout = "safetensors, config.json", "hf"
     model = config_class = ""
@@ -23,8 +29,12 @@ class Transformers(Reference):
 
         config = self.config
         side = config.size[0] if config.size[0] == config.size[1] else list(config.size)
-        settings = dict(image_size=side, patch_size=config.patch_size, num_channels=config.in_channels, hidden_size=config.embed_dim)
-        settings |= dict(num_hidden_layers=config.depth, num_attention_heads=config.num_heads, hidden_act=ACTIVATIONS[config.act])
+        settings = dict(
+            image_size=side, patch_size=config.patch_size, num_channels=config.in_channels, hidden_size=config.embed_dim
+        )
+        settings |= dict(
+            num_hidden_layers=config.depth, num_attention_heads=config.num_heads, hidden_act=ACTIVATIONS[config.act]
+        )
         return getattr(transformers, self.model)(getattr(transformers, self.config_class)(**settings | self.settings()))
 
     def result(self, output):
@@ -108,4 +118,47 @@ class HfSiglip(Transformers):
     rules = BigVisionNpz.rules | {"global_pool": one_of("map"), "num_classes": one_of(0), "size": square}
 
     def settings(self):
-        return {"intermediate_size": int(self.config.embed_dim * self.config.mlp_ratio), "layer_norm_eps": self.config.norm_eps}
+        return {
+            "intermediate_size": int(self.config.embed_dim * self.config.mlp_ratio),
+            "layer_norm_eps": self.config.norm_eps,
+        }
+
+
+class HfMae(Transformers):
+    """The masked autoencoder. Its decoder's blocks are spelt here as transformers writes them; kzoo writes them as
+    published files do.
+    """
+
+    of = MaeConfig
+    model, config_class, blocks, answer = "ViTMAEForPreTraining", "ViTMAEConfig", "vit.layers", "logits"
+    exact = False
+    rules = {"num_classes": one_of(None), "features_only": one_of(False), "size": square}
+
+    def settings(self):
+        config, width = self.config, self.config.decoder_embed_dim
+        sizes = {"intermediate_size": int(config.embed_dim * config.mlp_ratio), "decoder_hidden_size": width}
+        sizes |= {
+            "decoder_intermediate_size": int(width * config.mlp_ratio),
+            "decoder_num_hidden_layers": config.decoder_depth,
+        }
+        sizes |= {"decoder_num_attention_heads": config.decoder_num_heads, "qkv_bias": config.qkv_bias}
+        return sizes | {"layer_norm_eps": config.norm_eps, "mask_ratio": config.mask_ratio}
+
+    def taps(self, module):
+        decoder = {f"decoder_blocks_{i}": block for i, block in enumerate(module.decoder.decoder_layers)}
+        return super().taps(module) | decoder
+
+    def parameters(self):
+        return sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
+
+    def images(self, batch=1, seed=1):
+        """{"image": normally distributed pictures (B, H, W, C), "noise": (B, N) in 0..1}, float32."""
+        noise = np.random.default_rng(seed + 1).uniform(size=(batch, self.config.patches)).astype("float32")
+        return {"image": super().images(batch, seed), "noise": noise}
+
+    def called(self, module, images):
+        import torch
+
+        return module(
+            torch.from_numpy(images["image"].transpose(0, 3, 1, 2).copy()), noise=torch.from_numpy(images["noise"])
+        )

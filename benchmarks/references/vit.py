@@ -19,9 +19,38 @@ class Timm(Reference):
         **{"pos_embed": one_of("learned", "none"), "global_pool": one_of("token", "avg", "map")},
     }
     fields = {  # of the configuration: what timm calls them
-        **{name: name for name in ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm", "init_values")},
-        **{name: name for name in ("num_classes", "class_token", "reg_tokens", "no_embed_class", "pre_norm", "global_pool", "fc_norm")},
-        **{"image_size": "img_size", "in_channels": "in_chans", "act": "act_layer", "norm_eps": "norm_layer", "pos_embed": "pos_embed"},
+        **{
+            name: name
+            for name in (
+                "patch_size",
+                "embed_dim",
+                "depth",
+                "num_heads",
+                "mlp_ratio",
+                "qkv_bias",
+                "qk_norm",
+                "init_values",
+            )
+        },
+        **{
+            name: name
+            for name in (
+                "num_classes",
+                "class_token",
+                "reg_tokens",
+                "no_embed_class",
+                "pre_norm",
+                "global_pool",
+                "fc_norm",
+            )
+        },
+        **{
+            "image_size": "img_size",
+            "in_channels": "in_chans",
+            "act": "act_layer",
+            "norm_eps": "norm_layer",
+            "pos_embed": "pos_embed",
+        },
     }
 
     @classmethod
@@ -78,7 +107,9 @@ class Timm(Reference):
 
 
 class GoogleNpz(Timm):
-    """Google's ViT: timm's module with the tanh GELU of the original code, its weights read by timm from an .npz file."""
+    """Google's ViT: timm's module with the tanh GELU of the original code, its weights read by timm from an .npz
+    file.
+    """
 
     format, layout = "npz", None
     reader = "timm's VisionTransformer.load_pretrained"
@@ -124,14 +155,18 @@ class BigVisionNpz(GoogleNpz):
 def to_npz(state, heads, depth, big_vision=False):
     """{name in Google's .npz: array} of timm's weights {name: array}.
 
-    Dense kernels are (in, out); those of the attention have their heads apart, (D, heads, head_dim) and back (heads, head_dim, D).
-    Names of https://github.com/google-research/vision_transformer, or https://github.com/google-research/big_vision.
+    Dense kernels are (in, out); those of the attention have their heads apart, (D, heads, head_dim) and back (heads,
+    head_dim, D). Names of https://github.com/google-research/vision_transformer, or
+    https://github.com/google-research/big_vision.
     """
     attention, mlp, second = ("MultiHeadDotProductAttention_0", "MlpBlock_0", "LayerNorm_1")
     if not big_vision:
         attention, mlp, second = ("MultiHeadDotProductAttention_1", "MlpBlock_3", "LayerNorm_2")
     positions = "pos_embedding" if big_vision else "Transformer/posembed_input/pos_embedding"
-    arrays = {"embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0), "embedding/bias": state["patch_embed.proj.bias"]}
+    arrays = {
+        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+    }
     arrays[positions] = state["pos_embed"]
 
     def norm(target, source):

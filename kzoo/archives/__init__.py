@@ -1,1 +1,3 @@
-"""Files that nobody vouches for: bounds, checksums and types are looked at before what they claim is believed. Nothing is executed."""
+"""Files that nobody vouches for: bounds, checksums and types are looked at before what they claim is believed. Nothing
+is executed.
+"""

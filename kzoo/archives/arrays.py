@@ -28,7 +28,9 @@ class Header:
 
 
 class Arrays:
-    """An .npz of plain arrays, no pickled objects. `headers` {name: Header} are known at once, values when they are read."""
+    """An .npz of plain arrays, no pickled objects. `headers` {name: Header} are known at once, values when they are
+    read.
+    """
 
     def __init__(self, path):
         self.path, self.archive = path, open_zip(path)
@@ -49,10 +51,14 @@ class Arrays:
         check_sums(self.archive, self.path)
 
     def _header(self, member):
-        with parsing(self.path, tokenize.TokenError), self.archive.open(member) as file:  # the headers are Python literals
+        # the headers are Python literals
+        with parsing(self.path, tokenize.TokenError), self.archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             if version not in ((1, 0), (2, 0)):
-                raise damaged(self.path, f"{member.filename} has a header of version {version}, which arrays of numbers do not need")
+                raise damaged(
+                    self.path,
+                    f"{member.filename} has a header of version {version}, which arrays of numbers do not need",
+                )
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, column_major, dtype = read(file, max_header_size=_NPY_HEADER)
             if dtype.hasobject:

@@ -1,4 +1,6 @@
-"""Reading what may be damaged or made to mislead: one error for broken bytes, JSON of a bounded size, regular files alone."""
+"""Reading what may be damaged or made to mislead: one error for broken bytes, JSON of a bounded size, regular files
+alone.
+"""
 
 import contextlib
 import json
@@ -12,7 +14,8 @@ from kzoo.errors import UserError
 JSON_LIMIT = 100_000_000  # bytes of a header or an index of tensors: what the safetensors library allows
 TEXT_LIMIT = 16 << 20  # bytes of a config or a run's record, whose longest part are the names of some 20,000 classes
 REMEDY = "get another copy of it"
-# What parsers raise over broken bytes: zipfile, zlib, json, struct, NumPy and h5py; MemoryError where a size is made up.
+# What parsers raise over broken bytes: zipfile, zlib, json, struct, NumPy and h5py; MemoryError where a size is made
+# up.
 _DAMAGE = (
     *(OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, NotImplementedError),
     *(MemoryError, RecursionError, OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -21,7 +24,9 @@ _DAMAGE = (
 
 @contextlib.contextmanager
 def parsing(path, *also):
-    """Around what parses untrusted bytes: turns whatever that raises over them (and `also`) into a UserError of one sentence."""
+    """Around what parses untrusted bytes: turns whatever that raises over them (and `also`) into a UserError of one
+    sentence.
+    """
     try:
         yield
     except UserError:
@@ -39,14 +44,18 @@ def damaged(path, what):
 
 
 def require_regular(path):
-    """Raises UserError for a pipe, a device or a socket: opening one waits for its other end, reading one need not end."""
+    """Raises UserError for a pipe, a device or a socket: opening one waits for its other end, reading one need not
+    end.
+    """
     path = pathlib.Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path} is a pipe or a device, not a file; copy what it gives into a file first.")
 
 
 def loads(text, path):
-    """The JSON object (a dict) in `text`, bytes or str. Raises UserError for anything else and for a key that comes twice."""
+    """The JSON object (a dict) in `text`, bytes or str. Raises UserError for anything else and for a key that comes
+    twice.
+    """
 
     def unique(pairs):
         table = dict(pairs)

@@ -13,7 +13,8 @@ _WHOLE = 1 << 53  # beyond it JSON's numbers lose their last digits; no count of
 def from_json(cls, plain, key):
     """The dataclass `cls` from its JSON form, a dict; lists become tuples. `key` is what errors call it.
 
-    Raises UserError, a clause without a full stop, for anything but a dict, keys that are missing or unknown, and other types.
+    Raises UserError, a clause without a full stop, for anything but a dict, keys that are missing or unknown, and other
+    types.
     """
     if not isinstance(plain, dict):
         raise UserError(f"{key} is {_shown(plain)} where an object belongs")

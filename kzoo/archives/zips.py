@@ -1,4 +1,6 @@
-"""Zip archives: their table of contents is checked before anything is read, every member's CRC while it is, kzoo's seal on request."""
+"""Zip archives: their table of contents is checked before anything is read, every member's CRC while it is, kzoo's seal
+on request.
+"""
 
 import hashlib
 import json
@@ -10,20 +12,23 @@ from kzoo.errors import UserError
 
 SEAL = "kzoo_sha256.npy"  # the member that seals an archive of ours, an array that NumPy reads
 _PIECE = 1 << 20  # bytes read at a time
-# What an archive may unpack to. Weights hardly shrink, and pictures seldom to a fiftieth; deflate itself would allow a thousandth.
+# What an archive may unpack to. Weights hardly shrink, and pictures seldom to a fiftieth; deflate itself would allow a
+# thousandth.
 _MOST_GROWN, _ANYWAY = 64, 256 << 20
 
 
 def most_unpacked(path):
-    """The bytes that what was packed into a file may take: small files may grow more, for a toy of zeros is no attack."""
+    """The bytes that what was packed into a file may take: small files may grow more, for a toy of zeros is no
+    attack.
+    """
     return max(_ANYWAY, _MOST_GROWN * pathlib.Path(path).stat().st_size)
 
 
 def open_zip(path):
     """A zipfile.ZipFile of a file whose table of contents was checked.
 
-    Raises UserError for names that come twice, are absolute or hold "..", encrypted members, sizes that the file cannot hold or that
-    no honest content unpacks to, and for what is no regular file.
+    Raises UserError for names that come twice, are absolute or hold "..", encrypted members, sizes that the file cannot
+    hold or that no honest content unpacks to, and for what is no regular file.
     """
     require_regular(path)
     with parsing(path):
@@ -52,7 +57,9 @@ def _check_members(archive, path):
 
 
 def pieces(archive, member):
-    """The bytes of a member (its name or ZipInfo), a piece at a time; zipfile.BadZipFile after the last one if its CRC is wrong."""
+    """The bytes of a member (its name or ZipInfo), a piece at a time; zipfile.BadZipFile after the last one if its CRC
+    is wrong.
+    """
     with archive.open(member) as file:
         while piece := file.read(_PIECE):
             yield piece
@@ -76,7 +83,9 @@ def check_sums(archive, path):
 
 
 def read_into(member, buffer, path):
-    """Fills a writable memoryview of bytes from an open member, which must end with it. Raises UserError where it does not."""
+    """Fills a writable memoryview of bytes from an open member, which must end with it. Raises UserError where it does
+    not.
+    """
     filled = 0
     while piece := member.read(_PIECE):
         if filled + len(piece) > len(buffer):
@@ -87,8 +96,8 @@ def read_into(member, buffer, path):
         raise damaged(path, f"its member {member.name!r} does not have the size its header says")
 
 
-# The seal is a SHA-256 over names, sizes and CRCs: the CRCs are checked against the bytes wherever a member is read, so that sealing and
-# checking cost nothing that grows with the archive.
+# The seal is a SHA-256 over names, sizes and CRCs: the CRCs are checked against the bytes wherever a member is read, so
+# that sealing and checking cost nothing that grows with the archive.
 
 
 def seal(path):
@@ -98,15 +107,21 @@ def seal(path):
 
 
 def check_seal(archive, path, promised):
-    """Compares an archive with its seal. Raises UserError where they differ, and where one was promised (by a text in it) and is gone."""
+    """Compares an archive with its seal. Raises UserError where they differ, and where one was promised (by a text in
+    it) and is gone.
+    """
     if SEAL not in archive.namelist():
         if promised:
             raise damaged(path, "kzoo wrote it, but its fingerprint is gone")
     elif read_text(archive, SEAL, path) != _seal_of(archive):
-        raise UserError(f"{path} was changed after it was written: its content does not have the fingerprint it carries; {REMEDY}.")
+        raise UserError(
+            f"{path} was changed after it was written: its content does not have the fingerprint it carries; {REMEDY}."
+        )
 
 
 def _seal_of(archive):
     table = sorted((m.filename, m.file_size, m.CRC) for m in archive.infolist() if m.filename != SEAL)
-    header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (64,), }".ljust(117) + b"\n"
+    header = (
+        b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (64,), }".ljust(117) + b"\n"
+    )
     return header + hashlib.sha256(json.dumps(table).encode()).hexdigest().encode()

@@ -1,4 +1,6 @@
-"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation, two engines."""
+"""Where pictures come from and how they become batches: sources, one decoder, evaluation preprocessing, augmentation,
+two engines.
+"""
 
 from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.decode import decode, read_picture
@@ -6,7 +8,7 @@ from kzoo.data.loader import Loader, engine_for
 from kzoo.data.pack import pack
 from kzoo.data.pixels import normalise, prepare, resized
 from kzoo.data.sources import Source, open_source
-from kzoo.schema import Take
+from kzoo.specs import Take
 
 __all__ = [
     "Array",

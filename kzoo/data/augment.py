@@ -1,4 +1,6 @@
-"""What a random change does to each picture, decided before any pixel is touched: from uniform numbers to windows and operations."""
+"""What a random change does to each picture, decided before any pixel is touched: from uniform numbers to windows and
+operations.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -20,7 +22,9 @@ _RAND = 54
 
 
 class Change(NamedTuple):
-    """The changes of one picture, in the order in which they are made; a window is (top, left, height, width) in whole pixels."""
+    """The changes of one picture, in the order in which they are made; a window is (top, left, height, width) in whole
+    pixels.
+    """
 
     window: list | None  # of the picture, resized to the model's input; None: no random resized crop
     place: np.ndarray  # (2,) in [0, 1): where the crop of crop_pad lies between the first and the last possible place
@@ -33,8 +37,8 @@ class Change(NamedTuple):
 def plan(augment, seed, epoch, keys, sizes, image_size):
     """The Change of each of B samples in an epoch.
 
-    keys (B,): sample numbers, plus REPETITION for each time before; sizes (B, 2): heights and widths of their pictures; image_size:
-    those of the model's input.
+    keys (B,): sample numbers, plus REPETITION for each time before; sizes (B, 2): heights and widths of their pictures;
+    image_size: those of the model's input.
     """
     layers = augment.rand_augment.layers if augment.rand_augment else 0
     u = uniforms(seed, epoch, keys, _RAND + layers * randaugment.UNIFORMS)
@@ -51,7 +55,9 @@ def plan(augment, seed, epoch, keys, sizes, image_size):
 
 
 def _crops(augment, sizes, u):
-    """torchvision's rule: the first of ten windows of random area and log-uniform ratio that fits, at a random place; else the centre."""
+    """torchvision's rule: the first of ten windows of random area and log-uniform ratio that fits, at a random place;
+    else the centre.
+    """
     windows, fits = _windows(sizes, sizes, augment.crop_scale, augment.crop_ratio, u[:, _PLACE], u[:, _CROP])
     return np.where(fits[:, None], windows, _centre(sizes, *augment.crop_ratio)).astype(np.int64).tolist()
 
@@ -64,10 +70,13 @@ def _erased(augment, u, image_size):
 
 
 def _windows(sizes, limits, scale, ratio, place, u):
-    """Windows (B, 4) and whether they fit (B,): the first of ten of a random share of sizes (B, 2) within limits (B, 2)."""
+    """Windows (B, 4) and whether they fit (B,): the first of ten of a random share of sizes (B, 2) within limits (B,
+    2).
+    """
     area = sizes.prod(axis=1, keepdims=True) * _between(u[:, :_TRIES], *scale)
     ratio = np.exp(_between(u[:, _TRIES:], *np.log(ratio)))
-    tries = np.stack([np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))], axis=-1)  # (B, tries, 2): height, width
+    # (B, tries, 2): height, width
+    tries = np.stack([np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))], axis=-1)
     fits = ((tries > 0) & (tries <= limits[:, None])).all(axis=-1)
     chosen = np.take_along_axis(tries, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
     return np.concatenate([np.floor(place * (sizes - chosen + 1)), chosen], axis=1), fits.any(axis=1)
@@ -88,7 +97,9 @@ def _operations(augment, u):
         operations += randaugment.draw(augment.rand_augment, u[_RAND:])
     if augment.three_augment:
         which, radius = u[_THREE].tolist()
-        operations.append((("grey", None), ("solarize", 128), ("blur", _between(radius, *_BLUR_RADIUS)))[int(which * 3)])
+        operations.append(
+            (("grey", None), ("solarize", 128), ("blur", _between(radius, *_BLUR_RADIUS)))[int(which * 3)]
+        )
     if augment.color_jitter:
         operations += _jitter(augment.color_jitter, u[_JITTER])
     return operations

@@ -1,4 +1,6 @@
-"""What a batch of a task is: pictures and targets of a source into arrays. The Loader keeps order, resume and threads."""
+"""What a batch of a task is: pictures and targets of a source into arrays. The Loader keeps order, resume and
+threads.
+"""
 
 import dataclasses
 
@@ -19,10 +21,11 @@ class Array:
 
 
 class Batching:
-    """Pure functions of seed, epoch and keys, run by the threads of either engine. Structures are nested tuples and dicts of arrays.
+    """Pure functions of seed, epoch and keys, run by the threads of either engine. Structures are nested tuples and
+    dicts of arrays.
 
-    pictures are a batch's decoded pictures, targets what the source gives beside them, keys (B,) the samples' numbers, which a picture
-    that comes several times in an epoch has with another multiple of REPETITION.
+    pictures are a batch's decoded pictures, targets what the source gives beside them, keys (B,) the samples' numbers,
+    which a picture that comes several times in an epoch has with another multiple of REPETITION.
     """
 
     repeats = 1  # times each drawn picture comes in an epoch
@@ -32,7 +35,9 @@ class Batching:
         raise NotImplementedError
 
     def evaluate(self, pictures, targets, keys, rows):
-        """A batch of evaluation: (x, y, weights (rows,) float32), padded to `rows` with weight 0; y is () where there are no targets."""
+        """A batch of evaluation: (x, y, weights (rows,) float32), padded to `rows` with weight 0; y is () where there
+        are no targets.
+        """
         raise NotImplementedError
 
     def signature(self, rows, *, training):
@@ -43,15 +48,16 @@ class Batching:
 class Labels(Batching):
     """Pictures float32 (B, H, W, C), normalised, with their labels int32 (B,).
 
-    Where augment, an Augment or None, mixes, targets float32 (B, classes), probabilities, take the labels' place in training. crops:
-    how many views evaluation takes of a picture (1, 5 or 10), one after another: outputs.reshape(B, crops, ...) puts them together.
-    Raises UserError for a number of channels that cannot be converted, and for changes that pictures of this kind or this engine
-    ("tf" or "numpy") do not allow.
+    Where augment, an Augment or None, mixes, targets float32 (B, classes), probabilities, take the labels' place in
+    training. crops: how many views evaluation takes of a picture (1, 5 or 10), one after another: outputs.reshape(B,
+    crops, ...) puts them together. Raises UserError for a number of channels that cannot be converted, and for changes
+    that pictures of this kind or this engine ("tf" or "numpy") do not allow.
     """
 
     def __init__(self, take, source, *, augment=None, crops=1, seed=0, engine="numpy"):
         (height, width), channels = take.image_size, take.channels
-        to_channels(np.zeros((1, 1, source.channels), np.uint8), channels, source.name)  # raises for what cannot be converted
+        # raises for what cannot be converted
+        to_channels(np.zeros((1, 1, source.channels), np.uint8), channels, source.name)
         self.shape, self.classes = (height, width, channels), take.classes or source.num_classes
         self.augment, self.crops, self.seed = augment, crops, seed
         self.repeats = augment.repeats if augment else 1
@@ -67,7 +73,9 @@ class Labels(Batching):
         images = self._trained(pictures, keys, epoch) if self._trained else self._evaluated(pictures)
         if not self._mixes:
             return images, targets
-        return mixing.mix(images, targets, self.classes, mixing.draw(self.augment, self.seed, epoch, step, self.shape[:2]))
+        return mixing.mix(
+            images, targets, self.classes, mixing.draw(self.augment, self.seed, epoch, step, self.shape[:2])
+        )
 
     def evaluate(self, pictures, targets, keys, rows):
         weights = np.ones(len(targets), np.float32)
@@ -76,7 +84,9 @@ class Labels(Batching):
     def signature(self, rows, *, training):
         labels = Array((rows,), np.int32)
         if training:
-            return Array((rows, *self.shape), np.float32), Array((rows, self.classes), np.float32) if self._mixes else labels
+            return Array((rows, *self.shape), np.float32), Array(
+                (rows, self.classes), np.float32
+            ) if self._mixes else labels
         return Array((rows * self.crops, *self.shape), np.float32), labels, Array((rows,), np.float32)
 
 

@@ -19,14 +19,17 @@ _TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that exchange height and width
 class Picture:
     """An encoded picture: its size is read at once, its pixels when they are asked for.
 
-    channels is 1 (grey), 3 (RGB) or 4 (RGBA). The first frame counts, Exif orientation is applied, transparent pixels are flattened
-    onto white unless channels is 4, and 16-bit grey is scaled to 8 bits. Raises UserError naming `name`, here or when it is decoded,
-    for what is truncated, too large or no picture of a known format.
+    channels is 1 (grey), 3 (RGB) or 4 (RGBA). The first frame counts, Exif orientation is applied, transparent pixels
+    are flattened onto white unless channels is 4, and 16-bit grey is scaled to 8 bits. Raises UserError naming `name`,
+    here or when it is decoded, for what is truncated, too large or no picture of a known format.
     """
 
     def __init__(self, encoded, name, channels=3):
         if channels not in _MODES:
-            raise UserError(f"{name}: pictures are decoded to 1, 3 or 4 channels, not {channels}; choose another number of input channels.")
+            raise UserError(
+                f"{name}: pictures are decoded to 1, 3 or 4 channels, not {channels}; choose another number of input "
+                "channels."
+            )
         self.encoded, self.name, self._channels = encoded, name, channels
         with self._named_errors():
             self._image = image = self._opened()
@@ -34,12 +37,15 @@ class Picture:
         height, width = image.size if self._orientation in _TRANSPOSED else image.size[::-1]
         self.shape = height, width, channels
         # A JPEG whose pixels are those of its file, neither turned nor of another colour model.
-        self.plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and self._orientation == 1 and channels == 3
+        self.plain_jpeg = (
+            image.format == "JPEG" and image.mode in ("RGB", "L") and self._orientation == 1 and channels == 3
+        )
 
     def pixels(self, window=None):
         """uint8 (H, W, channels), read-only; of a window (top, left, height, width) of it where one is given."""
         with self._named_errors():
-            image, self._image = self._image or self._opened(), None  # a batch of decoded pictures would fill the memory
+            # a batch of decoded pictures would fill the memory
+            image, self._image = self._image or self._opened(), None
             image.load()
             image = image if self._orientation == 1 else ImageOps.exif_transpose(image)
             if window is not None:
@@ -55,13 +61,19 @@ class Picture:
         try:
             yield
         except Image.DecompressionBombError as error:
-            raise UserError(f"{self.name} has too many pixels to decode safely ({error}); make it smaller first.") from error
+            raise UserError(
+                f"{self.name} has too many pixels to decode safely ({error}); make it smaller first."
+            ) from error
         except Exception as error:  # Pillow's readers raise almost any type on broken bytes
-            raise UserError(f"{self.name} cannot be decoded as a picture ({_reason(error)}); replace or remove the file.") from error
+            raise UserError(
+                f"{self.name} cannot be decoded as a picture ({_reason(error)}); replace or remove the file."
+            ) from error
 
 
 def read_picture(path):
-    """The bytes of a picture's file. Raises UserError for what is missing, cannot be read or is no file: a pipe would be waited for."""
+    """The bytes of a picture's file. Raises UserError for what is missing, cannot be read or is no file: a pipe would
+    be waited for.
+    """
     return read_file(path, "the path of a picture")
 
 
@@ -79,7 +91,8 @@ def pixels(picture, window=None):
 
 
 def to_channels(image, channels, name="the picture"):
-    """uint8 (..., C) with another number of channels: grey is repeated, colour becomes ITU-R 601 luma as Pillow's "L" computes it.
+    """uint8 (..., C) with another number of channels: grey is repeated, colour becomes ITU-R 601 luma as Pillow's "L"
+    computes it.
 
     Raises UserError for any other pair.
     """
@@ -91,11 +104,15 @@ def to_channels(image, channels, name="the picture"):
     if have == 3 and channels == 1:
         red, green, blue = np.moveaxis(image.astype(np.uint32), -1, 0)
         return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]
-    raise UserError(f"{name} has {have} channels and the model takes {channels}; build the model with in_channels={have}.")
+    raise UserError(
+        f"{name} has {have} channels and the model takes {channels}; build the model with in_channels={have}."
+    )
 
 
 def _as_array(image, channels):
-    """uint8 (H, W, channels), read-only. Large pictures go strip by strip: what is computed on the way is several times as large."""
+    """uint8 (H, W, channels), read-only. Large pictures go strip by strip: what is computed on the way is several times
+    as large.
+    """
     width, height = image.size
     rows = max(_STRIP // width, 1)
     if rows >= height:
@@ -121,4 +138,8 @@ def _converted(image, channels):
 
 
 def _reason(error):
-    return "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error).strip(".") or type(error).__name__
+    return (
+        "no known picture format"
+        if isinstance(error, Image.UnidentifiedImageError)
+        else str(error).strip(".") or type(error).__name__
+    )

@@ -1,4 +1,6 @@
-"""Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data over a stream."""
+"""Ways to run a batch function ahead of the training step, in order: keras.utils.PyDataset, tf.data, and tf.data over a
+stream.
+"""
 
 import concurrent.futures
 
@@ -13,8 +15,8 @@ class Batches(keras.utils.PyDataset):
     """batch(step) for the steps of a range, computed ahead by a thread: decoding and NumPy's loops release the GIL."""
 
     def __init__(self, batch, steps):
-        # One worker: Keras hands the batches of several out of order once it has taken one to build a model with. The samples of
-        # a batch are read in parallel instead.
+        # One worker: Keras hands the batches of several out of order once it has taken one to build a model with. The
+        # samples of a batch are read in parallel instead.
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
         self._batch, self._steps = batch, steps
 
@@ -42,17 +44,20 @@ def numpy_batches(batch, steps, signature):
 
 
 def tf_batches(batch, steps, signature):
-    """The batches of a range of steps as a tf.data.Dataset of known length; signature: the structure of a batch, of Arrays."""
+    """The batches of a range of steps as a tf.data.Dataset of known length; signature: the structure of a batch, of
+    Arrays.
+    """
     import tensorflow as tf
 
     return _mapped(tf.data.Dataset.range(steps.start, steps.stop), batch, signature)
 
 
 def stream_batches(records, batch, steps, batch_size, signature, shuffle_seed=None, repeats=1):
-    """The batches of a range of steps from a stream of records: batch(step, keys (B,), *records (B,)) -> a structure of arrays.
+    """The batches of a range of steps from a stream of records: batch(step, keys (B,), *records (B,)) -> a structure of
+    arrays.
 
-    The order is the records' own or, with a seed, a shuffled one; each comes `repeats` times in a row, its key the sample's number plus
-    REPETITION for every time before. Steps are skipped before anything is decoded.
+    The order is the records' own or, with a seed, a shuffled one; each comes `repeats` times in a row, its key the
+    sample's number plus REPETITION for every time before. Steps are skipped before anything is decoded.
     """
     import tensorflow as tf
 
@@ -74,8 +79,12 @@ def _mapped(dataset, batch, signature):
     sorts = keras.tree.flatten(signature)
 
     def load(*elements):
-        arrays = tf.numpy_function(lambda *values: keras.tree.flatten(batch(*values)), elements, [sort.dtype for sort in sorts])
-        shaped = [tf.ensure_shape(array, sort.shape) for array, sort in zip(keras.tree.flatten(arrays), sorts, strict=True)]
+        arrays = tf.numpy_function(
+            lambda *values: keras.tree.flatten(batch(*values)), elements, [sort.dtype for sort in sorts]
+        )
+        shaped = [
+            tf.ensure_shape(array, sort.shape) for array, sort in zip(keras.tree.flatten(arrays), sorts, strict=True)
+        ]
         return keras.tree.pack_sequence_as(signature, shaped)
 
     return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -13,12 +13,18 @@ VIEWS = ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
 class EvaluationPictures:
     """Called with pictures: float32 (B * crops, H, W, C), normalised, the crops of a picture one after another.
 
-    Crops are the centre; for 5 the corners of the resized picture too (top left, top right, bottom left, bottom right); for 10 those and
-    then the mirror images of all five.
+    Crops are the centre; for 5 the corners of the resized picture too (top left, top right, bottom left, bottom right);
+    for 10 those and then the mirror images of all five.
     """
 
     def __init__(self, image_size, channels, preprocessing, name, crops=1):
-        self.image_size, self.channels, self.preprocessing, self.name, self.crops = image_size, channels, preprocessing, name, crops
+        self.image_size, self.channels, self.preprocessing, self.name, self.crops = (
+            image_size,
+            channels,
+            preprocessing,
+            name,
+            crops,
+        )
 
     def __call__(self, pictures):
         out = np.empty((len(pictures), self.crops, *self.image_size, self.channels), np.float32)

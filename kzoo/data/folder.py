@@ -17,11 +17,13 @@ _LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
 
 
 class FolderSource(Source):
-    """PATH/<split>/<class>/* where PATH has split folders, else PATH/<class>/* with a fixed tenth held out for evaluation.
+    """PATH/<split>/<class>/* where PATH has split folders, else PATH/<class>/* with a fixed tenth held out for
+    evaluation.
 
-    Classes are numbered in the order of their names, those of the training folder. Which pictures are held out depends on their
-    paths below PATH alone. Hidden names count at no level, and each folder once, wherever links lead; what is passed over is said.
-    Raises UserError for a missing folder, an unknown split, no classes or a class without pictures.
+    Classes are numbered in the order of their names, those of the training folder. Which pictures are held out depends
+    on their paths below PATH alone. Hidden names count at no level, and each folder once, wherever links lead; what is
+    passed over is said. Raises UserError for a missing folder, an unknown split, no classes or a class without
+    pictures.
     """
 
     def __init__(self, name, path, split):
@@ -45,7 +47,10 @@ class FolderSource(Source):
             told = ", ".join(f"{count} {what}" for what, count in sorted(passed.items()))
             say(f"{printable(name)}, {split}: {len(self._files):,} pictures; passed over {told}")
         if not self._files:
-            raise UserError(f"{name} has too few pictures to hold some out as {split!r}; put them into {root / split}/<class>/ instead.")
+            raise UserError(
+                f"{name} has too few pictures to hold some out as {split!r}; put them into {root / split}/<class>/ "
+                "instead."
+            )
 
     def __len__(self):
         return len(self._files)
@@ -55,12 +60,17 @@ class FolderSource(Source):
 
 
 def _split_folder(root, split):
-    """root/<split> or a synonym of it; None where root has no split folders; raises UserError where it has only others."""
+    """root/<split> or a synonym of it; None where root has no split folders; raises UserError where it has only
+    others.
+    """
     words = (split, *EVALUATION) if split in EVALUATION else (split,)
     home = next((root / word for word in words if (root / word).is_dir()), None)
     others = [word for word in ("train", *EVALUATION) if (root / word).is_dir()]
     if home is None and others:
-        raise UserError(f"{root} has no folder for the split {split!r}, only {', '.join(others)}; add one or name an existing split.")
+        raise UserError(
+            f"{root} has no folder for the split {split!r}, only {', '.join(others)}; add one or name an existing "
+            "split."
+        )
     return home
 
 
@@ -86,13 +96,15 @@ def _classes(home, passed=None):
 
 
 def _list(home, classes, passed):
-    """(picture files, labels int32 (N,)) below the class folders, sorted by path within a class; `passed` counts what is none, by why.
+    """(picture files, labels int32 (N,)) below the class folders, sorted by path within a class; `passed` counts what
+    is none, by why.
 
     Raises UserError for a class folder without pictures.
     """
     folders = {label: home / name for label, name in enumerate(classes) if (home / name).is_dir()}
     found, links = {label: [] for label in folders}, collections.deque()
-    # A link to a folder above would find every class again. Real folders come first: no link takes their pictures into another class.
+    # A link to a folder above would find every class again. Real folders come first: no link takes their pictures into
+    # another class.
     seen = {_identity(folder) for folder in (home.resolve(), *home.resolve().parents)}
     for label, folder in sorted(folders.items(), key=lambda item: item[1].is_symlink()):
         _walk(folder, label, found, links, seen, passed)
@@ -100,13 +112,17 @@ def _list(home, classes, passed):
         _walk(*links.popleft(), found, links, seen, passed)
     for label, folder in folders.items():
         if not found[label]:
-            raise UserError(f"{folder} has no pictures of its own ({', '.join(EXTENSIONS)}); add some or remove the folder.")
+            raise UserError(
+                f"{folder} has no pictures of its own ({', '.join(EXTENSIONS)}); add some or remove the folder."
+            )
     files = [file for label in folders for file in sorted(found[label])]
     return files, np.repeat(np.array(list(folders), np.int32), [len(found[label]) for label in folders])
 
 
 def _walk(folder, label, found, links, seen, passed):
-    """Adds the pictures below a folder to found[label], and the links to folders, which are followed when the real ones are done."""
+    """Adds the pictures below a folder to found[label], and the links to folders, which are followed when the real ones
+    are done.
+    """
     stack = [folder]
     while stack:
         here = stack.pop()

@@ -1,4 +1,6 @@
-"""Windows of JPEG files by TensorFlow, which computes the pixels of no other part: the very pixels that Pillow gives."""
+"""Windows of JPEG files by TensorFlow, which computes the pixels of no other part: the very pixels that Pillow
+gives.
+"""
 
 import tensorflow as tf
 

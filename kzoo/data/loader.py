@@ -1,4 +1,6 @@
-"""Batches for fit() and evaluate(): pure functions of (seed, epoch, step), run ahead of the training step by one of two engines."""
+"""Batches for fit() and evaluate(): pure functions of (seed, epoch, step), run ahead of the training step by one of two
+engines.
+"""
 
 import contextlib
 
@@ -9,14 +11,17 @@ from kzoo.errors import UserError, backend_name, unknown
 
 
 def engine_for(source, engine="auto"):
-    """The engine that runs a source's batches: the one asked for or, for "auto", the one that fits the backend and the source.
+    """The engine that runs a source's batches: the one asked for or, for "auto", the one that fits the backend and the
+    source.
 
     Raises UsageError for an unknown one, UserError for "numpy" and a source that is too large for memory.
     """
     if engine not in ("auto", "tf", "numpy"):
         raise unknown("engine", engine, ("auto", "tf", "numpy"))
     if engine == "numpy" and source.streams:
-        raise UserError(f"{source.name} is too large for memory and is read with TensorFlow; choose the engine 'tf' or 'auto'.")
+        raise UserError(
+            f"{source.name} is too large for memory and is read with TensorFlow; choose the engine 'tf' or 'auto'."
+        )
     tf_needed = source.streams or backend_name() == "tensorflow"
     return ("tf" if tf_needed else "numpy") if engine == "auto" else engine
 
@@ -24,9 +29,9 @@ def engine_for(source, engine="auto"):
 class Loader:
     """The batches of a source, as a Batching makes them.
 
-    engine: "tf" (tf.data), "numpy" (keras.utils.PyDataset, no TensorFlow; give fit() shuffle=False, the order is already drawn) or
-    "auto": tf under the TensorFlow backend and for sources too large for memory. Both engines run the same functions and give the
-    same batches bit for bit. Raises as engine_for does.
+    engine: "tf" (tf.data), "numpy" (keras.utils.PyDataset, no TensorFlow; give fit() shuffle=False, the order is
+    already drawn) or "auto": tf under the TensorFlow backend and for sources too large for memory. Both engines run the
+    same functions and give the same batches bit for bit. Raises as engine_for does.
     """
 
     def __init__(self, source, batching, batch_size, seed=0, engine="auto"):
@@ -40,7 +45,9 @@ class Loader:
         steps = len(self.source) // self.batch_size
         if not steps:
             count = len(self.source)
-            raise UserError(f"{self.source.name} has {count} samples, fewer than one batch; set data.batch_size to {count} or less.")
+            raise UserError(
+                f"{self.source.name} has {count} samples, fewer than one batch; set data.batch_size to {count} or less."
+            )
         return steps
 
     def epoch(self, epoch, start_step=0):
@@ -64,7 +71,9 @@ class Loader:
 
     @contextlib.contextmanager
     def plain_errors(self):
-        """Around fit() or a loop over batches: re-raises the failure of a reading thread, which tf.data wraps in an error of its own."""
+        """Around fit() or a loop over batches: re-raises the failure of a reading thread, which tf.data wraps in an
+        error of its own.
+        """
         try:
             yield
         except Exception:
@@ -73,7 +82,9 @@ class Loader:
             raise self.failure from None
 
     def _run(self, batch, steps, *, training, order_of=None):
-        """Runs batch(step, keys, pictures, targets) over the steps, in the drawn order of an epoch or, for None, in file order."""
+        """Runs batch(step, keys, pictures, targets) over the steps, in the drawn order of an epoch or, for None, in
+        file order.
+        """
         from kzoo.data import engines  # needs Keras, which reading and packing a data set do without
 
         self.failure = None
@@ -81,7 +92,9 @@ class Loader:
         signature = self.batching.signature(size, training=training)
         if self.source.streams:
             key = None if order_of is None else int(uniforms(self.seed, order_of, 0, 1)[0, 0] * 2**24)
-            decoded = self._guarded(lambda step, keys, *record: batch(step, keys, *self.source.decode(*record, keys % REPETITION)))
+            decoded = self._guarded(
+                lambda step, keys, *record: batch(step, keys, *self.source.decode(*record, keys % REPETITION))
+            )
             return engines.stream_batches(self.source.records(), decoded, steps, size, signature, key, repeats)
         count = len(self.source)
         order = np.arange(count) if order_of is None else permutation(self.seed, order_of, count)

@@ -1,4 +1,6 @@
-"""MixUp (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) of a batch with itself in reverse order."""
+"""MixUp (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) of a batch with itself in
+reverse order.
+"""
 
 from typing import NamedTuple
 
@@ -8,7 +10,9 @@ from kzoo.data.randomness import MIXING, generator
 
 
 class Mix(NamedTuple):
-    """share: of each picture's own label, 1 where nothing is mixed. box: (top, bottom, left, right) that CutMix replaces, or None."""
+    """share: of each picture's own label, 1 where nothing is mixed. box: (top, bottom, left, right) that CutMix
+    replaces, or None.
+    """
 
     share: float
     box: tuple[int, int, int, int] | None = None
@@ -27,7 +31,9 @@ def draw(augment, seed, epoch, step, image_size):
 
 
 def _cut(share, centre, image_size):
-    """A box of that share's area around a centre, as far as it lies inside; the share is then corrected to the area that is left."""
+    """A box of that share's area around a centre, as far as it lies inside; the share is then corrected to the area
+    that is left.
+    """
     sides = [int(side * np.sqrt(1 - share)) for side in image_size]
     low = [max(int(c) - side // 2, 0) for c, side in zip(centre, sides, strict=True)]
     high = [min(int(c) + (side + 1) // 2, full) for c, side, full in zip(centre, sides, image_size, strict=True)]

@@ -1,7 +1,7 @@
 """Data sets in one .npz file, and the embedded one.
 
-`digits` is the UCI "Optical Recognition of Handwritten Digits" test set (E. Alpaydin and C. Kaynak, CC BY 4.0): 1,797 grey pictures
-of 8x8, the values 0..16 scaled to 0..255, every fifth of each class held out as the test split.
+`digits` is the UCI "Optical Recognition of Handwritten Digits" test set (E. Alpaydin and C. Kaynak, CC BY 4.0): 1,797
+grey pictures of 8x8, the values 0..16 scaled to 0..255, every fifth of each class held out as the test split.
 """
 
 import pathlib
@@ -24,10 +24,11 @@ def open_digits(split):
 
 
 def open_npz(name, path, split):
-    """The split of an .npz file with x_train/y_train, train_images/train_labels or plain images/labels (1 in 10 held out) arrays.
+    """The split of an .npz file with x_train/y_train, train_images/train_labels or plain images/labels (1 in 10 held
+    out) arrays.
 
-    Images are uint8 (N, H, W) or (N, H, W, C), labels whole numbers (N,) or (N, 1); class_names (K,) and num_classes are optional.
-    Raises UserError for whatever is missing or does not fit together.
+    Images are uint8 (N, H, W) or (N, H, W, C), labels whole numbers (N,) or (N, 1); class_names (K,) and num_classes
+    are optional. Raises UserError for whatever is missing or does not fit together.
     """
     if not pathlib.Path(path).exists():
         raise UserError(f"{name}: there is no file {path}; check the path or write one with `kzoo data pack`.")
@@ -43,7 +44,8 @@ def _source(name, file, split):
     labels = labels.reshape(-1)
     class_names = _class_names(name, file)
     num_classes = len(class_names) or _num_classes(name, file)
-    source = ArraySource(name, images, labels, num_classes, class_names)  # checks the labels by their number in the file
+    # checks the labels by their number in the file
+    source = ArraySource(name, images, labels, num_classes, class_names)
     if keys[0] == "images":
         part = held_out(len(labels)) == (split in EVALUATION)
         source = ArraySource(name, images[part], labels[part], num_classes, class_names)
@@ -64,16 +66,27 @@ def _keys(name, files, split):
                 return pair
     if {"images", "labels"} <= set(files) and split in ("train", *EVALUATION):
         return "images", "labels"
-    raise UserError(f"{name} has no split {split!r}; expected arrays like {split}_images and {split}_labels, found {', '.join(files)}.")
+    raise UserError(
+        f"{name} has no split {split!r}; expected arrays like {split}_images and {split}_labels, found "
+        f"{', '.join(files)}."
+    )
 
 
 def _check(name, keys, images, labels):
     """Raises UserError, by the arrays' headers alone, unless they are pictures and a label for each."""
-    if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or (*images.shape, 1)[3] not in (1, 3, 4) or not images.nbytes:
-        raise UserError(f"{name}: {keys[0]} must be uint8 of shape (N, H, W[, 1, 3 or 4]), not {images.dtype} {images.shape}.")
+    if (
+        images.dtype != np.uint8
+        or len(images.shape) not in (3, 4)
+        or (*images.shape, 1)[3] not in (1, 3, 4)
+        or not images.nbytes
+    ):
+        raise UserError(
+            f"{name}: {keys[0]} must be uint8 of shape (N, H, W[, 1, 3 or 4]), not {images.dtype} {images.shape}."
+        )
     if labels.shape not in (images.shape[:1], (images.shape[0], 1)):
         raise UserError(
-            f"{name}: {keys[1]} of shape {labels.shape} does not match the {images.shape[0]} pictures; store one label for each."
+            f"{name}: {keys[1]} of shape {labels.shape} does not match the {images.shape[0]} pictures; store one label "
+            "for each."
         )
 
 
@@ -83,7 +96,9 @@ def _class_names(name, file):
         return ()
     header = file.headers["class_names"]
     if header.dtype.kind != "U" or len(header.shape) != 1:
-        raise UserError(f"{name}: class_names must be a list of texts, one for each class, not {header.dtype} {header.shape}.")
+        raise UserError(
+            f"{name}: class_names must be a list of texts, one for each class, not {header.dtype} {header.shape}."
+        )
     return tuple(map(str, file.read("class_names")))
 
 
@@ -97,5 +112,8 @@ def _num_classes(name, file):
         whole = [file.read(key) for key in every if file.headers[key].dtype.kind in "iu"]
         told = 1 + max((int(labels.max()) for labels in whole if labels.size), default=0)
     if type(told) is not int or not 1 <= told <= MOST_CLASSES:
-        raise UserError(f"{name}: num_classes must be a whole number from 1 to {MOST_CLASSES}, not {told!r}; correct it, or the labels.")
+        raise UserError(
+            f"{name}: num_classes must be a whole number from 1 to {MOST_CLASSES}, not {told!r}; correct it, or the "
+            "labels."
+        )
     return told

@@ -1,7 +1,7 @@
 """Changes of colour and shape that keep a picture's size, by Pillow, as timm and torchvision define them.
 
-An operation is a name of OPERATIONS and its argument, None where it takes none. All work on grey pictures too: those of colour
-alone (color, grey) leave them as they are.
+An operation is a name of OPERATIONS and its argument, None where it takes none. All work on grey pictures too: those of
+colour alone (color, grey) leave them as they are.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 def operate(array, operations, fill, method):
     """uint8 (H, W, 1 or 3) after a sequence of (name, argument): uint8 of the same shape.
 
-    fill: a value 0..255 for each channel, of what a shear, translation or rotation uncovers; method: their interpolation.
+    fill: a value 0..255 for each channel, of what a shear, translation or rotation uncovers; method: their
+    interpolation.
     """
     grey = array.shape[-1] == 1
     image = Image.fromarray(np.ascontiguousarray(array[..., 0] if grey else array))
@@ -22,13 +23,19 @@ def operate(array, operations, fill, method):
 
 
 def _enhance(enhancer):
-    """brightness, contrast, color, sharpness: argument 0 is black, mean grey, grey, smooth; 1 the picture; above 1 beyond it."""
+    """brightness, contrast, color, sharpness: argument 0 is black, mean grey, grey, smooth; 1 the picture; above 1
+    beyond it.
+    """
     return lambda image, factor, _: enhancer(image).enhance(factor)
 
 
 def _affine(matrix):
-    """Looks each pixel up where the matrix of (argument, size) sends it: (a, b, c, d, e, f) is x <- ax + by + c, y <- dx + ey + f."""
-    return lambda image, amount, uncovered: image.transform(image.size, Image.Transform.AFFINE, matrix(amount, image.size), **uncovered)
+    """Looks each pixel up where the matrix of (argument, size) sends it: (a, b, c, d, e, f) is x <- ax + by + c, y <-
+    dx + ey + f.
+    """
+    return lambda image, amount, uncovered: image.transform(
+        image.size, Image.Transform.AFFINE, matrix(amount, image.size), **uncovered
+    )
 
 
 def _solarize_add(image, amount, _):
@@ -38,7 +45,9 @@ def _solarize_add(image, amount, _):
 
 
 def _posterize(image, bits, _):
-    """Keeps the first `bits` of each value: all of them from 8 on; of none is left black, which Pillow's own refuses to make."""
+    """Keeps the first `bits` of each value: all of them from 8 on; of none is left black, which Pillow's own refuses to
+    make.
+    """
     return image.point([value & -(1 << max(8 - bits, 0)) for value in range(256)] * len(image.getbands()))
 
 
@@ -46,7 +55,8 @@ OPERATIONS = {
     "auto_contrast": lambda image, _, __: ImageOps.autocontrast(image),
     "equalize": lambda image, _, __: ImageOps.equalize(image),
     "invert": lambda image, _, __: ImageOps.invert(image),
-    "rotate": lambda image, degrees, uncovered: image.rotate(degrees, **uncovered),  # counter-clockwise about the centre
+    # counter-clockwise about the centre
+    "rotate": lambda image, degrees, uncovered: image.rotate(degrees, **uncovered),
     "posterize": _posterize,
     "solarize": lambda image, threshold, _: ImageOps.solarize(image, threshold),  # what is not darker is inverted
     "solarize_add": _solarize_add,

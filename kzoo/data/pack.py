@@ -15,8 +15,8 @@ from kzoo.system import output_folder
 def pack(source, path, data_dir=None, splits=("train", "test")):
     """Writes the splits of the source named by a text to the .npz file `path`, at once or not at all; returns the path.
 
-    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,), class_names (K,), num_classes; read back by "npz:FILE".
-    Raises UserError where the pictures differ in size or the file cannot be written.
+    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,), class_names (K,), num_classes; read back by
+    "npz:FILE". Raises UserError where the pictures differ in size or the file cannot be written.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
@@ -40,7 +40,10 @@ def _arrays(source):
     images = spread(pixels, pictures)
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
-        raise UserError(f"the pictures of {source.name} differ in size (for example {_example(sizes)}); resize them to one size first.")
+        raise UserError(
+            f"the pictures of {source.name} differ in size (for example {_example(sizes)}); resize them to one size "
+            "first."
+        )
     return np.asarray(images), labels
 
 
@@ -53,7 +56,8 @@ def _write(path, arrays):
         output_folder(path.parent)
         with replacing(path) as temporary:
             np.savez_compressed(temporary, **arrays)
-            if sum(array.nbytes for array in arrays.values()) > most_unpacked(temporary):  # empty pictures, which no reader would believe
+            # empty pictures, which no reader would believe
+            if sum(array.nbytes for array in arrays.values()) > most_unpacked(temporary):
                 np.savez(temporary, **arrays)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose a folder that exists and has room.") from error

@@ -1,4 +1,6 @@
-"""From uint8 pictures to a model's input, in NumPy: resize (whole or a window), crop, normalise, flip, shift and erase."""
+"""From uint8 pictures to a model's input, in NumPy: resize (whole or a window), crop, normalise, flip, shift and
+erase.
+"""
 
 import functools
 
@@ -9,12 +11,15 @@ from kzoo.ops.resize import crop_offset, resized_size
 
 
 def prepare(image, image_size, preprocessing):
-    """Evaluation preprocessing of uint8 (h, w, C), or a batch (B, h, w, C) of equal sizes: float32 (..., H, W, C), normalised."""
+    """Evaluation preprocessing of uint8 (h, w, C), or a batch (B, h, w, C) of equal sizes: float32 (..., H, W, C),
+    normalised.
+    """
     return normalise(resized(image, image_size, preprocessing), preprocessing)
 
 
 def resized(image, image_size, preprocessing, place=(0.5, 0.5)):
-    """The evaluation resize and crop of (h, w, C), or a batch of equal sizes: float32 (..., H, W, C) in 0..255, or `image` if it fits.
+    """The evaluation resize and crop of (h, w, C), or a batch of equal sizes: float32 (..., H, W, C) in 0..255, or
+    `image` if it fits.
 
     place (down, right): 0 the first, 0.5 the middle and 1 the last position of the crop.
     """
@@ -42,8 +47,8 @@ def resized_window(image, image_size, method, mirror=False):
 def crop_padded(image, place, pad, image_size, method):
     """The simple random crop of DeiT III (https://arxiv.org/abs/2204.07118): uint8 (h, w, C) to uint8 (H, W, C).
 
-    The picture is resized so that it just covers image_size, `pad` pixels are reflected around it, and a window is cut out at `place`,
-    (down, right) in [0, 1) between the first and the last possible position.
+    The picture is resized so that it just covers image_size, `pad` pixels are reflected around it, and a window is cut
+    out at `place`, (down, right) in [0, 1) between the first and the last possible position.
     """
     grown = resized_size(*image.shape[:2], image_size, 1.0)
     covering = resample_uint8(image, grown, method)
@@ -71,13 +76,16 @@ def normalise(images, preprocessing, out=None):
 
 @functools.lru_cache(maxsize=64)
 def _row(preprocessing, width):
-    """(gain, shift) of every value of a row: NumPy's loops over three channels at a time would take five times as long."""
+    """(gain, shift) of every value of a row: NumPy's loops over three channels at a time would take five times as
+    long.
+    """
     mean, std = np.float64(preprocessing.mean), np.float64(preprocessing.std)
     return tuple(np.tile(np.float32(per_channel), width) for per_channel in (1 / (255 * std), -mean / std))
 
 
 def moved(image, flip, shift):
-    """(H, W, C) mirrored left and right where flip, then translated by shift (down, right); the edge pixels repeat outwards.
+    """(H, W, C) mirrored left and right where flip, then translated by shift (down, right); the edge pixels repeat
+    outwards.
 
     Repeated edges look like more of the same picture, whatever its background.
     """
@@ -89,6 +97,10 @@ def moved(image, flip, shift):
 
 
 def erase(image, window, random):
-    """Replaces the window (top, left, height, width) of a normalised (H, W, C) in place by normal noise of a NumPy Generator."""
+    """Replaces the window (top, left, height, width) of a normalised (H, W, C) in place by normal noise of a NumPy
+    Generator.
+    """
     top, left, height, width = window
-    image[top : top + height, left : left + width] = random.standard_normal((height, width, image.shape[-1]), np.float32)
+    image[top : top + height, left : left + width] = random.standard_normal(
+        (height, width, image.shape[-1]), np.float32
+    )

@@ -1,4 +1,6 @@
-"""RandAugment (https://arxiv.org/abs/1909.13719) with timm's operations and scales: from uniform numbers to operations."""
+"""RandAugment (https://arxiv.org/abs/1909.13719) with timm's operations and scales: from uniform numbers to
+operations.
+"""
 
 import statistics
 
@@ -22,7 +24,8 @@ def _magnitude(settings, u):
     """Normal around the asked magnitude; never below 0, nor above 10 unless a higher one was asked (timm's mmax)."""
     if not settings.magnitude_std:
         return settings.magnitude
-    drawn = settings.magnitude + settings.magnitude_std * _NORMAL.inv_cdf(u + 2.0**-25)  # the middle of the float's cell, never 0
+    # the middle of the float's cell, never 0
+    drawn = settings.magnitude + settings.magnitude_std * _NORMAL.inv_cdf(u + 2.0**-25)
     return min(max(drawn, 0.0), max(settings.magnitude, 10.0))
 
 
@@ -38,7 +41,8 @@ _NO_ARGUMENT = dict.fromkeys(("auto_contrast", "equalize", "invert"), lambda lev
 _SOLARIZE_ADD = {"solarize_add": lambda level, sign: min(128, int(110 * level))}
 _ENHANCE = ("color", "contrast", "brightness", "sharpness")
 
-# The first published scales: posterize, solarize and the enhancements are strongest somewhere else than at the highest level.
+# The first published scales: posterize, solarize and the enhancements are strongest somewhere else than at the highest
+# level.
 PLAIN = {
     **_NO_ARGUMENT,
     **_GEOMETRY,

@@ -1,4 +1,6 @@
-"""Resampling on the host, by Pillow: whole numbers for training, as torchvision's transforms do, exact ones for evaluation."""
+"""Resampling on the host, by Pillow: whole numbers for training, as torchvision's transforms do, exact ones for
+evaluation.
+"""
 
 import numpy as np
 from PIL import Image
@@ -16,7 +18,8 @@ def resample_uint8(image, size, method, mirror=False):
 
 
 def resample(image, size, method, *, grown=None, offset=(0, 0)):
-    """uint8 or float (h, w, C) resized to `grown` (default: size), of which `size` (H, W) pixels from `offset` on are kept.
+    """uint8 or float (h, w, C) resized to `grown` (default: size), of which `size` (H, W) pixels from `offset` on are
+    kept.
 
     float32 (H, W, C), not rounded and not clipped: bicubic overshoots. What lies outside the picture is 0.
     """
@@ -35,13 +38,19 @@ def resample(image, size, method, *, grown=None, offset=(0, 0)):
 
 
 def _by_strips(plane, size, method, box):
-    """_resize to the bit, for Pillow too resizes the rows first: here some at a time, so that no whole plane becomes floats."""
+    """_resize to the bit, for Pillow too resizes the rows first: here some at a time, so that no whole plane becomes
+    floats.
+    """
     left, top, right, bottom = box
     strips = (plane[start : start + _STRIP].astype(np.float32) for start in range(0, len(plane), _STRIP))
-    narrow = np.concatenate([_resize(strip, (len(strip), size[1]), method, (left, 0, right, len(strip))) for strip in strips])
+    narrow = np.concatenate(
+        [_resize(strip, (len(strip), size[1]), method, (left, 0, right, len(strip))) for strip in strips]
+    )
     return _resize(narrow, size, method, (0, top, size[1], bottom))
 
 
 def _resize(array, size, method, box=None, mirror=False):
-    resized = Image.fromarray(np.ascontiguousarray(array)).resize((size[1], size[0]), Image.Resampling[method.upper()], box)
+    resized = Image.fromarray(np.ascontiguousarray(array)).resize(
+        (size[1], size[0]), Image.Resampling[method.upper()], box
+    )
     return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else resized)

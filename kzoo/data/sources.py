@@ -1,7 +1,8 @@
 """Labelled pictures by sample number: arrays in memory, generated ones, and the table of source names.
 
-A plugin adds a kind of source by an entry point of the group `kzoo.sources`: `KIND = "module:function"`, the function called like those
-of the table, function(spec, rest, split, data_dir) -> Source, where spec is the whole text "KIND:REST".
+A plugin adds a kind of source by an entry point of the group `kzoo.sources`: `KIND = "module:function"`, the function
+called like those of the table, function(spec, rest, split, data_dir) -> Source, where spec is the whole text
+"KIND:REST".
 """
 
 import concurrent.futures
@@ -14,7 +15,7 @@ from kzoo.data.decode import pixels
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
 from kzoo.plugins import entries, imported, refuse_rivals
-from kzoo.schema import OURS
+from kzoo.specs import OURS
 
 PLUGINS = "kzoo.sources"  # the entry-point group
 _THREADS = min(os.cpu_count() or 1, 16)
@@ -22,7 +23,8 @@ EVALUATION = ("test", "validation", "val")  # synonyms: a set that has one of th
 
 
 class Source:
-    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__ and open.
+    """Labelled pictures with random access. Subclasses set name, num_classes, class_names, channels and define __len__
+    and open.
 
     One that gives something else, or pictures alone, says so by `targets`, as tasks say what they need.
     """
@@ -38,7 +40,9 @@ class Source:
         raise NotImplementedError
 
     def open(self, i):
-        """(picture, int label) of sample i; the picture is uint8 (H, W, C) or a Picture, which is decoded by pixels()."""
+        """(picture, int label) of sample i; the picture is uint8 (H, W, C) or a Picture, which is decoded by
+        pixels().
+        """
         raise NotImplementedError
 
     def read(self, i):
@@ -47,7 +51,9 @@ class Source:
         return pixels(picture), label
 
     def batch(self, index):
-        """(pictures, labels int32 (B,)) of the sample numbers (B,): one array where all are decoded and of one size, else a list."""
+        """(pictures, labels int32 (B,)) of the sample numbers (B,): one array where all are decoded and of one size,
+        else a list.
+        """
         pictures, labels = zip(*spread(self.open, index), strict=True)
         return list(pictures), np.array(labels, np.int32)
 
@@ -55,7 +61,8 @@ class Source:
 def spread(function, *sequences):
     """[function(*items), ...] in order, computed by the reading threads: Pillow and NumPy release the GIL."""
     jobs = list(zip(*sequences, strict=True))
-    size = -(-len(jobs) // (4 * _THREADS))  # a task costs about as much as a small picture, and some threads finish early
+    # a task costs about as much as a small picture, and some threads finish early
+    size = -(-len(jobs) // (4 * _THREADS))
     parts = (jobs[start : start + size] for start in range(0, len(jobs), size or 1))
     return [result for part in _readers().map(lambda part: [function(*job) for job in part], parts) for result in part]
 
@@ -84,7 +91,9 @@ class ArraySource(Source):
 
 
 class FakeSource(Source):
-    """Generated gratings whose direction and fineness tell the class; the sizes vary by a few pixels. For tests and smoke runs."""
+    """Generated gratings whose direction and fineness tell the class; the sizes vary by a few pixels. For tests and
+    smoke runs.
+    """
 
     def __init__(self, name, split, *, classes=10, size=64, n=64, channels=3):
         self.name, self.num_classes, self.channels = name, classes, channels
@@ -105,10 +114,11 @@ class FakeSource(Source):
 
 
 def open_source(spec, split, data_dir=None):
-    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits, fake[:classes=5,size=48,n=64,channels=1] or a plugin's.
+    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits, fake[:classes=5,size=48,n=64,channels=1]
+    or a plugin's.
 
-    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or not readable,
-    and for a kind that two packages claim or whose plugin fails.
+    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or
+    not readable, and for a kind that two packages claim or whose plugin fails.
     """
     kind, _, rest = str(spec).partition(":")
     opener = _opener(kind, spec)
@@ -131,7 +141,10 @@ def _opener(kind, spec):
     (entry,) = plugged
     opener = imported(entry.load, f"the data source {kind!r}", entry.module, entry.dist.name)
     if not callable(opener):
-        raise UserError(f"the data source {kind!r} of the plugin {entry.dist.name} names no function; it takes {entry.module}:FUNCTION.")
+        raise UserError(
+            f"the data source {kind!r} of the plugin {entry.dist.name} names no function; it takes "
+            f"{entry.module}:FUNCTION."
+        )
     return opener
 
 
@@ -141,22 +154,30 @@ def check_labels(name, labels, num_classes, index=None):
     index (N,) are the sample numbers, by default 0, 1, 2, ...
     """
     if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{name}: labels must be whole numbers, not {labels.dtype}; store class numbers counted from 0.")
+        raise UserError(
+            f"{name}: labels must be whole numbers, not {labels.dtype}; store class numbers counted from 0."
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         sample = wrong[0] if index is None else index[wrong[0]]
-        raise UserError(f"{name}: sample {sample} has label {labels[wrong[0]]}, outside 0..{num_classes - 1}; correct or remove it.")
+        raise UserError(
+            f"{name}: sample {sample} has label {labels[wrong[0]]}, outside 0..{num_classes - 1}; correct or remove it."
+        )
 
 
 def whole_options(kind, text, known):
-    """{key: number} of a generated source's options, "key=1,other=2". Raises UsageError for a key not among the known, or below 1."""
+    """{key: number} of a generated source's options, "key=1,other=2". Raises UsageError for a key not among the known,
+    or below 1.
+    """
     given = {}
     for option in filter(None, text.split(",")):
         key, _, value = option.partition("=")
         if key not in known:
             raise unknown(f"option of the {kind} source", key, known)
         if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"the option {key} of the {kind} source must be a whole number of at least 1, not {value!r}.")
+            raise UsageError(
+                f"the option {key} of the {kind} source must be a whole number of at least 1, not {value!r}."
+            )
         given[key] = int(value)
     return given
 

@@ -17,7 +17,12 @@ class EncodedSource(Source):
 
     def __init__(self, name, encoded, labels, feature, channels):
         check_labels(name, labels, feature.num_classes)
-        self.name, self.num_classes, self.class_names, self.channels = name, feature.num_classes, tuple(feature.names), channels
+        self.name, self.num_classes, self.class_names, self.channels = (
+            name,
+            feature.num_classes,
+            tuple(feature.names),
+            channels,
+        )
         self._encoded, self._labels = encoded, labels
 
     def __len__(self):
@@ -28,12 +33,19 @@ class EncodedSource(Source):
 
 
 class StreamSource(Source):
-    """Pictures read from the files in order, epoch by epoch; open(i) is possible but slow. Batches come from records()."""
+    """Pictures read from the files in order, epoch by epoch; open(i) is possible but slow. Batches come from
+    records().
+    """
 
     streams = True
 
     def __init__(self, name, records, count, feature, channels):
-        self.name, self.num_classes, self.class_names, self.channels = name, feature.num_classes, tuple(feature.names), channels
+        self.name, self.num_classes, self.class_names, self.channels = (
+            name,
+            feature.num_classes,
+            tuple(feature.names),
+            channels,
+        )
         self._records, self._count = records, count
 
     def __len__(self):
@@ -46,7 +58,9 @@ class StreamSource(Source):
     def decode(self, encoded, labels, index):
         """(list of Picture, labels int32 (B,)) of the encoded pictures (B,) whose sample numbers are index (B,)."""
         check_labels(self.name, labels, self.num_classes, index)
-        return [Picture(e, f"{self.name}[{i}]", self.channels) for e, i in zip(encoded, index, strict=True)], labels.astype(np.int32)
+        return [
+            Picture(e, f"{self.name}[{i}]", self.channels) for e, i in zip(encoded, index, strict=True)
+        ], labels.astype(np.int32)
 
     def open(self, i):
         encoded, label = next(self._records.skip(int(i)).take(1).as_numpy_iterator())
@@ -55,10 +69,11 @@ class StreamSource(Source):
 
 
 def open_tfds(spec, name, split, data_dir):
-    """The split of a prepared TFDS set: in memory (decoded where all sizes are equal, else encoded) or, above IN_MEMORY, a stream.
+    """The split of a prepared TFDS set: in memory (decoded where all sizes are equal, else encoded) or, above
+    IN_MEMORY, a stream.
 
-    A set without a split called test answers to it with its validation split, and the other way round.
-    Raises UserError for a set that is not there, an unknown split, a set that is not for classification or a label out of range.
+    A set without a split called test answers to it with its validation split, and the other way round. Raises UserError
+    for a set that is not there, an unknown split, a set that is not for classification or a label out of range.
     """
     require("tensorflow", "tensorflow_datasets", why=f"the data source {spec}")
     _leave_accelerators_alone()
@@ -78,7 +93,9 @@ def open_tfds(spec, name, split, data_dir):
 
 
 def _leave_accelerators_alone():
-    """TensorFlow only reads here: first imported under another backend, it must not claim the memory of that backend's device."""
+    """TensorFlow only reads here: first imported under another backend, it must not claim the memory of that backend's
+    device.
+    """
     if backend_name() != "tensorflow" and "tensorflow" not in sys.modules:
         import tensorflow as tf
 
@@ -93,7 +110,9 @@ def _builder(name, data_dir):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:  # an unknown set; an unknown version or config
-        raise UserError(f"TFDS has no data set {name!r} in {where} ({_first_line(error)}); correct the name or {how}.") from error
+        raise UserError(
+            f"TFDS has no data set {name!r} in {where} ({_first_line(error)}); correct the name or {how}."
+        ) from error
     if not builder.is_prepared():
         raise UserError(f"the TFDS set {name!r} is not prepared in {where}; {how}.")
     return builder
@@ -105,12 +124,16 @@ def _features(spec, features):
 
     image, label = (features[key] if key in features else None for key in ("image", "label"))
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-        raise UserError(f"{spec} has no pictures with class labels (features: {', '.join(features)}); choose a classification set.")
+        raise UserError(
+            f"{spec} has no pictures with class labels (features: {', '.join(features)}); choose a classification set."
+        )
     return image, label
 
 
 def _split(spec, split, splits):
-    """The name of the split, or of its synonym for evaluation; several joined by + and parts like train[:99%] are TFDS' own words."""
+    """The name of the split, or of its synonym for evaluation; several joined by + and parts like train[:99%] are TFDS'
+    own words.
+    """
     for word in (split, *(EVALUATION if split in EVALUATION else ())):
         if all(part.split("[")[0] in splits for part in word.split("+")):
             return word

@@ -22,13 +22,20 @@ class TrainingPictures:
     def __init__(self, augment, image_size, channels, preprocessing, name, seed, engine):
         for field in ("shift", "crop_pad"):
             if (getattr(augment, field) or 0) >= min(image_size):
-                raise UserError(f"augment.{field} must be smaller than the model's input {image_size}, not {getattr(augment, field)}.")
+                raise UserError(
+                    f"augment.{field} must be smaller than the model's input {image_size}, not "
+                    f"{getattr(augment, field)}."
+                )
         for field in ("rand_augment", "three_augment", "color_jitter"):
             if getattr(augment, field) and channels not in (1, 3):
-                raise UserError(f"augment.{field} changes grey and RGB pictures, not those of {channels} channels; leave it out.")
+                raise UserError(
+                    f"augment.{field} changes grey and RGB pictures, not those of {channels} channels; leave it out."
+                )
         library = augment.library if augment.rand_augment else "kzoo"
         if library != "kzoo" and (engine != "tf" or channels != 3):
-            raise UserError(f"augment.library={library!r} changes RGB pictures in the engine 'tf' alone; use library='kzoo' here.")
+            raise UserError(
+                f"augment.library={library!r} changes RGB pictures in the engine 'tf' alone; use library='kzoo' here."
+            )
         if engine == "tf":
             from kzoo.data.jpeg import pixels
         else:
@@ -39,10 +46,13 @@ class TrainingPictures:
         self.library = keras_cv_rand_augment(augment.rand_augment) if library == "keras_cv" else None
 
     def __call__(self, pictures, keys, epoch):
-        changes = plan(self.augment, self.seed, epoch, keys, [picture.shape[:2] for picture in pictures], self.image_size)
+        changes = plan(
+            self.augment, self.seed, epoch, keys, [picture.shape[:2] for picture in pictures], self.image_size
+        )
         out = np.empty((len(pictures), *self.image_size, self.channels), np.float32)
         noises = [
-            generator(self.seed, epoch, NOISE, int(key)) if change.erased[2] else None for key, change in zip(keys, changes, strict=True)
+            generator(self.seed, epoch, NOISE, int(key)) if change.erased[2] else None
+            for key, change in zip(keys, changes, strict=True)
         ]
         if self.library:
             placed = self.library(np.stack([_whole(image) for image in spread(self._place, pictures, changes)]))
@@ -56,7 +66,10 @@ class TrainingPictures:
 
     def _place(self, picture, change):
         """The part of the picture that the model sees, in 0..255."""
-        image, method = to_channels(self.pixels(picture, change.window), self.channels, self.name), self.preprocessing.interpolation
+        image, method = (
+            to_channels(self.pixels(picture, change.window), self.channels, self.name),
+            self.preprocessing.interpolation,
+        )
         if change.window is not None:
             image = resized_window(image, self.image_size, method, change.flip)
             return moved(image, False, change.shift)

@@ -1,4 +1,6 @@
-"""Opening an artifact with its own runtime. Neither Keras nor the model's code takes part, and only that runtime is imported."""
+"""Opening an artifact with its own runtime. Neither Keras nor the model's code takes part, and only that runtime is
+imported.
+"""
 
 import os
 import pathlib
@@ -11,7 +13,9 @@ from kzoo.exporting.papers import whole_card
 
 
 class Artifact:
-    """An exported model: `predict` pictures; `card`, `labels`, `format`, `image_size` (height, width) and `channels` describe it."""
+    """An exported model: `predict` pictures; `card`, `labels`, `format`, `image_size` (height, width) and `channels`
+    describe it.
+    """
 
     def __init__(self, folder, card):
         self.folder, self.card, self.format = pathlib.Path(folder), card, card["format"]
@@ -36,7 +40,8 @@ class Artifact:
         if images.dtype != "uint8" or not fits or not shape[0]:
             size = "height, width" if self.any_size else ", ".join(map(str, self.image_size))
             raise UserError(
-                f"{self.folder.name} takes uint8 pictures of shape (batch, {size}, {self.channels}), not {images.dtype} {shape}."
+                f"{self.folder.name} takes uint8 pictures of shape (batch, {size}, {self.channels}), not "
+                f"{images.dtype} {shape}."
             )
         return self._run(images)
 
@@ -56,12 +61,15 @@ class SavedModelArtifact(Artifact):
     def predict_encoded(self, encoded):
         """A list of encoded pictures (bytes), of any sizes -> {output name: float32 array}.
 
-        Raises UserError with the number of a picture that is damaged or of a kind that is not taken; none of the list is then answered.
+        Raises UserError with the number of a picture that is damaged or of a kind that is not taken; none of the list
+        is then answered.
         """
         import tensorflow as tf
 
         if "serving_jpeg" not in self._signatures:
-            raise UserError(f"{self.folder.name} decodes no pictures, its model takes {self.channels} channels; use predict.")
+            raise UserError(
+                f"{self.folder.name} decodes no pictures, its model takes {self.channels} channels; use predict."
+            )
         signature = self._signatures["serving_jpeg"]
         try:
             return _arrays(signature(encoded=tf.constant(encoded, tf.string)))

@@ -1,4 +1,6 @@
-"""The report card of an artifact: what it is, how to call it, what was measured. `card.json` for programs, `card.md` for people."""
+"""The report card of an artifact: what it is, how to call it, what was measured. `card.json` for programs, `card.md`
+for people.
+"""
 
 import dataclasses
 import datetime
@@ -23,7 +25,9 @@ PRECISIONS = {
 
 
 def describe(serving, format, quantize):
-    """What is known before anything is measured: the part of the card that opening the artifact needs, and the model's identity."""
+    """What is known before anything is measured: the part of the card that opening the artifact needs, and the model's
+    identity.
+    """
     spec, (height, width) = serving.spec, serving.image_size
     any_size = FORMATS[format].any_size
     shape = [None, None, None] if any_size else [None, height, width]
@@ -61,24 +65,30 @@ def describe(serving, format, quantize):
 def measure(folder, format, records, times, pictures):
     """The part of the card that was found out about the files in `folder`."""
     payload = folder / FORMATS[format].payload
-    packages = dict.fromkeys(("keras", "tensorflow", "numpy", *(name.replace("_", "-") for name in FORMATS[format].packages)))
+    packages = dict.fromkeys(
+        ("keras", "tensorflow", "numpy", *(name.replace("_", "-") for name in FORMATS[format].packages))
+    )
     files = [payload, *payload.rglob("*")]
     return {
         "file_bytes": sum(file.stat().st_size for file in files if file.is_file()),
         "verified": records,
         "pictures": pictures,
         "latency_ms": times | {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def write(folder, card):
-    """card.json, card.md and labels.txt (class names, or numbers where there are none, one a line); returns what card.json says."""
+    """card.json, card.md and labels.txt (class names, or numbers where there are none, one a line); returns what
+    card.json says.
+    """
     card = json.loads(json.dumps(card))
     labels = card["class_names"] or [str(i) for i in range(max(card["classes"], 2) if card["classes"] else 0)]
     (folder / "card.md").write_text(markdown(card), encoding="utf-8")
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", errors="surrogateescape")  # names of folders
+    # names of folders
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", errors="surrogateescape")
     card = sealed(folder, card)
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return card
@@ -94,7 +104,9 @@ def resize_text(serving, any_size):
         "border": f"aspect ratio kept, until it fits into {grown}",
     }
     steps = f"{pre.interpolation} with antialiasing, {ways[pre.crop_mode]} (height x width)"
-    crop = f"crop the centre {height} x {width}" + (f", padded with the colour {pre.fill}" if pre.crop_mode == "border" else "")
+    crop = f"crop the centre {height} x {width}" + (
+        f", padded with the colour {pre.fill}" if pre.crop_mode == "border" else ""
+    )
     if any_size:
         return f"Any height and width; done inside: resize {steps}, {crop}, normalise."
     return f"Resize {steps} and {crop}; normalisation is inside."
@@ -104,13 +116,7 @@ def encoded_text(serving):
     """What the signature for encoded pictures takes, or None where the artifact has none."""
     if not serving.decodes:
         return None
-    return {
-        "name": "encoded",
-        "signature": "serving_jpeg",
-        "dtype": "string",
-        "shape": [None],
-        "takes": TAKES,
-    }
+    return {"name": "encoded", "signature": "serving_jpeg", "dtype": "string", "shape": [None], "takes": TAKES}
 
 
 def weights_digest(model):
@@ -128,13 +134,17 @@ def markdown(card):
     output = next(iter(card["outputs"]))
     snippet = FORMATS[card["format"]].snippet.format(height=height, width=width, channels=channels, output=output)
     rows = "\n".join(_row(record) for record in card["verified"])
-    times, size = card["latency_ms"], f"{card['file_bytes'] / 1e6:.1f}"
+    size, made = f"{card['file_bytes'] / 1e6:.1f}", f"Exported by kzoo {card['kzoo']} on {card['date'][:10]}."
     encoded = card["encoded_input"]
-    decoding = f"\n- `{encoded['signature']}`: strings (batch,) named `{encoded['name']}`: {encoded['takes']}" if encoded else ""
+    decoding = (
+        f"\n- `{encoded['signature']}`: strings (batch,) named `{encoded['name']}`: {encoded['takes']}"
+        if encoded
+        else ""
+    )
     outputs = ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in card["outputs"].items())
     return f"""# {card["model"]} as {card["format"]}
 
-{card["parameters"]:,} parameters, {card["precision"]}, {size} MB. Exported by kzoo {card["kzoo"]} on {card["date"][:10]}.
+{card["parameters"]:,} parameters, {card["precision"]}, {size} MB. {made}
 
 - Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
 - Outputs: {outputs}{_published(card)}
@@ -150,8 +160,13 @@ Compared with Keras on {card["pictures"]}:
 |---|---|---|---|---|---|---|
 {rows}
 
-One picture took {times["artifact"]} ms, in Keras {times["keras"]} ms (medians of {times["rounds"]}, taking turns, {times["cores"]} cores).
+{_took(card["latency_ms"])}
 """
+
+
+def _took(times):
+    keras = f"in Keras {times['keras']} ms (medians of {times['rounds']}, taking turns, {times['cores']} cores)"
+    return f"One picture took {times['artifact']} ms, {keras}."
 
 
 def _classes(card):
@@ -162,7 +177,11 @@ def _classes(card):
 
 def _published(card):
     """Which published weights the model was given, as lines of the list; "" for others."""
-    told = [("Published weights", card["tag"]), ("Licence of these weights", card["license"]), ("Fetched from", card["source"])]
+    told = [
+        ("Published weights", card["tag"]),
+        ("Licence of these weights", card["license"]),
+        ("Fetched from", card["source"]),
+    ]
     return "".join(f"\n- {what}: `{value}`" for what, value in told if value)
 
 

@@ -1,6 +1,8 @@
-"""Encoded pictures to pixels inside a TensorFlow graph: the results of `kzoo.data.decode`, and an error where TensorFlow has no such.
+"""Encoded pictures to pixels inside a TensorFlow graph: the results of `kzoo.data.decode`, and an error where
+TensorFlow has no such.
 
-Orientation is applied wherever a container keeps it, transparency is flattened onto white, the first frame of a GIF counts.
+Orientation is applied wherever a container keeps it, transparency is flattened onto white, the first frame of a GIF
+counts.
 """
 
 import numpy as np
@@ -8,18 +10,26 @@ import tensorflow as tf
 
 TAKES = (
     "JPEG, PNG, WebP, BMP of 8, 24 or 32 bits without compression, or the first frame of a GIF, each of any size; "
-    "orientation (Exif, XMP) is applied and transparency flattened onto white. Refused, with the whole batch, are damaged files, "
-    "animated WebP, other BMPs, GIFs whose first frame does not fill them, PNGs with a transparent colour in grey below 8 bits or in "
+    "orientation (Exif, XMP) is applied and transparency flattened onto white. Refused, with the whole batch, are "
+    "damaged files, "
+    "animated WebP, other BMPs, GIFs whose first frame does not fill them, PNGs with a transparent colour in grey "
+    "below 8 bits or in "
     "16-bit colour, and PNGs whose orientation is in a text chunk"
 )
 ORIENTATION, SHORT, LONG = 0x0112, 3, 4  # the tag, and the types of its value
-TEXTS = (b"zTXtRaw profile type exif\0", b"tEXtRaw profile type exif\0", b"iTXtXML:com.adobe.xmp\0\1", b"tEXtXML:com.adobe.xmp\0")
+TEXTS = (
+    b"zTXtRaw profile type exif\0",
+    b"tEXtRaw profile type exif\0",
+    b"iTXtXML:com.adobe.xmp\0\1",
+    b"tEXtXML:com.adobe.xmp\0",
+)
 HEAD = 48  # bytes of a block that hold its name and size
 ONE, NOTHING = np.int64(1), np.array(b"")
 
 
 def decode(encoded, channels):
-    """One encoded picture, a scalar string -> uint8 (h, w, channels), channels 1 (ITU-R 601 luma, as Pillow's "L") or 3.
+    """One encoded picture, a scalar string -> uint8 (h, w, channels), channels 1 (ITU-R 601 luma, as Pillow's "L") or
+    3.
 
     Ends in InvalidArgumentError for a damaged picture, an unknown format, and what TAKES says to be refused.
     """
@@ -37,20 +47,27 @@ def decode(encoded, channels):
 
 
 def _jpeg(encoded):
-    exif, xmp = _contents(encoded, 2, _jpeg_segment, (b"\xff\xe1Exif\0\0", b"\xff\xe1http://ns.adobe.com/xap/1.0/\0"), last=b"\xff\xda")
+    exif, xmp = _contents(
+        encoded, 2, _jpeg_segment, (b"\xff\xe1Exif\0\0", b"\xff\xe1http://ns.adobe.com/xap/1.0/\0"), last=b"\xff\xda"
+    )
     # The accurate transform is the one Pillow uses; TensorFlow's default is the fast one.
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), exif, xmp
 
 
 def _png(encoded):
-    depth, colour = tf.unstack(_bytes(encoded, 24, 2))  # colour: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha
+    # colour: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha
+    depth, colour = tf.unstack(_bytes(encoded, 24, 2))
     key, exif, xmp, *texts = _contents(encoded, 8, _png_chunk, (b"tRNS", b"eXIf", b"iTXtXML:com.adobe.xmp\0", *TEXTS))
     has_key, is_text = key != b"", (exif == b"") & tf.reduce_any([text != b"" for text in texts])
     odd = has_key & (((colour == 0) & (depth < 8)) | ((colour == 2) & (depth == 16)))
     encoded = _refused(
-        encoded, odd, "a PNG with a transparent colour, grey below 8 bits or colour of 16 bits, is not taken, save it as RGBA"
+        encoded,
+        odd,
+        "a PNG with a transparent colour, grey below 8 bits or colour of 16 bits, is not taken, save it as RGBA",
     )
-    encoded = _refused(encoded, is_text, "a PNG with Exif or XMP data in a text chunk is not taken, save it upright and without")
+    encoded = _refused(
+        encoded, is_text, "a PNG with Exif or XMP data in a text chunk is not taken, save it upright and without"
+    )
 
     def wide_grey():  # Pillow's 16-bit grey has no transparency
         grey = tf.cast(tf.io.decode_png(encoded, channels=1, dtype=tf.uint16), tf.int32)
@@ -58,7 +75,10 @@ def _png(encoded):
 
     # Alpha only where the file has it: what TensorFlow adds below 8 bits is not opaque.
     way = tf.where((colour == 0) & (depth == 16), 2, tf.where((colour >= 4) | has_key, 1, 0))
-    plain, faint = (lambda: tf.io.decode_png(encoded, channels=3)), (lambda: _on_white(tf.io.decode_png(encoded, channels=4)))
+    plain, faint = (
+        (lambda: tf.io.decode_png(encoded, channels=3)),
+        (lambda: _on_white(tf.io.decode_png(encoded, channels=4))),
+    )
     rgb = tf.switch_case(way, [plain, faint, wide_grey])
     return rgb, exif, xmp
 
@@ -75,7 +95,9 @@ def _webp(encoded):
 
 
 def _gif(encoded):
-    """TensorFlow draws transparent pixels black: here their colour becomes white and no longer transparent before it decodes."""
+    """TensorFlow draws transparent pixels black: here their colour becomes white and no longer transparent before it
+    decodes.
+    """
     head = _bytes(encoded, 0, 13)
     first = 13 + _table_size(head[10])
 
@@ -84,7 +106,9 @@ def _gif(encoded):
 
     def skip(at, control):
         control = _either(_bytes(encoded, at + 1, 1)[0] == 0xF9, at, control)
-        end = tf.while_loop(lambda at: _bytes(encoded, at, 1)[0] > 0, lambda at: (at + 1 + _bytes(encoded, at, 1)[0],), (at + 2,))[0]
+        end = tf.while_loop(
+            lambda at: _bytes(encoded, at, 1)[0] > 0, lambda at: (at + 1 + _bytes(encoded, at, 1)[0],), (at + 2,)
+        )[0]
         return end + 1, control
 
     frame, control = tf.while_loop(is_extension, skip, (first, 0 * ONE))
@@ -149,7 +173,9 @@ def _turned(exif, xmp):
 
 
 def orientation(exif):
-    """The orientation in the first directory of a TIFF block, with or without Exif's own mark; scalar string -> int64, 0 for none."""
+    """The orientation in the first directory of a TIFF block, with or without Exif's own mark; scalar string -> int64,
+    0 for none.
+    """
     begin = _either(tf.strings.substr(exif, 0, 6) == b"Exif\0\0", 6, 0)
     little = _bytes(exif, begin, 1)[0] == ord("I")
 
@@ -168,7 +194,8 @@ def orientation(exif):
 def _contents(encoded, first, layout, names, last=b"\0"):
     """The content of the first block of each name, "" where none comes before a block called `last` or the end.
 
-    layout: the first bytes of a block -> (name, where its content begins, size of the content, distance to the next block).
+    layout: the first bytes of a block -> (name, where its content begins, size of the content, distance to the next
+    block).
     """
     end = tf.cast(tf.strings.length(encoded), tf.int64)
     letters = np.array([list(name.ljust(HEAD, b"*")) for name in (*names, last)])

@@ -12,16 +12,26 @@ from kzoo.registry import spec_of_model
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=None, pictures_from="the caller's pictures", best=False):
+def export(
+    model_or_run,
+    out,
+    format="saved_model",
+    quantize=None,
+    *,
+    pictures=None,
+    pictures_from="the caller's pictures",
+    best=False,
+):
     """Writes a model as an artifact folder that runs without kzoo, and returns its card.
 
-    model_or_run: a model of kzoo, or the path of a run or .keras file. format: "saved_model", "onnx" or "litert"; quantize: None, or
-    for litert "fp16" or "dynamic", for saved_model "bfloat16". pictures: uint8 arrays (h, w, c) to verify with, described by
-    pictures_from in the card; by default a few embedded digits. `out` may be new, empty, or an artifact of the same format, which is
-    replaced in one step. best: a run's best weights, not its last.
+    model_or_run: a model of kzoo, or the path of a run or .keras file. format: "saved_model", "onnx" or "litert";
+    quantize: None, or for litert "fp16" or "dynamic", for saved_model "bfloat16". pictures: uint8 arrays (h, w, c) to
+    verify with, described by pictures_from in the card; by default a few embedded digits. `out` may be new, empty, or
+    an artifact of the same format, which is replaced in one step. best: a run's best weights, not its last.
 
-    Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError for an
-    unknown format or quantisation and for best of no run, MissingPackage where the format's packages are not installed.
+    Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError
+    for an unknown format or quantisation and for best of no run, MissingPackage where the format's packages are not
+    installed.
     """
     out = refuse(format, quantize, out)
     if best:
@@ -43,12 +53,16 @@ def export(model_or_run, out, format="saved_model", quantize=None, *, pictures=N
 
 
 def refuse(format, quantize, out):
-    """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot be, or for packages."""
+    """`out` as an absolute path. Raises before any work is done: for a format, quantisation or folder that cannot be,
+    or for packages.
+    """
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     row = FORMATS[format]
     if quantize == "int8":
-        raise UsageError("quantize='int8' is not available in this version; quantize='dynamic' also stores weights in 8 bits.")
+        raise UsageError(
+            "quantize='int8' is not available in this version; quantize='dynamic' also stores weights in 8 bits."
+        )
     if quantize is not None and quantize not in row.quantize:
         options = " or ".join(map(repr, row.quantize)) or "nothing but None"
         raise UsageError(f"format {format} takes {options} for quantize, not {quantize!r}.")
@@ -87,11 +101,14 @@ def _loaded(model_or_run):
         model = load(model)
     spec = spec_of_model(model)
     if model.config.features_only:
-        raise UserError(f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only.")
+        raise UserError(
+            f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only."
+        )
     names = spec.class_names
     if names and len(names) != model.classes:
         raise UserError(
-            f"the spec names {len(names)} classes and {spec.name} returns {model.classes or 'no'} numbers for classes; mend the names."
+            f"the spec names {len(names)} classes and {spec.name} returns {model.classes or 'no'} numbers for classes; "
+            "mend the names."
         )
     return model
 

@@ -1,4 +1,5 @@
-"""What tf2onnx writes at length, said shortly: layer norms as one node, GELUs as the runtime knows them, hardly a computed shape.
+"""What tf2onnx writes at length, said shortly: layer norms as one node, GELUs as the runtime knows them, hardly a
+computed shape.
 
 Each rewrite is an identity that holds for any weights; a pattern that is not found is left as it was.
 """
@@ -24,7 +25,9 @@ def bind(model, values):
     """Turns inputs into constants: {input name: array}. What merely rearranges constants is done here and now."""
     graph = model.graph
     inputs = [given for given in graph.input if given.name not in values]
-    graph.initializer.extend(numpy_helper.from_array(values[given.name], given.name) for given in graph.input if given.name in values)
+    graph.initializer.extend(
+        numpy_helper.from_array(values[given.name], given.name) for given in graph.input if given.name in values
+    )
     del graph.input[:]
     graph.input.extend(inputs)
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -91,16 +94,27 @@ def _layer_norm(graph, found, shapes, constants, node):
     """x * s + (beta - mean * s) with s = gamma / sqrt(variance + epsilon), over the last axis."""
     if not all(found[name] in constants for name in ("axes", "epsilon", "gamma", "beta")):
         return None
-    axes, epsilon, gamma, beta = (numpy_helper.to_array(constants[found[name]]) for name in ("axes", "epsilon", "gamma", "beta"))
+    axes, epsilon, gamma, beta = (
+        numpy_helper.to_array(constants[found[name]]) for name in ("axes", "epsilon", "gamma", "beta")
+    )
     shape = shapes.get(found["x"], ())
     if axes.tolist() not in ([-1], [len(shape) - 1]) or not gamma.size == beta.size == shape[-1] or epsilon.size != 1:
         return None
-    inputs = [found["x"], *(_vector(graph, constants, found[name], value) for name, value in (("gamma", gamma), ("beta", beta)))]
-    return [helper.make_node("LayerNormalization", inputs, list(node.output), name=node.name, axis=-1, epsilon=float(epsilon.item()))]
+    inputs = [
+        found["x"],
+        *(_vector(graph, constants, found[name], value) for name, value in (("gamma", gamma), ("beta", beta))),
+    ]
+    return [
+        helper.make_node(
+            "LayerNormalization", inputs, list(node.output), name=node.name, axis=-1, epsilon=float(epsilon.item())
+        )
+    ]
 
 
 def _gelu_erf(graph, found, shapes, constants, node):
-    """erf(x * 0.7071) as erf(x / sqrt(2)), the spelling in which onnxruntime knows a GELU and fuses it with its bias."""
+    """erf(x * 0.7071) as erf(x / sqrt(2)), the spelling in which onnxruntime knows a GELU and fuses it with its
+    bias.
+    """
     factor = constants.get(found["factor"])
     if factor is None or not np.allclose(numpy_helper.to_array(factor), 0.5**0.5, rtol=1e-6):
         return None

@@ -1,4 +1,5 @@
-"""The papers of an artifact as a reader meets them: whose they are, what the card must say, and the digests by which damage is seen.
+"""The papers of an artifact as a reader meets them: whose they are, what the card must say, and the digests by which
+damage is seen.
 
 Standard library only, so that opening an artifact imports its runtime alone.
 """
@@ -10,12 +11,13 @@ import pathlib
 
 from kzoo.errors import UserError
 from kzoo.exporting.formats import FORMATS
-from kzoo.schema import Preprocessing
 from kzoo.settings import override, tupled
+from kzoo.specs import Preprocessing
 
 KIND = "kzoo artifact"  # the value of "kind" in card.json, by which a folder is known to be ours
 CARD, LABELS = "card.json", "labels.txt"
-FILES, SEAL = "files", "seal"  # in the card: {name: SHA-256} of the files, and the SHA-256 of the card without this field
+# in the card: {name: SHA-256} of the files, and the SHA-256 of the card without this field
+FILES, SEAL = "files", "seal"
 LARGEST_CARD, LARGEST_SIDE = 1 << 26, 1 << 15  # bytes and pixels
 
 
@@ -25,7 +27,12 @@ def own_format(folder):
         card = _parsed(folder)
     except (OSError, ValueError, RecursionError):
         return None
-    ours = isinstance(card, dict) and card.get("kind") == KIND and isinstance(card.get("format"), str) and card["format"] in FORMATS
+    ours = (
+        isinstance(card, dict)
+        and card.get("kind") == KIND
+        and isinstance(card.get("format"), str)
+        and card["format"] in FORMATS
+    )
     return card["format"] if ours else None
 
 
@@ -46,10 +53,14 @@ def read_card(folder):
 
 
 def whole_card(folder):
-    """read_card, after the artifact's files were found to be those that were exported; what earlier versions wrote has no digests."""
+    """read_card, after the artifact's files were found to be those that were exported; what earlier versions wrote has
+    no digests.
+    """
     folder, card = pathlib.Path(folder), read_card(folder)
     if card is None:
-        raise UserError(f"{folder} holds no kzoo artifact, or its {CARD} is damaged; name the folder that kzoo export wrote.")
+        raise UserError(
+            f"{folder} holds no kzoo artifact, or its {CARD} is damaged; name the folder that kzoo export wrote."
+        )
     for name, digest in card.get(FILES, {}).items():
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not complete, {name} is missing; export it again.")
@@ -102,19 +113,30 @@ def _check(card):
         field(card, "task", lambda value: isinstance(value, str), "a text")
     given = field(card, "input", lambda value: isinstance(value, dict), "an object")
     field(given, "image_size", lists(is_count, 2), "height and width")
-    shape = field(given, "shape", lists(lambda value: value is None or is_count(value), 4), "batch, height, width and channels")
+    shape = field(
+        given, "shape", lists(lambda value: value is None or is_count(value), 4), "batch, height, width and channels"
+    )
     if shape[3] is None:
         raise ValueError("shape must name the number of channels")
     names = field(card, "class_names", lists(lambda value: isinstance(value, str)), "a list of texts")
-    classes = field(card, "classes", lambda value: value is None or type(value) is int and value > 0, "a number or null")
+    classes = field(
+        card, "classes", lambda value: value is None or type(value) is int and value > 0, "a number or null"
+    )
     if names and len(names) != classes:
         raise ValueError(f"class_names are {len(names)}, and classes is {classes}")
-    preprocessing = override(Preprocessing(), tupled(field(card, "preprocessing", lambda value: isinstance(value, dict), "an object")))
+    preprocessing = override(
+        Preprocessing(), tupled(field(card, "preprocessing", lambda value: isinstance(value, dict), "an object"))
+    )
     if len(preprocessing.mean) != shape[3] or not all(map(math.isfinite, (*preprocessing.mean, *preprocessing.std))):
         raise ValueError("preprocessing needs a finite mean and std of every channel")
     if (FILES in card) != (SEAL in card):
         raise ValueError("one of its digests is missing")
     if SEAL in card:
-        field(card, FILES, lambda value: isinstance(value, dict) and all(isinstance(digest, str) for digest in value.values()), "digests")
+        field(
+            card,
+            FILES,
+            lambda value: isinstance(value, dict) and all(isinstance(digest, str) for digest in value.values()),
+            "digests",
+        )
         if card[SEAL] != _digest_of_card(card):
             raise ValueError("its text was changed after the export")

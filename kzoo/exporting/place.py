@@ -1,4 +1,5 @@
-"""Putting a finished folder in its place: all of it or nothing, whatever is killed, and never over somebody else's files.
+"""Putting a finished folder in its place: all of it or nothing, whatever is killed, and never over somebody else's
+files.
 
 The folder grows beside its target, on the same file system, and takes its place in one rename. Standard library only.
 """
@@ -22,7 +23,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems tha
 
 
 def check_target(out, format):
-    """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format alone."""
+    """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format
+    alone.
+    """
     name = writable_name(out)
     with writing_into(name):
         path = name.resolve()
@@ -45,7 +48,9 @@ def _refuse_strangers(path, found, format):
         raise UserError(f"{path} holds a {there} artifact; name another folder for {format}.")
     foreign = found - PAPERS - {FORMATS[format].payload}
     if foreign:
-        raise UserError(f"{path} holds {sorted(foreign)[0]}, which kzoo did not write; move it away or name a new folder.")
+        raise UserError(
+            f"{path} holds {sorted(foreign)[0]}, which kzoo did not write; move it away or name a new folder."
+        )
 
 
 @contextlib.contextmanager
@@ -74,7 +79,9 @@ def clear(out):
 
 @contextlib.contextmanager
 def _claimed(out):
-    """Holds `out` for this export, by a lock that the system lets go of however the process ends, and clears what killed ones left."""
+    """Holds `out` for this export, by a lock that the system lets go of however the process ends, and clears what
+    killed ones left.
+    """
     path = out.with_name(f".{out.name}.lock")
     with open(path, "a") as lock:
         if _locked(lock, path):
@@ -86,20 +93,25 @@ def _claimed(out):
 
 
 def _locked(lock, path):
-    """Whether the file is locked now; False where the file system knows no locks. Raises UserError where another holds it."""
+    """Whether the file is locked now; False where the file system knows no locks. Raises UserError where another holds
+    it.
+    """
     import fcntl  # where artifacts are only opened it need not exist
 
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
-        held = False  # another holds it or, as where another file has that name, took it away when it ended a moment ago
+        # another holds it or, as where another file has that name, took it away when it ended a moment ago
+        held = False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         return False
     if not held:
-        raise UserError(f"another export is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder.")
+        raise UserError(
+            f"another export is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder."
+        )
     return True
 
 
@@ -114,7 +126,9 @@ def _recover(out):
 
 
 def move(folder, out):
-    """Moves the finished `folder` to `out`, in the place of an empty folder or of an older artifact, which is then deleted."""
+    """Moves the finished `folder` to `out`, in the place of an empty folder or of an older artifact, which is then
+    deleted.
+    """
     _sync(folder)
     if out.exists() and any(out.iterdir()):
         if not _exchange(folder, out):

@@ -19,15 +19,27 @@ REFUSED = 3  # the child's exit status where the export was refused; the sentenc
 
 
 def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from):
-    """`export` in a process of its own. Raises UserError with the child's sentence, RuntimeError where the child broke down."""
+    """`export` in a process of its own. Raises UserError with the child's sentence, RuntimeError where the child broke
+    down.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        source = pathlib.Path(model_or_run).resolve() if isinstance(model_or_run, (str, pathlib.Path)) else folder / "model.keras"
+        source = (
+            pathlib.Path(model_or_run).resolve()
+            if isinstance(model_or_run, (str, pathlib.Path))
+            else folder / "model.keras"
+        )
         if source.parent == folder:
             model_or_run.save(source)
         if pictures is not None:
             np.savez(folder / "pictures.npz", *pictures)
-        job = {"source": str(source), "out": str(out), "format": format, "quantize": quantize, "pictures_from": pictures_from}
+        job = {
+            "source": str(source),
+            "out": str(out),
+            "format": format,
+            "quantize": quantize,
+            "pictures_from": pictures_from,
+        }
         (folder / "job.json").write_text(json.dumps(job))
         status, errors = _run([sys.executable, "-m", "kzoo.exporting.relay", scratch], out)
         if status == REFUSED:
@@ -39,7 +51,9 @@ def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from
 
 
 def _run(command, out):
-    """(exit status, standard error) of the child, which an exception here, as a signal raises it, ends, with what it had built."""
+    """(exit status, standard error) of the child, which an exception here, as a signal raises it, ends, with what it
+    had built.
+    """
     child = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         errors = child.communicate()[1]
@@ -68,7 +82,14 @@ def run_job(folder):
         with np.load(folder / "pictures.npz", allow_pickle=False) as stored:
             pictures = list(stored.values())
     try:
-        card = export(job["source"], job["out"], job["format"], job["quantize"], pictures=pictures, pictures_from=job["pictures_from"])
+        card = export(
+            job["source"],
+            job["out"],
+            job["format"],
+            job["quantize"],
+            pictures=pictures,
+            pictures_from=job["pictures_from"],
+        )
     except UserError as error:
         (folder / "refused.txt").write_text(str(error))
         return REFUSED

@@ -16,9 +16,12 @@ class Serving:
 
     def __init__(self, model):
         self.task = of(model)
-        self.model, self.spec = self.task.served(model), model.spec
+        self.model = self.task.served(model)
+        self.spec = self.model.spec
         self.image_size, self.channels = model.take[:2]
-        self._sizes = self.task.inputs(np.zeros((1, *self.image_size, self.channels), np.uint8), self.take(self.normalisation))[1]
+        self._sizes = self.task.inputs(
+            np.zeros((1, *self.image_size, self.channels), np.uint8), self.take(self.normalisation)
+        )[1]
 
     def take(self, preprocessing):
         """The Take of pictures to be prepared so."""
@@ -26,15 +29,23 @@ class Serving:
 
     @property
     def taken(self):
-        """The signature of what `outputs` takes: (structure of the model's inputs,), and the pictures' sizes where the task needs them."""
+        """The signature of what `outputs` takes: (structure of the model's inputs,), and the pictures' sizes where the
+        task needs them.
+        """
         inputs = keras.tree.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input)
         return (inputs,) if self._sizes is None else (inputs, tf.TensorSpec((None, 2), self._sizes.dtype))
 
     @property
     def shapes(self):
         """{name: shape} of the outputs, the model's own first; the batch is None."""
-        sizes = None if self._sizes is None else keras.KerasTensor((None, 2), keras.backend.standardize_dtype(self._sizes.dtype))
-        return {name: list(tensor.shape) for name, tensor in self.task.outputs(self.model, self.model.output, sizes).items()}
+        sizes = (
+            None
+            if self._sizes is None
+            else keras.KerasTensor((None, 2), keras.backend.standardize_dtype(self._sizes.dtype))
+        )
+        return {
+            name: list(tensor.shape) for name, tensor in self.task.outputs(self.model, self.model.output, sizes).items()
+        }
 
     @property
     def normalisation(self):

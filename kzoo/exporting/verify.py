@@ -38,12 +38,14 @@ class Reference:
 def verify(artifact, serving, pictures, exact):
     """Compares artifact and Keras in every way the artifact can be called; returns one record a comparison.
 
-    pictures: uint8 (h, w, c) arrays, at least one, of any sizes. Raises UserError where they disagree: any number that is not
-    finite, or, if `exact`, a difference above TOLERANCE.
+    pictures: uint8 (h, w, c) arrays, at least one, of any sizes. Raises UserError where they disagree: any number that
+    is not finite, or, if `exact`, a difference above TOLERANCE.
     """
     reference, records = Reference(serving), []
     with _full_float32():
-        for signature, size, batch, expected, found in _calls(artifact, serving, reference, _cycled(pictures, serving.channels)):
+        for signature, size, batch, expected, found in _calls(
+            artifact, serving, reference, _cycled(pictures, serving.channels)
+        ):
             record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.task)
             _judge(record, artifact.format, exact)
             records.append(record)
@@ -79,7 +81,9 @@ def _calls(artifact, serving, reference, pictures):
 
 
 def compare(expected, found, task):
-    """The task's agreement of two results, dictionaries of named arrays. Raises UserError where the names or shapes differ."""
+    """The task's agreement of two results, dictionaries of named arrays. Raises UserError where the names or shapes
+    differ.
+    """
     if set(expected) != set(found) or any(expected[name].shape != found[name].shape for name in expected):
         shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (expected, found)]
         raise UserError(f"the artifact returned {shapes[1]} where Keras returned {shapes[0]}; report this as a bug.")
@@ -92,15 +96,22 @@ def _judge(record, format, exact):
         return
     where = f"{record['signature']}, batch {record['batch']}"
     raise UserError(
-        f"the {format} artifact disagrees with Keras by {difference:.3g} where at most {limit:.3g} is allowed ({where}), "
+        f"the {format} artifact disagrees with Keras by {difference:.3g} where at most {limit:.3g} is allowed "
+        f"({where}), "
         "so it was not kept; try another format or report this as a bug."
     )
 
 
 def latency(artifact, serving, picture):
-    """Median milliseconds of one picture, in Keras (its compiled function) and in the artifact, taking turns on this machine."""
+    """Median milliseconds of one picture, in Keras (its compiled function) and in the artifact, taking turns on this
+    machine.
+    """
     image = at_size(with_channels(picture, serving.channels), serving.image_size, serving.spec.preprocessing)[None]
-    function, spec = (serving.any_size, serving.any_size_spec()) if artifact.any_size else (serving.own_size, serving.own_size_spec())
+    function, spec = (
+        (serving.any_size, serving.any_size_spec())
+        if artifact.any_size
+        else (serving.own_size, serving.own_size_spec())
+    )
     keras_function = tf.function(function, input_signature=[spec], autograph=False)
 
     def in_keras():
@@ -116,7 +127,10 @@ def latency(artifact, serving, picture):
             start = time.perf_counter()
             call()
             times[name].append(1000 * (time.perf_counter() - start))
-    return {name: round(statistics.median(values), 3) for name, values in times.items()} | {"batch": 1, "rounds": len(times["keras"])}
+    return {name: round(statistics.median(values), 3) for name, values in times.items()} | {
+        "batch": 1,
+        "rounds": len(times["keras"]),
+    }
 
 
 def at_size(picture, size, preprocessing):

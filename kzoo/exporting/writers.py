@@ -15,7 +15,9 @@ ONE_FILE = 2_000_000_000  # bytes of weights that a protocol buffer and a flat b
 
 
 def write_saved_model(serving, folder, quantize=None):
-    """`1/`, a version folder of TensorFlow Serving: serving_default for pictures of any size, serving_jpeg for encoded ones."""
+    """`1/`, a version folder of TensorFlow Serving: serving_default for pictures of any size, serving_jpeg for encoded
+    ones.
+    """
     endpoints = {"serving_default": (serving.any_size, serving.any_size_spec())}
     if serving.decodes:
         endpoints["serving_jpeg"] = (serving.encoded, serving.encoded_spec())
@@ -32,7 +34,9 @@ def write_onnx(serving, folder, quantize=None):
     graph, weights = _converted_to_onnx(serving)
     unknown = sorted({node.op_type for node in graph.graph.node if not onnx.defs.has(node.op_type, node.domain)})
     if unknown:  # tf2onnx only logs these
-        raise UserError(f"ONNX has no operation for {', '.join(unknown)}, which {serving.spec.name} uses; export it as saved_model.")
+        raise UserError(
+            f"ONNX has no operation for {', '.join(unknown)}, which {serving.spec.name} uses; export it as saved_model."
+        )
     graph.graph.name = serving.spec.name
     bind(graph, weights)
     simplify(graph)
@@ -41,7 +45,8 @@ def write_onnx(serving, folder, quantize=None):
 
 
 def _converted_to_onnx(serving):
-    """(ModelProto, {input name: weight}): the weights are still inputs, because tf2onnx copies its graph dozens of times.
+    """(ModelProto, {input name: weight}): the weights are still inputs, because tf2onnx copies its graph dozens of
+    times.
 
     With ViT-Base's weights among the constants it took 15 GB of memory and two minutes.
     """
@@ -49,7 +54,10 @@ def _converted_to_onnx(serving):
 
     variables = serving.model.weights
     names = [f"weight_{i}" for i in range(len(variables))]
-    specs = [serving.own_size_spec(), *(tf.TensorSpec(v.shape, v.dtype, name=n) for n, v in zip(names, variables, strict=True))]
+    specs = [
+        serving.own_size_spec(),
+        *(tf.TensorSpec(v.shape, v.dtype, name=n) for n, v in zip(names, variables, strict=True)),
+    ]
 
     def function(images, *values):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
@@ -61,7 +69,9 @@ def _converted_to_onnx(serving):
 
 
 def write_litert(serving, folder, quantize=None):
-    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input; "fp16" or "dynamic" weights."""
+    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input; "fp16" or "dynamic"
+    weights.
+    """
     _fits_one_file(serving.model, "litert")
     with tempfile.TemporaryDirectory(dir=folder) as archive:
         _archive(serving.model, {"serving_default": (serving.own_size, serving.own_size_spec())}, archive)
@@ -79,7 +89,9 @@ def _converted(converter, name):
         return converter.convert()
     except Exception as error:  # the converter's own class is not public
         reason = next((line for line in str(error).splitlines() if "op" in line.lower()), type(error).__name__)
-        raise UserError(f"LiteRT cannot express {name} ({reason.strip()[:200]}); export it as saved_model or onnx.") from error
+        raise UserError(
+            f"LiteRT cannot express {name} ({reason.strip()[:200]}); export it as saved_model or onnx."
+        ) from error
 
 
 def _archive(model, endpoints, path):

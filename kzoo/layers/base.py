@@ -7,16 +7,19 @@ from kzoo.keras_private import BuiltLayer, layers_in, own_trainable, tells_argum
 
 
 class ZooLayer(BuiltLayer):
-    """A layer whose config is made of its constructor's plain arguments, with the state of its parts that Keras would leave out.
+    """A layer whose config is made of its constructor's plain arguments, with the state of its parts that Keras would
+    leave out.
 
-    That is which of them are frozen, down to single weights, and which are quantised. `dtype` may be a policy object, also one that
-    tells layers apart by their paths. `trainable=False` reaches the parts that a subclass makes in `__init__` and `build`.
+    That is which of them are frozen, down to single weights, and which are quantised. `dtype` may be a policy object,
+    also one that tells layers apart by their paths. `trainable=False` reaches the parts that a subclass makes in
+    `__init__` and `build`.
     """
 
     _parts = {}  # parts_config to be, until the layer is built
 
     def __new__(cls, *args, **kwargs):
-        kwargs.pop("dtype", None)  # which get_config tells anyhow: an object would keep Keras from noting down the other arguments
+        # which get_config tells anyhow: an object would keep Keras from noting down the other arguments
+        kwargs.pop("dtype", None)
         return super().__new__(cls, *args, **kwargs)
 
     @tells_arguments
@@ -42,14 +45,18 @@ def _children(layer):
 
 
 def _named(layer):
-    """{name: what lies in a layer directly and can be frozen}: layers, and the weights of its own that were made to be trained."""
+    """{name: what lies in a layer directly and can be frozen}: layers, and the weights of its own that were made to be
+    trained.
+    """
     return {weight.name: weight for weight in own_trainable(layer)} | {part.name: part for part in _children(layer)}
 
 
 def parts_config(layer):
-    """What a config has to tell of the parts of a layer or model, by their paths below it; {} where they are as they were made.
+    """What a config has to tell of the parts of a layer or model, by their paths below it; {} where they are as they
+    were made.
 
-    "frozen": those that are frozen although the layer is not, ["attn/proj", "norm1/gamma"]; "quantized": {path: name of its policy}.
+    "frozen": those that are frozen although the layer is not, ["attn/proj", "norm1/gamma"]; "quantized": {path: name of
+    its policy}.
     """
     frozen, quantized = [], {}
     for name, part in _named(layer).items():
@@ -71,7 +78,9 @@ def split_config(config):
 
 
 def set_parts(layer, told):
-    """Makes the parts of a built layer or model what parts_config told of them. Raises UserError for a path that leads nowhere."""
+    """Makes the parts of a built layer or model what parts_config told of them. Raises UserError for a path that leads
+    nowhere.
+    """
     missing = _quantize_parts(layer, told)
     for path in told.get("frozen", ()):
         part = _at(layer, path)
@@ -80,7 +89,9 @@ def set_parts(layer, told):
         else:
             part.trainable = False
     if missing:
-        raise UserError(f"{layer.name} has no part {missing[0]!r}, of which its file tells; load it with the version that wrote it.")
+        raise UserError(
+            f"{layer.name} has no part {missing[0]!r}, of which its file tells; load it with the version that wrote it."
+        )
 
 
 def _quantize_parts(layer, told):
@@ -102,8 +113,9 @@ def _at(layer, path):
 class Remat(ZooLayer):
     """A layer whose training pass may keep its input alone and compute the rest again in the backward pass (`remat`).
 
-    Gradient checkpointing, https://arxiv.org/abs/1604.06174, with the same dropout and the same running statistics as without.
-    A subclass defines `compute(x, training)` (`forward` is torch's), which passes `training` on to whatever heeds it.
+    Gradient checkpointing, https://arxiv.org/abs/1604.06174, with the same dropout and the same running statistics as
+    without. A subclass defines `compute(x, training)` (`forward` is torch's), which passes `training` on to whatever
+    heeds it.
     """
 
     def __init__(self, remat=False, **kwargs):
@@ -116,10 +128,12 @@ class Remat(ZooLayer):
     def _recomputed(self, x):
         """The training pass as a pure function of input and weights, which `keras.remat` may run twice.
 
-        Random states are drawn and moved on outside it: were they inside, the second run would drop other values than the first.
-        Running statistics come out of it, to be assigned once.
+        Random states are drawn and moved on outside it: were they inside, the second run would drop other values than
+        the first. Running statistics come out of it, to be assigned once.
         """
-        generators = [layer.seed_generator for layer in layers_in(self, itself=True) if getattr(layer, "seed_generator", None)]
+        generators = [
+            layer.seed_generator for layer in layers_in(self, itself=True) if getattr(layer, "seed_generator", None)
+        ]
         seeds = [(generator.state, generator.next()) for generator in generators]
         statistics = self.non_trainable_weights
         held = [(weight, weight.value) for weight in statistics]

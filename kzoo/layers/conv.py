@@ -1,4 +1,6 @@
-"""Convolutions and norms of the ResNets: torch's and TensorFlow's padding, weight standardisation, frozen statistics, group norm."""
+"""Convolutions and norms of the ResNets: torch's and TensorFlow's padding, weight standardisation, frozen statistics,
+group norm.
+"""
 
 import keras
 from keras import ops
@@ -8,7 +10,9 @@ from kzoo.layers.base import ZooLayer
 
 
 def standardised_as_timm(kernel):
-    """(w - mean) / sqrt(variance + 1e-8) for every output channel of a kernel (h, w, in, out); https://arxiv.org/abs/1903.10520."""
+    """(w - mean) / sqrt(variance + 1e-8) for every output channel of a kernel (h, w, in, out);
+    https://arxiv.org/abs/1903.10520.
+    """
     mean, variance = ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
     return (kernel - mean) * ops.rsqrt(variance + 1e-8)
 
@@ -36,9 +40,11 @@ def padded(x, reach=1, value=0.0):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class BatchNorm(ZooLayer, keras.layers.BatchNormalization):
-    """Keras' batch norm (https://arxiv.org/abs/1502.03167), in float32, with torch's running statistics: (..., C) -> the same.
+    """Keras' batch norm (https://arxiv.org/abs/1502.03167), in float32, with torch's running statistics: (..., C) ->
+    the same.
 
-    They keep 0.9 of their past at each step, and average the variance of a sample: n / (n - 1) times the one that it normalises by.
+    They keep 0.9 of their past at each step, and average the variance of a sample: n / (n - 1) times the one that it
+    normalises by.
     """
 
     def __init__(self, momentum=0.9, **kwargs):
@@ -56,10 +62,13 @@ class BatchNorm(ZooLayer, keras.layers.BatchNormalization):
         """(x normalised by its own mean and variance, the mean (C,), the sample's variance (C,))."""
         gamma, beta = ops.cast(self.gamma, "float32"), ops.cast(self.beta, "float32")
         if keras.backend.backend() == "tensorflow" and len(x.shape) == 4:
-            # The one kernel that keras.ops lacks: a training step of resnet_cifar10's model takes 96 ms with it, 168 without (CPU, graph).
+            # The one kernel that keras.ops lacks: a training step of resnet_cifar10's model takes 96 ms with it, 168
+            # without (CPU, graph).
             import tensorflow as tf
 
-            return tf.raw_ops.FusedBatchNormV3(x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon)[:3]
+            return tf.raw_ops.FusedBatchNormV3(
+                x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon
+            )[:3]
         axes = tuple(range(len(x.shape) - 1))
         mean, variance = ops.moments(x, axes=axes)
         count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32")
@@ -69,10 +78,12 @@ class BatchNorm(ZooLayer, keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Conv(ZooLayer):
-    """A convolution with a square kernel of odd size, without bias: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters).
+    """A convolution with a square kernel of odd size, without bias: (B, H, W, C) -> (B, ceil(H / stride), ceil(W /
+    stride), filters).
 
-    padding "symmetric" is torch's, as much before as behind; "same" is TensorFlow's, an odd pixel behind. They differ where stride > 1.
-    weight_std (a key of STANDARDISATIONS): each filter is brought to mean 0 and variance 1 before it is used.
+    padding "symmetric" is torch's, as much before as behind; "same" is TensorFlow's, an odd pixel behind. They differ
+    where stride > 1. weight_std (a key of STANDARDISATIONS): each filter is brought to mean 0 and variance 1 before it
+    is used.
     """
 
     def __init__(self, filters, kernel_size, stride=1, dilation=1, padding="symmetric", weight_std="none", **kwargs):
@@ -106,7 +117,8 @@ class Conv(ZooLayer):
 class MaxPool(ZooLayer):
     """The largest of every 3x3 pixels, stride 2, of values >= 0: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
 
-    padding as in Conv. What lies outside counts as 0: the same as -inf after a ReLU, and without infinities in an exported graph.
+    padding as in Conv. What lies outside counts as 0: the same as -inf after a ReLU, and without infinities in an
+    exported graph.
     """
 
     def __init__(self, padding="symmetric", **kwargs):
@@ -122,10 +134,11 @@ class MaxPool(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class FrozenBatchNorm(ZooLayer):
-    """Batch norm that never learns, in training neither: (x - mean) / sqrt(variance + epsilon) * gamma + beta, all four as loaded.
+    """Batch norm that never learns, in training neither: (x - mean) / sqrt(variance + epsilon) * gamma + beta, all four
+    as loaded.
 
-    Its weights are named and shaped as BatchNormalization's, so that the weights of a trained live one fit. Small batches, as detectors
-    have, would spoil the statistics (https://arxiv.org/abs/2005.12872).
+    Its weights are named and shaped as BatchNormalization's, so that the weights of a trained live one fit. Small
+    batches, as detectors have, would spoil the statistics (https://arxiv.org/abs/2005.12872).
     """
 
     def __init__(self, epsilon=1e-5, **kwargs):
@@ -140,17 +153,21 @@ class FrozenBatchNorm(ZooLayer):
         self.moving_mean, self.moving_variance = fixed("moving_mean", "zeros"), fixed("moving_variance", "ones")
 
     def call(self, x):
-        gamma, beta, mean, variance = (ops.cast(w, "float32") for w in (self.gamma, self.beta, self.moving_mean, self.moving_variance))
+        gamma, beta, mean, variance = (
+            ops.cast(w, "float32") for w in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
         scale = gamma * ops.rsqrt(variance + self.epsilon)
         return ops.cast(ops.cast(x, "float32") * scale + (beta - mean * scale), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class GroupNorm(ZooLayer):
-    """Normalises every picture over its pixels and the channels of a group (https://arxiv.org/abs/1803.08494): (B, H, W, C) -> the same.
+    """Normalises every picture over its pixels and the channels of a group (https://arxiv.org/abs/1803.08494): (B, H,
+    W, C) -> the same.
 
-    In float32. A group's variance is put together from those of its channels, so that all large arrays keep four axes: twice as fast as
-    Keras' own in a TensorFlow graph on CPU (8 x 56 x 56 x 256, 2 cores: 10 ms against 20, with the gradient 30 against 54).
+    In float32. A group's variance is put together from those of its channels, so that all large arrays keep four axes:
+    twice as fast as Keras' own in a TensorFlow graph on CPU (8 x 56 x 56 x 256, 2 cores: 10 ms against 20, with the
+    gradient 30 against 54).
     """
 
     def __init__(self, groups=32, epsilon=1e-5, gamma_initializer="ones", **kwargs):
@@ -160,7 +177,8 @@ class GroupNorm(ZooLayer):
     def build(self, input_shape):
         if input_shape[-1] % self.groups:
             raise UsageError(
-                f"group norm needs channels divisible by its {self.groups} groups, not {input_shape[-1]}; choose another width."
+                f"group norm needs channels divisible by its {self.groups} groups, not {input_shape[-1]}; choose "
+                "another width."
             )
         self.gamma = self.add_weight(input_shape[-1:], initializer=self.gamma_initializer, autocast=False, name="gamma")
         self.beta = self.add_weight(input_shape[-1:], initializer="zeros", autocast=False, name="beta")
@@ -168,7 +186,8 @@ class GroupNorm(ZooLayer):
     def call(self, x):
         wide, gamma, beta = (ops.cast(value, "float32") for value in (x, self.gamma, self.beta))
         shape = (-1, self.groups, x.shape[-1] // self.groups)
-        means, variances = (ops.reshape(m, shape) for m in ops.moments(wide, axes=(1, 2)))  # (B, groups, channels of each)
+        # (B, groups, channels of each)
+        means, variances = (ops.reshape(m, shape) for m in ops.moments(wide, axes=(1, 2)))
         mean = ops.mean(means, axis=-1, keepdims=True)
         variance = ops.mean(variances + ops.square(means - mean), axis=-1, keepdims=True)
         scale = ops.rsqrt(variance + self.epsilon) * ops.reshape(gamma, shape)

@@ -13,7 +13,9 @@ _MOST_FIXED = 1 << 25  # values of a computed table: a ViT-g's for pictures of 2
 
 
 def require_table(rows, columns, dim):
-    """Raises UsageError for a computed table of more values than any model needs, which would take gigabytes to make."""
+    """Raises UsageError for a computed table of more values than any model needs, which would take gigabytes to
+    make.
+    """
     if rows * columns * dim > _MOST_FIXED:
         raise UsageError(f"a table of {rows} x {columns} x {dim} values is too large; choose a smaller image_size.")
 
@@ -21,10 +23,10 @@ def require_table(rows, columns, dim):
 def sincos_2d(grid_size, dim, closed=False):
     """A fixed 2-D sine-cosine table: (rows * columns, dim) float32, tokens row-major.
 
-    The first half of the channels encodes the column, the second the row; each half is all sines, then all cosines, of the position
-    divided by wavelengths that grow geometrically from 1 towards 10000: without reaching it, 10000^(i / (dim / 4)), in MAE
-    (https://arxiv.org/abs/2111.06377, official code); `closed`, up to it, 10000^(i / (dim / 4 - 1)), in big_vision
-    (https://arxiv.org/abs/2205.01580). `dim` must be divisible by 4.
+    The first half of the channels encodes the column, the second the row; each half is all sines, then all cosines, of
+    the position divided by wavelengths that grow geometrically from 1 towards 10000: without reaching it, 10000^(i /
+    (dim / 4)), in MAE (https://arxiv.org/abs/2111.06377, official code); `closed`, up to it, 10000^(i / (dim / 4 - 1)),
+    in big_vision (https://arxiv.org/abs/2205.01580). `dim` must be divisible by 4.
     """
     rows, columns = grid_size
     require_table(rows, columns, dim)
@@ -36,7 +38,8 @@ def sincos_2d(grid_size, dim, closed=False):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class PatchEmbed(ZooLayer):
-    """Patches through one linear map: (B, H, W, C) -> (B, rows * columns, D), row-major; `stride` < `patch_size` lets them overlap.
+    """Patches through one linear map: (B, H, W, C) -> (B, rows * columns, D), row-major; `stride` < `patch_size` lets
+    them overlap.
 
     rows = (H - patch_size) // stride + 1: a border that fills no whole patch is left out, as a VALID convolution does.
     """
@@ -65,10 +68,11 @@ class PatchEmbed(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class ConvStem(ZooLayer):
-    """Patches by 3x3 convolutions of stride 2 instead of one cut: (B, H, W, C) -> (B, H / P * (W / P), D), P a power of two.
+    """Patches by 3x3 convolutions of stride 2 instead of one cut: (B, H, W, C) -> (B, H / P * (W / P), D), P a power of
+    two.
 
-    The width doubles up to D; each convolution is followed by a norm and ReLU, then one linear map. It learns from far fewer pictures
-    (https://arxiv.org/abs/2106.14881; layer norms here, so that a batch does not mix).
+    The width doubles up to D; each convolution is followed by a norm and ReLU, then one linear map. It learns from far
+    fewer pictures (https://arxiv.org/abs/2106.14881; layer norms here, so that a batch does not mix).
     """
 
     def __init__(self, patch_size, dim, norm_eps=1e-6, **kwargs):
@@ -78,11 +82,19 @@ class ConvStem(ZooLayer):
         policy = self.dtype_policy
         self.convs = [
             keras.layers.Conv2D(
-                dim // 2 ** (count - 1 - i), 3, 2, padding="same", kernel_initializer="he_normal", dtype=policy, name=f"conv_{i}"
+                dim // 2 ** (count - 1 - i),
+                3,
+                2,
+                padding="same",
+                kernel_initializer="he_normal",
+                dtype=policy,
+                name=f"conv_{i}",
             )
             for i in range(count)
         ]
-        self.norms = [keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name=f"norm_{i}") for i in range(count)]
+        self.norms = [
+            keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name=f"norm_{i}") for i in range(count)
+        ]
         self.proj = keras.layers.Conv2D(dim, 1, kernel_initializer="lecun_normal", dtype=policy, name="proj")
 
     def build(self, input_shape):
@@ -102,7 +114,9 @@ class ConvStem(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class LearnedTokens(ZooLayer):
-    """Prepends `count` learned tokens: (B, N, D) -> (B, count + N, D). Several must not start equal, or they would stay so: `stddev`."""
+    """Prepends `count` learned tokens: (B, N, D) -> (B, count + N, D). Several must not start equal, or they would stay
+    so: `stddev`.
+    """
 
     no_weight_decay = True
 
@@ -122,16 +136,25 @@ class LearnedTokens(ZooLayer):
         return (input_shape[0], self.count + input_shape[1], input_shape[2])
 
 
+def _as_made(values, shape, dtype=None):
+    """An initializer once its first argument is given: those values."""
+    return ops.convert_to_tensor(values, dtype)
+
+
 @keras.saving.register_keras_serializable(package="kzoo")
 class PositionEmbedding(ZooLayer):
-    """Adds a table to the tokens: (B, prefix + rows * columns, D), the `prefix` rows being those of class and register tokens.
+    """Adds a table to the tokens: (B, prefix + rows * columns, D), the `prefix` rows being those of class and register
+    tokens.
 
-    kind "learned": one weight, `table` (1, prefix + rows * columns, D); "sincos" and "sincos2d": a fixed table, no weight, prefix rows 0.
-    `grid_size` is kept so that a table can be resized to another resolution.
+    kind "learned": one weight, `table` (1, prefix + rows * columns, D); "sincos" and "sincos2d": a fixed table, no
+    weight, prefix rows 0; "sincos_kept": that of "sincos" as a weight that is not trained, as MAE's files hold it, for
+    models that start from it to learn on. `grid_size` is kept so that a table can be resized to another resolution.
     """
 
     no_weight_decay = True
-    fixed_tables = {"sincos": sincos_2d, "sincos2d": functools.partial(sincos_2d, closed=True)}  # MAE's and big_vision's
+    kept = "sincos_kept"
+    # MAE's and big_vision's
+    fixed_tables = {"sincos": sincos_2d, "sincos2d": functools.partial(sincos_2d, closed=True)}
 
     def __init__(self, grid_size, prefix=0, kind="learned", **kwargs):
         super().__init__(**kwargs)
@@ -142,6 +165,10 @@ class PositionEmbedding(ZooLayer):
         if self.kind == "learned":
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.table = self.add_weight((1, tokens, dim), initializer=normal, name="table")
+        elif self.kind == self.kept:
+            fixed = np.pad(sincos_2d(self.grid_size, dim), ((self.prefix, 0), (0, 0)))[None]
+            as_made = functools.partial(_as_made, fixed)
+            self.table = self.add_weight(fixed.shape, initializer=as_made, trainable=False, name="table")
         else:
             self.table = None
             self.fixed = self.fixed_tables[self.kind](self.grid_size, dim)

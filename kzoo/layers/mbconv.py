@@ -1,4 +1,6 @@
-"""Inverted bottlenecks with squeeze-and-excitation: the convolutional half of CoAtNet (https://arxiv.org/abs/2106.04803)."""
+"""Inverted bottlenecks with squeeze-and-excitation: the convolutional half of CoAtNet
+(https://arxiv.org/abs/2106.04803).
+"""
 
 import math
 
@@ -11,7 +13,8 @@ from kzoo.layers.transformer import ACTIVATIONS, DropPath
 
 CONV_ACTIVATIONS = ACTIVATIONS | {"silu": ops.silu, "relu": ops.relu}
 POOLS = ("avg2", "max2", "max")  # mean or maximum of 2x2 cells, maximum of 3x3 cells around every other one
-STRIDES = ("dw", "1x1", "pool")  # where an MBConv halves the map: in its depthwise convolution, its first one, or by pooling before
+# where an MBConv halves the map: in its depthwise convolution, its first one, or by pooling before
+STRIDES = ("dw", "1x1", "pool")
 
 
 def conv(dim, size, stride, policy, name, use_bias=False):
@@ -26,7 +29,9 @@ def _padding(stride):
 
 
 def _prepared(x, stride):
-    """The map as a 3x3 convolution of that stride wants it: padded as in torch, which "same" does for stride 1 alone."""
+    """The map as a 3x3 convolution of that stride wants it: padded as in torch, which "same" does for stride 1
+    alone.
+    """
     return x if stride == 1 else padded(x)
 
 
@@ -37,12 +42,18 @@ def strided(side, stride):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Downsample(ZooLayer):
-    """Pools by `stride` (1 or 2) and projects where the width changes: (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W / s), dim)."""
+    """Pools by `stride` (1 or 2) and projects where the width changes: (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W /
+    s), dim).
+    """
 
     def __init__(self, in_dim, dim, stride, pool_type="avg2", use_bias=True, init="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.dim, self.stride, self.pool_type = dim, stride, pool_type
-        options = {"use_bias": use_bias, "kernel_initializer": fan_out() if init == "fan_out" else init, "dtype": self.dtype_policy}
+        options = {
+            "use_bias": use_bias,
+            "kernel_initializer": fan_out() if init == "fan_out" else init,
+            "dtype": self.dtype_policy,
+        }
         self.expand = keras.layers.Conv2D(dim, 1, **options, name="expand") if in_dim != dim else None
 
     def build(self, input_shape):
@@ -94,7 +105,9 @@ class SqueezeExcite(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class TwoConvStem(ZooLayer):
-    """Two 3x3 convolutions, norm and activation between them and nothing after: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), dims[1])."""
+    """Two 3x3 convolutions, norm and activation between them and nothing after: (B, H, W, C) -> (B, ceil(H / s), ceil(W
+    / s), dims[1]).
+    """
 
     def __init__(self, dims, stride=2, act="gelu", norm_eps=1e-5, **kwargs):
         super().__init__(**kwargs)
@@ -123,13 +136,14 @@ def _padded_shape(shape, stride):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class MBConv(Remat):
-    """proj(pool(x)) + Conv(SE(act(BN(Depthwise(act(BN(Conv(BN(x)))))))): (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W / s), dim).
+    """proj(pool(x)) + Conv(SE(act(BN(Depthwise(act(BN(Conv(BN(x)))))))): (B, H, W, in_dim) -> (B, ceil(H / s), ceil(W /
+    s), dim).
 
-    Between its 1x1 convolutions the block is `expand_ratio` times as wide as its output (expand_output) or its input, rounded to
-    multiples of 8; a quarter of that output's width, or of the block's inside, squeezes. stride_mode and pool_type: keys of STRIDES and
-    POOLS; "pool" takes means in the branch, whatever the shortcut does. pre_norm_act: an activation after the first norm too. se_early:
-    squeeze-and-excitation before the norm of the depthwise convolution, not after its activation. output_bias: of the last convolution
-    and the shortcut's. remat: as `Remat` has it.
+    Between its 1x1 convolutions the block is `expand_ratio` times as wide as its output (expand_output) or its input,
+    rounded to multiples of 8; a quarter of that output's width, or of the block's inside, squeezes. stride_mode and
+    pool_type: keys of STRIDES and POOLS; "pool" takes means in the branch, whatever the shortcut does. pre_norm_act: an
+    activation after the first norm too. se_early: squeeze-and-excitation before the norm of the depthwise convolution,
+    not after its activation. output_bias: of the last convolution and the shortcut's. remat: as `Remat` has it.
     """
 
     def __init__(
@@ -158,7 +172,9 @@ class MBConv(Remat):
         self.act, self.pre_norm_act, self.se_early = act, pre_norm_act, se_early
         strides = {mode: stride if mode == stride_mode else 1 for mode in STRIDES}
         self.dw_stride = strides["dw"]
-        self.shortcut = Downsample(in_dim, dim, stride, pool_type, output_bias, "fan_out", dtype=policy, name="shortcut")
+        self.shortcut = Downsample(
+            in_dim, dim, stride, pool_type, output_bias, "fan_out", dtype=policy, name="shortcut"
+        )
         self.pre_norm = BatchNorm(epsilon=norm_eps, dtype=policy, name="pre_norm")
         self.down = Downsample(in_dim, in_dim, strides["pool"], dtype=policy, name="down")
         self.conv1 = conv(self.inner, 1, strides["1x1"], policy, "conv1_1x1")

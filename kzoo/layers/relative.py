@@ -1,4 +1,5 @@
-"""Attention between the cells of a map that also knows how far apart they are (CoAtNet, https://arxiv.org/abs/2106.04803).
+"""Attention between the cells of a map that also knows how far apart they are (CoAtNet,
+https://arxiv.org/abs/2106.04803).
 
 Every layer and head has a bias of its own for each offset between two cells, whatever the picture shows.
 """
@@ -19,7 +20,8 @@ from kzoo.layers.transformer import Attention, DropPath, LayerScale, Mlp, attent
 def windows(x, size):
     """(2 size - 1, M) -> (size, size, M): [k, q] is x[q - k + size - 1], what lies at the offset q - k from the middle.
 
-    By repeating, cutting and reshaping alone: exact, no table of indices in the graph, and a gradient that is a plain sum.
+    By repeating, cutting and reshaping alone: exact, no table of indices in the graph, and a gradient that is a plain
+    sum.
     """
     rows = ops.pad(x, ((0, 1), (0, 0)))  # rows of the result then start one place earlier each
     rows = ops.reshape(ops.broadcast_to(rows[None], (size, *rows.shape)), (-1, x.shape[1]))
@@ -35,14 +37,16 @@ def bias_of_offsets(table, rows, columns):
     heads = table.shape[-1]
     x = ops.reshape(windows(ops.reshape(table, (2 * rows - 1, -1)), rows), (rows * rows, 2 * columns - 1, heads))
     x = windows(ops.reshape(ops.transpose(x, (1, 0, 2)), (2 * columns - 1, -1)), columns)
-    x = ops.transpose(ops.reshape(x, (columns, columns, rows, rows, heads)), (4, 3, 1, 2, 0))  # of heads, and of q and k: row, column
+    # of heads, and of q and k: row, column
+    x = ops.transpose(ops.reshape(x, (columns, columns, rows, rows, heads)), (4, 3, 1, 2, 0))
     return ops.reshape(x, (heads, rows * columns, rows * columns))
 
 
 class _OffsetBias(ZooLayer):
     """A static bias for each head and offset between two cells of a map; a subclass has the values of all offsets.
 
-    `_values(training)` are (2 rows - 1) * (2 columns - 1) * heads in all, of offsets query - key, row-major; `grid_size` is their grid.
+    `_values(training)` are (2 rows - 1) * (2 columns - 1) * heads in all, of offsets query - key, row-major;
+    `grid_size` is their grid.
     """
 
     no_weight_decay = True
@@ -60,7 +64,9 @@ class _OffsetBias(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class OffsetTable(_OffsetBias):
-    """The bias as one learned `table` (1, offsets, heads), which can be resized to another `grid_size`: bilinearly, as the paper does."""
+    """The bias as one learned `table` (1, offsets, heads), which can be resized to another `grid_size`: bilinearly, as
+    the paper does.
+    """
 
     prefix = 0
     interpolation = "bilinear"
@@ -75,7 +81,8 @@ class OffsetTable(_OffsetBias):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class OffsetMlp(_OffsetBias):
-    """The bias as a function of the offset, learned by a small MLP: its weights serve every resolution (https://arxiv.org/abs/2111.09883).
+    """The bias as a function of the offset, learned by a small MLP: its weights serve every resolution
+    (https://arxiv.org/abs/2111.09883).
 
     Its input is sign(d) log(1 + |d|) of the rows and columns d between two cells.
     """
@@ -102,10 +109,12 @@ class OffsetMlp(_OffsetBias):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class RelativeAttention(Attention):
-    """Attention (B, N, D) -> (B, N, out_dim) with a static bias for the offset between two cells of a map (rows, columns), N in all.
+    """Attention (B, N, D) -> (B, N, out_dim) with a static bias for the offset between two cells of a map (rows,
+    columns), N in all.
 
-    bias_place "pre" adds it to the scores, inside the softmax, "post" to the weights after it: the paper's two forms. mlp_dim: the bias
-    comes from an MLP of that hidden width; None: from a table. Columns of the fused projection are heads, each q | k | v, as timm has them.
+    bias_place "pre" adds it to the scores, inside the softmax, "post" to the weights after it: the paper's two forms.
+    mlp_dim: the bias comes from an MLP of that hidden width; None: from a table. Columns of the fused projection are
+    heads, each q | k | v, as timm has them.
     """
 
     def __init__(
@@ -125,19 +134,27 @@ class RelativeAttention(Attention):
         super().__init__(dim, num_heads, head_dim, out_dim=out_dim, **drops, **kwargs)
         self.bias_place = bias_place
         common = {"dtype": self.dtype_policy, "name": "rel_pos"}
-        self.rel_pos = OffsetMlp(map_size, num_heads, mlp_dim, **common) if mlp_dim else OffsetTable(map_size, num_heads, **common)
+        self.rel_pos = (
+            OffsetMlp(map_size, num_heads, mlp_dim, **common) if mlp_dim else OffsetTable(map_size, num_heads, **common)
+        )
 
     def build(self, input_shape):
         super().build(input_shape)
         self.rel_pos.build()
 
     def _queries_keys_values(self, x):
-        qkv = ops.reshape(self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], self.num_heads, 3, self.head_dim))
+        qkv = ops.reshape(
+            self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], self.num_heads, 3, self.head_dim)
+        )
         return ops.unstack(ops.transpose(qkv, (3, 0, 2, 1, 4)), 3)
 
     def _weights(self, q, k, training):
         bias = self.rel_pos.bias(training)
-        return attention_weights(q, k, bias) if self.bias_place == "pre" else attention_weights(q, k) + ops.cast(bias, q.dtype)
+        return (
+            attention_weights(q, k, bias)
+            if self.bias_place == "pre"
+            else attention_weights(q, k) + ops.cast(bias, q.dtype)
+        )
 
     def call(self, x, training=None):
         return self.attend(x, training)[0]
@@ -145,11 +162,12 @@ class RelativeAttention(Attention):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class RelativeBlock(Remat):
-    """proj(pool(x)) + Attention(pool(norm(x))), then x + Mlp(norm(x)), on maps: (B, H, W, in_dim) -> (B, rows, columns, dim).
+    """proj(pool(x)) + Attention(pool(norm(x))), then x + Mlp(norm(x)), on maps: (B, H, W, in_dim) -> (B, rows, columns,
+    dim).
 
-    map_size: (rows, columns) of the output; stride 2 pools to it, 1 leaves the map as it is. expand_first: the attention works in `dim`
-    channels, else in `in_dim` and its projection widens. norm: "layer" | "batch". init_values: LayerScale on both branches; None: none.
-    remat: as `Remat` has it.
+    map_size: (rows, columns) of the output; stride 2 pools to it, 1 leaves the map as it is. expand_first: the
+    attention works in `dim` channels, else in `in_dim` and its projection widens. norm: "layer" | "batch". init_values:
+    LayerScale on both branches; None: none. remat: as `Remat` has it.
     """
 
     def __init__(
@@ -179,7 +197,8 @@ class RelativeBlock(Remat):
         policy = self.dtype_policy
         self.in_dim, self.dim, self.map_size = in_dim, dim, tuple(map_size)
         self.shortcut = Downsample(in_dim, dim, stride, pool_type, shortcut_bias, dtype=policy, name="shortcut")
-        self.norm1 = channel_norm(norm, norm_eps, policy, "norm1_norm" if stride == 2 else "norm1")  # timm's names for the two
+        # timm's names for the two
+        self.norm1 = channel_norm(norm, norm_eps, policy, "norm1_norm" if stride == 2 else "norm1")
         self.down = Downsample(in_dim, in_dim, stride, pool_type, dtype=policy, name="down")
         inner = dim if expand_first else in_dim
         drops = {"attn_drop_rate": attn_drop_rate, "proj_drop_rate": proj_drop_rate}

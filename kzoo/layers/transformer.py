@@ -1,6 +1,7 @@
 """The pre-norm transformer block and its parts (https://arxiv.org/abs/2010.11929), and pooling by attention.
 
-Softmax and norms compute in float32 under mixed precision; token counts are static, so that no export has to compute shapes.
+Softmax and norms compute in float32 under mixed precision; token counts are static, so that no export has to compute
+shapes.
 """
 
 import math
@@ -17,7 +18,9 @@ def gelu(x):
 
 
 def gelu_tanh(x):
-    """The tanh approximation of GELU, at most 5e-4 from the exact one; what JAX's `nn.gelu` computes unless told otherwise."""
+    """The tanh approximation of GELU, at most 5e-4 from the exact one; what JAX's `nn.gelu` computes unless told
+    otherwise.
+    """
     return ops.gelu(x, approximate=True)
 
 
@@ -30,21 +33,28 @@ ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu}
 
 
 def dense(units, policy, name, use_bias=True, bias_stddev=None, kernel_scale=1.0):
-    """Dense with the original ViT's init: Xavier-uniform kernel (`kernel_scale` corrects the fans of a fused kernel)."""
+    """Dense with the original ViT's init: Xavier-uniform kernel (`kernel_scale` corrects the fans of a fused
+    kernel).
+    """
     bias = keras.initializers.RandomNormal(stddev=bias_stddev) if bias_stddev else "zeros"
     kernel = keras.initializers.VarianceScaling(kernel_scale, "fan_avg", "uniform")
-    return keras.layers.Dense(units, use_bias=use_bias, kernel_initializer=kernel, bias_initializer=bias, dtype=policy, name=name)
+    return keras.layers.Dense(
+        units, use_bias=use_bias, kernel_initializer=kernel, bias_initializer=bias, dtype=policy, name=name
+    )
 
 
 def attention_weights(q, k, bias=None):
-    """softmax(q k^T / sqrt(head_dim) + bias) over the keys: (B, heads, Q, head_dim), (B, heads, N, head_dim) -> (B, heads, Q, N)."""
+    """softmax(q k^T / sqrt(head_dim) + bias) over the keys: (B, heads, Q, head_dim), (B, heads, N, head_dim) -> (B,
+    heads, Q, N).
+    """
     scores = ops.cast(ops.matmul(q * q.shape[-1] ** -0.5, ops.transpose(k, (0, 1, 3, 2))), "float32")
     return ops.cast(ops.softmax(scores if bias is None else scores + ops.cast(bias, "float32")), q.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Attention(ZooLayer):
-    """Multi-head self-attention: (B, N, D) -> (B, N, out_dim). One fused projection, columns q | k | v, each heads x head_dim.
+    """Multi-head self-attention: (B, N, D) -> (B, N, out_dim). One fused projection, columns q | k | v, each heads x
+    head_dim.
 
     head_dim None is D / heads, out_dim None D. qk_norm normalises every query and key over its head_dim channels
     (https://arxiv.org/abs/2302.05442).
@@ -66,7 +76,8 @@ class Attention(ZooLayer):
         super().__init__(**kwargs)
         self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
         policy, inner = self.dtype_policy, num_heads * self.head_dim
-        # The columns of three enter the average of the fans: this scale gives q, k and v the limits they would have apart.
+        # The columns of three enter the average of the fans: this scale gives q, k and v the limits they would have
+        # apart.
         scale = (dim + 3 * inner) / (dim + inner)
         self.qkv = dense(3 * inner, policy, "qkv", use_bias=qkv_bias, kernel_scale=scale)
         norms = ("q_norm", "k_norm") if qk_norm else ()
@@ -85,7 +96,9 @@ class Attention(ZooLayer):
     def _queries_keys_values(self, x):
         """(B, N, D) -> three of (B, heads, N, head_dim)."""
         # Projections see all tokens of the batch as rows of one matrix: the plain product is the fast one on CPU.
-        qkv = ops.reshape(self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], 3, self.num_heads, self.head_dim))
+        qkv = ops.reshape(
+            self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], 3, self.num_heads, self.head_dim)
+        )
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
         if self.norms:
             q, k = (norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
@@ -102,7 +115,9 @@ class Attention(ZooLayer):
         return ops.reshape(self.proj_drop(x, training=training), (-1, tokens, x.shape[-1]))
 
     def attend(self, x, training=None):
-        """(output (B, N, out_dim), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1, before dropout."""
+        """(output (B, N, out_dim), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1,
+        before dropout.
+        """
         q, k, v = self._queries_keys_values(x)
         weights = self._weights(q, k, training)
         x = ops.matmul(self.attn_drop(weights, training=training), v)
@@ -120,16 +135,24 @@ class Attention(ZooLayer):
 
 
 def _fuses_attention(dtype):
-    """Whether to ask the backend for attention that never writes the weights out: flash attention takes 16 bits, TensorFlow has none.
+    """Whether to ask the backend for attention that never writes the weights out: flash attention takes 16 bits,
+    TensorFlow has none.
 
-    `keras.config.disable_flash_attention()` turns it off. In float32, where it would not be flash, the plain products are as fast.
+    `keras.config.disable_flash_attention()` turns it off. In float32, where it would not be flash, the plain products
+    are as fast.
     """
-    return dtype != "float32" and keras.backend.backend() != "tensorflow" and keras.config.is_flash_attention_enabled() is not False
+    return (
+        dtype != "float32"
+        and keras.backend.backend() != "tensorflow"
+        and keras.config.is_flash_attention_enabled() is not False
+    )
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class Mlp(ZooLayer):
-    """Dense, activation (a key of ACTIVATIONS), Dense on the last axis: (..., D) -> (..., D), `hidden_dim` between; dropout after both."""
+    """Dense, activation (a key of ACTIVATIONS), Dense on the last axis: (..., D) -> (..., D), `hidden_dim` between;
+    dropout after both.
+    """
 
     def __init__(self, dim, hidden_dim, act="gelu", drop_rate=0.0, **kwargs):
         super().__init__(**kwargs)
@@ -159,7 +182,9 @@ class LayerScale(ZooLayer):
         self.init_value = init_value
 
     def build(self, input_shape):
-        self.gamma = self.add_weight(input_shape[-1:], initializer=keras.initializers.Constant(self.init_value), name="gamma")
+        self.gamma = self.add_weight(
+            input_shape[-1:], initializer=keras.initializers.Constant(self.init_value), name="gamma"
+        )
 
     def call(self, x):
         return x * ops.cast(self.gamma, x.dtype)
@@ -167,7 +192,8 @@ class LayerScale(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class DropPath(ZooLayer):
-    """Stochastic depth: in training, zeroes a sample's whole branch with probability `rate`, the rest scaled to keep the mean.
+    """Stochastic depth: in training, zeroes a sample's whole branch with probability `rate`, the rest scaled to keep
+    the mean.
 
     https://arxiv.org/abs/1603.09382, per sample as timm does it.
     """
@@ -215,7 +241,16 @@ class TransformerBlock(Remat):
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm1")
         self.attn = Attention(
-            dim, num_heads, head_dim, qkv_bias, qk_norm, attn_drop_rate, proj_drop_rate, norm_eps, dtype=policy, name="attn"
+            dim,
+            num_heads,
+            head_dim,
+            qkv_bias,
+            qk_norm,
+            attn_drop_rate,
+            proj_drop_rate,
+            norm_eps,
+            dtype=policy,
+            name="attn",
         )
         self.drop_path1 = DropPath(drop_path_rate, dtype=policy, name="drop_path1")
         self.norm2 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm2")
@@ -245,7 +280,8 @@ class TransformerBlock(Remat):
 class AttentionPool(ZooLayer):
     """One learned query attends to all tokens, then x + Mlp(LN(x)): (B, N, D) -> (B, D).
 
-    The "MAP" head of "Scaling Vision Transformers" (https://arxiv.org/abs/2106.04560) and SigLIP. D must be divisible by num_heads.
+    The "MAP" head of "Scaling Vision Transformers" (https://arxiv.org/abs/2106.04560) and SigLIP. D must be divisible
+    by num_heads.
     """
 
     def __init__(self, dim, num_heads, mlp_ratio=4.0, act="gelu", norm_eps=1e-6, **kwargs):
@@ -281,5 +317,7 @@ class AttentionPool(ZooLayer):
         return self.attend(x)[0]
 
     def macs(self, input_shape):
-        """Multiply-accumulates of the two products between the query and the tokens (the projections count themselves)."""
+        """Multiply-accumulates of the two products between the query and the tokens (the projections count
+        themselves).
+        """
         return 2 * input_shape[1] * self.num_heads * self.head_dim

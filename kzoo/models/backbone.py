@@ -1,7 +1,7 @@
 """A network under another: any model of kzoo that has feature maps, below one that works on them.
 
-What stands on top names it in its config (`OnBackbone`) and builds it inside a layer of its own (`build_below`). Its weights are found in
-files by the names that its own family knows (kzoo.models.layouts.joined).
+What stands on top names it in its config (`OnBackbone`) and builds it inside a layer of its own (`build_below`). Its
+weights are found in files by the names that its own family knows (kzoo.models.layouts.joined).
 """
 
 import functools
@@ -17,10 +17,13 @@ from kzoo.settings import option_table
 
 @dataclass(frozen=True, kw_only=True)
 class OnBackbone:
-    """What a family's config has beside ModelConfig's where its models stand on another network; named before that base."""
+    """What a family's config has beside ModelConfig's where its models stand on another network; named before that
+    base.
+    """
 
     backbone: str = "resnet50"  # the name of any model with feature maps
-    # Fields of the backbone's config, {"norm": "frozen"}. Texts ("norm=frozen",) are the older spelling, and made such a table.
+    # Fields of the backbone's config, {"norm": "frozen"}. Texts ("norm=frozen",) are the older spelling, and made such
+    # a table.
     backbone_options: dict | tuple[str, ...] = field(default_factory=dict, hash=False)
 
     below = "backbone/"  # where the backbone's weights lie in the model
@@ -42,7 +45,8 @@ class OnBackbone:
         return self.network.needs_weights()
 
     def feature_map(self, index=None, stride=None):
-        """The entry of the backbone's feature_info for one map: by index (negative: from the coarsest), or the deepest of a stride.
+        """The entry of the backbone's feature_info for one map: by index (negative: from the coarsest), or the deepest
+        of a stride.
 
         Raises UsageError where the backbone has no such map.
         """
@@ -59,9 +63,11 @@ class OnBackbone:
 
 
 def build_below(name, options, indices, input_shape, policy):
-    """The network `name` with options as in OnBackbone, called "backbone" and computing in `policy`, for pictures (B, H, W, C).
+    """The network `name` with options as in OnBackbone, called "backbone" and computing in `policy`, for pictures (B,
+    H, W, C).
 
-    It gives its feature maps of those indices, finest first: [(B, h, w, D), ...]. For the `build` of the layer that holds it.
+    It gives its feature maps of those indices, finest first: [(B, h, w, D), ...]. For the `build` of the layer that
+    holds it.
     """
     sizes = {"image_size": tuple(input_shape[1:3]), "in_channels": input_shape[3]}
     maps = {"features_only": True, "out_indices": tuple(indices)}

@@ -12,8 +12,8 @@ import keras
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
 from kzoo.layers.base import parts_config, set_parts, split_config
-from kzoo.schema import Preprocessing, Spec, Take
 from kzoo.settings import Settings
+from kzoo.specs import Preprocessing, Spec, Take
 
 LARGEST = 1 << 20  # of every size and factor: beyond it lies a slip, or no machine's memory
 MOST_BLOCKS = 500  # Keras follows a graph by recursion
@@ -40,7 +40,8 @@ class ModelConfig(Settings):
     num_classes: int = 1000  # 0: no head, the pooled vector
     features_only: bool = False  # a list of feature maps (B, H, W, C) instead
     out_indices: tuple[int, ...] | None = None  # which of feature_info; None: the family's default
-    remat: bool = False  # in training, compute each block again in the backward pass instead of keeping what it computed
+    # in training, compute each block again in the backward pass instead of keeping what it computed
+    remat: bool = False
     preprocessing: Preprocessing = Preprocessing()
 
     most = LARGEST  # of every number
@@ -48,7 +49,10 @@ class ModelConfig(Settings):
     # What `kzoo.weights` asks a family.
     numerics = ()  # fields that weights are made for, which a file may tell
     head_layers = ("head",)  # what another number of classes replaces
+    pool_norms = ()  # final norms of which a model has one, by how it pools: no other one's weights belong to it
     stem_kernels = ()  # paths of the kernels that other input channels change
+    # how the paths of weights begin that only this family's own training needs; models that start from it leave them
+    training_only = ()
 
     # What layer-wise rates ask beside block_names().
     last_norms = ("norm",)  # layers after the blocks that count with the last of them, as in timm
@@ -66,7 +70,9 @@ class ModelConfig(Settings):
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
 
     def require_blocks(self, name):
-        """Raises UsageError where the field of that name is no number of blocks, or numbers of each stage's, or they are too many."""
+        """Raises UsageError where the field of that name is no number of blocks, or numbers of each stage's, or they
+        are too many.
+        """
         self.require_at_least(1, name)
         depths = getattr(self, name)
         count = sum(depths) if isinstance(depths, tuple | list) else depths
@@ -77,7 +83,9 @@ class ModelConfig(Settings):
         """Raises UsageError where mlp_ratio leaves an MLP of that width no channel inside, or is beyond any bounds."""
         self.require_at_least(0, "mlp_ratio")
         if int(width * self.mlp_ratio) < 1:
-            raise UsageError(f"mlp_ratio must leave at least 1 of {width} channels inside an MLP, which {self.mlp_ratio} does not.")
+            raise UsageError(
+                f"mlp_ratio must leave at least 1 of {width} channels inside an MLP, which {self.mlp_ratio} does not."
+            )
 
     @property
     def size(self):
@@ -87,10 +95,13 @@ class ModelConfig(Settings):
     @property
     def take(self):
         """The Take of the models that are built by this config."""
-        return Take(self.size, self.in_channels, self.preprocessing.for_channels(self.in_channels), self.num_classes)
+        own = self.preprocessing.for_channels(self.in_channels)
+        return Take(self.size, self.in_channels, own, self.num_classes, getattr(self, "patch_size", None))
 
     def needs_weights(self):
-        """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; "" for nothing."""
+        """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; ""
+        for nothing.
+        """
         return ""
 
     def block_names(self):
@@ -112,7 +123,7 @@ class ModelConfig(Settings):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class ZooModel(keras.Model):
-    """Keras' functional model with a `spec` (kzoo.schema.Spec) that survives saving and loading."""
+    """Keras' functional model with a `spec` (kzoo.specs.Spec) that survives saving and loading."""
 
     spec = None
     load_report = None
@@ -120,30 +131,40 @@ class ZooModel(keras.Model):
 
     @property
     def config(self):
-        """The family's config of this model, a ModelConfig. Raises UserError for a model without a spec, such as a clone."""
+        """The family's config of this model, a ModelConfig. Raises UserError for a model without a spec, such as a
+        clone.
+        """
         return registry.config_of_model(self)
 
     @property
     def take(self):
-        """The Take of this model, with the preprocessing of its spec, which a recipe may have chosen. Raises as `config`."""
+        """The Take of this model, with the preprocessing of its spec, which a recipe may have chosen. Raises as
+        `config`.
+        """
         return self.config.take._replace(preprocessing=self.spec.preprocessing)
 
     @property
     def classes(self):
-        """How many logits a classifier's head gives, (B, classes); 0 for a model that gives anything else. Raises as `config`."""
+        """How many logits a classifier's head gives, (B, classes); 0 for a model that gives anything else. Raises as
+        `config`.
+        """
         count = self.config.num_classes
         return count if count and self.output_shape == (None, count) else 0
 
     def layer_depths(self):
-        """{path of a weight: its depth}, from 0 for what comes before the blocks to the greatest for the head; for layer-wise rates.
+        """{path of a weight: its depth}, from 0 for what comes before the blocks to the greatest for the head; for
+        layer-wise rates.
 
-        The blocks that the family's config names count from 1, its last norms with the last block; what follows makes one more depth.
-        Raises UserError for a family that names none, and for a model without a spec.
+        The blocks that the family's config names count from 1, its last norms with the last block; what follows makes
+        one more depth. Raises UserError for a family that names none, and for a model without a spec.
         """
         config = self.config
         names = config.block_names()
         if names is None:
-            raise UserError(f"{self.spec.name} does not tell its blocks, which layer-wise rates count: give its config block_names().")
+            raise UserError(
+                f"{self.spec.name} does not tell its blocks, which layer-wise rates count: give its config "
+                "block_names()."
+            )
         order, depths, depth = {name: place for place, name in enumerate(names, 1)}, {}, 0
         for layer in self.layers:
             if layer.name in order:
@@ -157,7 +178,8 @@ class ZooModel(keras.Model):
         for images in keras.tree.flatten(inputs):
             if not keras.backend.is_float_dtype(images.dtype):
                 warnings.warn(
-                    f"pictures of whole numbers ({keras.backend.standardize_dtype(images.dtype)}) reach this model as they are; it takes "
+                    f"pictures of whole numbers ({keras.backend.standardize_dtype(images.dtype)}) reach this model as "
+                    "they are; it takes "
                     "normalised ones: kzoo.preprocessor(model)(pictures).",
                     stacklevel=2,
                 )
@@ -166,16 +188,20 @@ class ZooModel(keras.Model):
     _sealed = False  # whether the file that is being written will be
 
     def save(self, filepath, overwrite=True, **kwargs):
-        """Keras' saving of the whole model; a .keras file is sealed, which `kzoo.load` checks, and takes its place when it is whole.
+        """Keras' saving of the whole model; a .keras file is sealed, which `kzoo.load` checks, and takes its place when
+        it is whole.
 
-        Raises UserError for .h5, Keras' older format, which kzoo does not read back, and for a file that is not to be overwritten.
+        Raises UserError for .h5, Keras' older format, which kzoo does not read back, and for a file that is not to be
+        overwritten.
         """
         from kzoo.archives.zips import seal
         from kzoo.files import replacing
 
         path = pathlib.Path(filepath)
         if path.suffix in (".h5", ".hdf5"):
-            raise UserError(f"{path}: a whole model is saved as NAME.keras, its weights by kzoo.save_weights as NAME.weights.h5.")
+            raise UserError(
+                f"{path}: a whole model is saved as NAME.keras, its weights by kzoo.save_weights as NAME.weights.h5."
+            )
         if path.suffix != ".keras" or "://" in str(filepath) or kwargs.get("zipped") is False:
             return super().save(filepath, overwrite=overwrite, **kwargs)
         if path.exists() and not overwrite:
@@ -189,8 +215,11 @@ class ZooModel(keras.Model):
             self._sealed = False
 
     def get_config(self):
-        own = {"spec": dataclasses.asdict(self.spec) if self.spec else None} | ({"sealed": True} if self._sealed else {})
-        return super().get_config() | own | parts_config(self)  # of Keras' own layers too, which leave single weights out
+        own = {"spec": dataclasses.asdict(self.spec) if self.spec else None} | (
+            {"sealed": True} if self._sealed else {}
+        )
+        # of Keras' own layers too, which leave single weights out
+        return super().get_config() | own | parts_config(self)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -207,10 +236,14 @@ class ZooModel(keras.Model):
 
 
 def build(name, overrides, filled=False):
-    """A random model with its spec; filled: the caller fills in the weights. Raises UsageError for frozen parts that stay random."""
+    """A random model with its spec; filled: the caller fills in the weights. Raises UsageError for frozen parts that
+    stay random.
+    """
     builder, config = registry.config_of(name, overrides)
     if (needs := config.needs_weights()) and not filled:
-        raise UsageError(f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH.")
+        raise UsageError(
+            f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH."
+        )
     _require_memory(name, overrides, lambda: builder(config))
     model, tag = builder(config), registry.split(name)[1]
     model.spec = _spec(name, overrides, config)
@@ -228,12 +261,15 @@ def _spec(name, overrides, config):
 
 
 def _require_memory(name, overrides, builds):
-    """Raises UserError for a model that leaves this machine no memory. Its weights are counted only where a size is far beyond the row's.
+    """Raises UserError for a model that leaves this machine no memory. Its weights are counted only where a size is far
+    beyond the row's.
 
     Counting takes as long as building does, without the memory.
     """
     row, memory = registry.config_of(name)[1], _memory()
-    large = [key for key, value in overrides.items() if key != "num_classes" and _size(value) > 8 * _size(getattr(row, key))]
+    large = [
+        key for key, value in overrides.items() if key != "num_classes" and _size(value) > 8 * _size(getattr(row, key))
+    ]
     if not large or not memory:
         return
     from kzoo.keras_private import skeleton
@@ -242,7 +278,8 @@ def _require_memory(name, overrides, builds):
     if 4 * weights > memory / 4:  # what fills them needs room too
         sizes = ", ".join(f"{key}={overrides[key]}" for key in large)
         raise UserError(
-            f"{name} with {sizes} has {weights:,} weights, {4 * weights / 1e9:,.0f} GB in float32, and this machine {memory / 1e9:,.0f} GB "
+            f"{name} with {sizes} has {weights:,} weights, {4 * weights / 1e9:,.0f} GB in float32, and this machine "
+            f"{memory / 1e9:,.0f} GB "
             "of memory; choose smaller sizes."
         )
 
@@ -259,12 +296,16 @@ def _size(value):
 
 
 def classifier(x, num_classes, drop_rate=0.0, bias=0.0):
-    """The end of a model: x (B, D) -> logits (B, num_classes), all of them `bias` at the start; or x itself for 0 classes. float32."""
+    """The end of a model: x (B, D) -> logits (B, num_classes), all of them `bias` at the start; or x itself for 0
+    classes. float32.
+    """
     if num_classes == 0:
         return keras.layers.Activation("linear", dtype="float32", name="features")(x)
     x = keras.layers.Dropout(drop_rate, name="head_drop")(x)
     bias = keras.initializers.Constant(bias)
-    return keras.layers.Dense(num_classes, kernel_initializer="zeros", bias_initializer=bias, dtype="float32", name="head")(x)
+    return keras.layers.Dense(
+        num_classes, kernel_initializer="zeros", bias_initializer=bias, dtype="float32", name="head"
+    )(x)
 
 
 @contextlib.contextmanager
@@ -276,6 +317,11 @@ def computing_in(policy):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def precision_of(model):
+    """The policy the model computes in: "float32", or the reduced one of any of its layers."""
+    return next((layer.dtype_policy.name for layer in model.layers if layer.compute_dtype != "float32"), "float32")
 
 
 def spec_from_dict(plain):

@@ -1,8 +1,8 @@
 """CoAtNet: stages of convolutions, then stages of attention that knows how far apart two cells are.
 
-"CoAtNet: Marrying Convolution and Attention for All Data Sizes", https://arxiv.org/abs/2106.04803; numerics of timm's `coatnet_*`, which
-stride in the depthwise convolution and pool by means. The paper's own form is stride_mode="1x1", pool_type="max2" (and head_dim=64 in
-CoAtNet-5). Read top to bottom: the configuration, the builder, the table of sizes.
+"CoAtNet: Marrying Convolution and Attention for All Data Sizes", https://arxiv.org/abs/2106.04803; numerics of timm's
+`coatnet_*`, which stride in the depthwise convolution and pool by means. The paper's own form is stride_mode="1x1",
+pool_type="max2" (and head_dim=64 in CoAtNet-5). Read top to bottom: the configuration, the builder, the table of sizes.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from kzoo.layers.transformer import ACTIVATIONS
 from kzoo.models.base import FULL, HALF, HALF_95, HALF_SQUASH, IMAGENET, LARGEST, ModelConfig, ZooModel
 from kzoo.models.vit import head
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2106.04803"
@@ -28,11 +28,12 @@ CPU_XLA = False  # on CPU, XLA computes depthwise convolutions several times slo
 class CoatnetConfig(ModelConfig):
     """The architecture of one CoAtNet, mostly in timm's words. Tuples have an entry for each stage after the stem.
 
-    Rates are probabilities in 0..1; drop_path_rate grows linearly from 0 at the first block to its value at the last. Maps whose sides
-    are odd are halved up, so that any image size will do.
+    Rates are probabilities in 0..1; drop_path_rate grows linearly from 0 at the first block to its value at the last.
+    Maps whose sides are odd are halved up, so that any image size will do.
     """
 
-    layout: tuple[str, ...] = ("C", "C", "T", "T")  # C MBConv, T attention; "CT" is one C, then T: the last letter fills the stage
+    # C MBConv, T attention; "CT" is one C, then T: the last letter fills the stage
+    layout: tuple[str, ...] = ("C", "C", "T", "T")
     depths: tuple[int, ...] = (2, 3, 5, 2)
     embed_dim: tuple[int, ...] = (96, 192, 384, 768)
     strides: tuple[int, ...] = (2, 2, 2, 2)  # 1 or 2, in the first block of a stage
@@ -41,7 +42,8 @@ class CoatnetConfig(ModelConfig):
     stem_width: int | tuple[int, int] = 64  # channels; (of the first convolution, of the second)
     expand_ratio: float = 4.0  # how much wider an MBConv is inside than
     expand_output: bool = True  # its output, or (False) its input
-    stride_mode: str = "dw"  # where an MBConv strides: dw (depthwise convolution) | 1x1 (its first one: the paper's) | pool (before)
+    # where an MBConv strides: dw (depthwise convolution) | 1x1 (its first one: the paper's) | pool (before)
+    stride_mode: str = "dw"
     pool_type: str = "avg2"  # avg2 | max2 (of 2x2 cells) | max (of 3x3), in the shortcuts and before the attention
     conv_act: str = "gelu"  # gelu (erf) | gelu_tanh | quick_gelu | silu | relu, in the stem and every MBConv
     pre_norm_act: bool = False  # in an MBConv, after its first norm too
@@ -51,7 +53,8 @@ class CoatnetConfig(ModelConfig):
     head_dim: int = 32
     expand_first: bool = True  # attention works in a stage's width at once, or (False) widens only its output
     shortcut_bias: bool = True  # of the shortcuts around attention
-    bias_place: str = "pre"  # of the relative bias: pre (inside the softmax) | post (added after it), the paper's two forms
+    # of the relative bias: pre (inside the softmax) | post (added after it), the paper's two forms
+    bias_place: str = "pre"
     rel_pos_dim: int | None = None  # hidden width of an MLP that computes the relative bias; None: a table
     mlp_ratio: float = 4.0
     act: str = "gelu"  # gelu (erf) | gelu_tanh | quick_gelu, of the transformer blocks
@@ -59,10 +62,12 @@ class CoatnetConfig(ModelConfig):
     norm_eps: float = 1e-6  # of those norms; all others are batch norms of 1e-5
     init_values: float | None = None  # where the transformer blocks' LayerScale starts; None: no LayerScale
     global_pool: str = "avg"  # avg | none (the normalised map)
-    representation_size: int | None = None  # width of a tanh layer before the head, the final norm then after the pooling; None: neither
+    # width of a tanh layer before the head, the final norm then after the pooling; None: neither
+    representation_size: int | None = None
     head_bias: float = 0.0  # where the head's bias starts
     drop_rate: float = 0.0  # before the head
-    proj_drop_rate: float = 0.0  # in the transformer blocks, after the attention's projection and both layers of the MLP
+    # in the transformer blocks, after the attention's projection and both layers of the MLP
+    proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0  # of the attention weights
     drop_path_rate: float = 0.0
     preprocessing: Preprocessing = HALF_95
@@ -96,22 +101,32 @@ class CoatnetConfig(ModelConfig):
             global_pool=("avg", "none"),
         )
         self.require_rates("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-        self.require_at_least(1, "stem_stride", "stem_width", "head_dim", "rel_pos_dim", "representation_size", "expand_ratio")
+        self.require_at_least(
+            1, "stem_stride", "stem_width", "head_dim", "rel_pos_dim", "representation_size", "expand_ratio"
+        )
         if len(self.stem_widths) != 2:
-            raise UsageError(f"stem_width must be a whole number, or one for each of the two convolutions, not {self.stem_width}.")
+            raise UsageError(
+                f"stem_width must be a whole number, or one for each of the two convolutions, not {self.stem_width}."
+            )
         self.require_at_least(0, "norm_eps")
         self.require_at_least(-LARGEST, "init_values", "head_bias")
         if self.global_pool == "none" and self.representation_size:
-            raise UsageError("representation_size acts on the pooled vector; global_pool='none' needs representation_size=None.")
+            raise UsageError(
+                "representation_size acts on the pooled vector; global_pool='none' needs representation_size=None."
+            )
 
     def _check_stages(self):
         count = len(self.layout)
         if not count or not all(isinstance(kinds, str) and kinds and set(kinds) <= {"C", "T"} for kinds in self.layout):
-            raise UsageError(f"layout names the blocks of each stage by C and T, as in ('C', 'C', 'T', 'T'), not {self.layout!r}.")
+            raise UsageError(
+                f"layout names the blocks of each stage by C and T, as in ('C', 'C', 'T', 'T'), not {self.layout!r}."
+            )
         for name in ("depths", "embed_dim", "strides"):
             values = getattr(self, name)
             if len(values) != count or not all(isinstance(value, int) and value > 0 for value in values):
-                raise UsageError(f"{name} takes {count} positive whole numbers, one for each stage of the layout, not {values}.")
+                raise UsageError(
+                    f"{name} takes {count} positive whole numbers, one for each stage of the layout, not {values}."
+                )
         self.require_at_least(4, "embed_dim")  # of which an MBConv squeezes a quarter
         self.require_blocks("depths")
         self.require_mlp(min(self.embed_dim))
@@ -122,7 +137,9 @@ class CoatnetConfig(ModelConfig):
         for block in self.blocks:
             width = block.dim if self.expand_first else block.in_dim
             if block.kind == "T" and width % self.head_dim:
-                raise UsageError(f"{block.name} attends in {width} channels, which head_dim {self.head_dim} must divide.")
+                raise UsageError(
+                    f"{block.name} attends in {width} channels, which head_dim {self.head_dim} must divide."
+                )
 
     @property
     def stem_widths(self):
@@ -132,14 +149,20 @@ class CoatnetConfig(ModelConfig):
     @property
     def blocks(self):
         """Where every block stands, in order: [Place]."""
-        cut = (lambda side: side // self.stem_stride) if self.stem == "patch" else (lambda side: strided(side, self.stem_stride))
+        cut = (
+            (lambda side: side // self.stem_stride)
+            if self.stem == "patch"
+            else (lambda side: strided(side, self.stem_stride))
+        )
         places, in_dim, map_size, reduction = [], self.stem_widths[1], tuple(map(cut, self.size)), self.stem_stride
         for i, kinds in enumerate(self.layout):
             for j in range(self.depths[i]):
                 stride = self.strides[i] if j == 0 else 1
                 map_size, reduction = tuple(strided(side, stride) for side in map_size), reduction * stride
                 kind = kinds[min(j, len(kinds) - 1)]
-                places.append(Place(f"stages_{i}_blocks_{j}", kind, in_dim, self.embed_dim[i], stride, map_size, reduction))
+                places.append(
+                    Place(f"stages_{i}_blocks_{j}", kind, in_dim, self.embed_dim[i], stride, map_size, reduction)
+                )
                 in_dim = self.embed_dim[i]
         return places
 
@@ -156,7 +179,9 @@ class CoatnetConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Place:
-    """A block of the model: its layer's name, its kind (C or T), its widths, its stride, its output's (rows, columns) and stride in all."""
+    """A block of the model: its layer's name, its kind (C or T), its widths, its stride, its output's (rows, columns)
+    and stride in all.
+    """
 
     name: str
     kind: str
@@ -169,7 +194,8 @@ class Place:
 
 @register
 def coatnet(config):
-    """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; the map (B, h, w, D) with global_pool "none".
+    """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; the map (B, h, w, D) with
+    global_pool "none".
 
     With a representation_size the pooled vector is what its layer makes of it.
     """
@@ -193,7 +219,9 @@ def stem(config, images):
         return TwoConvStem(config.stem_widths, config.stem_stride, config.conv_act, name="stem")(images)
     width, patch = config.stem_widths[1], config.stem_stride
     rows, columns = (side // patch for side in config.size)
-    return keras.layers.Reshape((rows, columns, width), name="stem")(PatchEmbed(patch, width, name="patch_embed")(images))
+    return keras.layers.Reshape((rows, columns, width), name="stem")(
+        PatchEmbed(patch, width, name="patch_embed")(images)
+    )
 
 
 def mbconv(config, place, drop_path_rate):

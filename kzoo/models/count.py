@@ -10,14 +10,16 @@ from kzoo.keras_private import layers_in, skeleton
 def count(build):
     """(parameters, multiply-accumulates of one picture's forward pass) of the model that `build()` returns.
 
-    Parameters are what training changes by gradients: running statistics and frozen norms, torch's buffers, do not count.
+    Parameters are what training changes by gradients: running statistics and frozen norms, torch's buffers, do not
+    count.
     """
     model = skeleton(build)
     return sum(math.prod(w.shape) for w in model.trainable_weights), macs(model)
 
 
 def macs(model):
-    """Sum over the leaf layers, each used once, from the shapes they were built for. Norms and activations count nothing.
+    """Sum over the leaf layers, each used once, from the shapes they were built for. Norms and activations count
+    nothing.
 
     A layer of ours that multiplies tokens with each other says so itself by `macs(input_shape)`.
     """

@@ -1,6 +1,8 @@
-"""DeiT III: plain vision transformers with LayerScale, their positions on the patches alone, trained on ImageNet without a teacher.
+"""DeiT III: plain vision transformers with LayerScale, their positions on the patches alone, trained on ImageNet
+without a teacher.
 
-"DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; numerics of timm's `deit3_*`. It is `vit` in other settings.
+"DeiT III: Revenge of the ViT", https://arxiv.org/abs/2204.07118; numerics of timm's `deit3_*`. It is `vit` in other
+settings.
 """
 
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from kzoo.models.base import IN_90, IN_FULL
 from kzoo.models.vit import BASE, HUGE, LARGE, MEDIUM, SMALL, VitConfig, vit
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2204.07118"
@@ -31,7 +33,9 @@ class Deit3Config(VitConfig):
 
 @register
 def deit3(config):
-    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D) without a head."""
+    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D)
+    without a head.
+    """
     return vit(config)
 
 

@@ -1,8 +1,10 @@
-"""Hybrid vision transformers: the patches are cut from the feature map of a convolutional network instead of from the picture.
+"""Hybrid vision transformers: the patches are cut from the feature map of a convolutional network instead of from the
+picture.
 
 "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929, section 3.1, and "How to train your ViT?",
-https://arxiv.org/abs/2106.10270; numerics of timm's `vit_*_r*`. The transformer is `vit`; what it stands on is any model of kzoo
-that has feature maps: `kzoo.get("vit_base_r50_s16_224", backbone="resnet50", backbone_index=-1, patch_size=1)`.
+https://arxiv.org/abs/2106.10270; numerics of timm's `vit_*_r*`. The transformer is `vit`; what it stands on is any
+model of kzoo that has feature maps: `kzoo.get("vit_base_r50_s16_224", backbone="resnet50", backbone_index=-1,
+patch_size=1)`.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ PREFIXES = {"timm": "patch_embed.backbone.", "google": ""}  # of the backbone's 
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig(OnBackbone, VitConfig):
-    """A ViT on a feature map. Its image_size and in_channels are the backbone's too; patch_size is in pixels of the map."""
+    """A ViT on a feature map. Its image_size and in_channels are the backbone's too; patch_size is in pixels of the
+    map.
+    """
 
     backbone: str = "resnet50_s16_ws"
     backbone_index: int = -1  # which of its maps (kzoo.info(backbone).feature_info); negative: from the coarsest
@@ -39,14 +43,23 @@ class HybridConfig(OnBackbone, VitConfig):
         from kzoo.models.layouts import joined
         from kzoo.models.names.vit import LAYOUTS
 
-        return {key: joined(LAYOUTS[key], self, key, prefix) for key, prefix in PREFIXES.items() if key in self.network.layouts()}
+        return {
+            key: joined(LAYOUTS[key], self, key, prefix)
+            for key, prefix in PREFIXES.items()
+            if key in self.network.layouts()
+        }
 
     def __post_init__(self):
         if self.stem != "patch" or self.stride is not None:
-            raise UsageError("a hybrid's patches lie side by side on the backbone's map: leave stem and stride as they are.")
+            raise UsageError(
+                "a hybrid's patches lie side by side on the backbone's map: leave stem and stride as they are."
+            )
         super().__post_init__()
         if any(side % self.step for side in self.size):
-            raise UsageError(f"image_size {self.size} must be divisible by {self.step}: the stride of the backbone's map times patch_size.")
+            raise UsageError(
+                f"image_size {self.size} must be divisible by {self.step}: the stride of the backbone's map times "
+                "patch_size."
+            )
 
     @property
     def step(self):
@@ -66,7 +79,9 @@ class HybridConfig(OnBackbone, VitConfig):
 
 @register
 def hybrid(config):
-    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D) without a head."""
+    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D)
+    without a head.
+    """
     images = keras.Input((*config.size, config.in_channels), name="images")
     embed = HybridEmbed(
         config.backbone,
@@ -82,9 +97,11 @@ def hybrid(config):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class HybridEmbed(ZooLayer):
-    """Patches of another model's feature map through one linear map: (B, H, W, C) -> (B, rows * columns, D), row by row.
+    """Patches of another model's feature map through one linear map: (B, H, W, C) -> (B, rows * columns, D), row by
+    row.
 
-    The model, `network` with `options` as in OnBackbone, is built for the pictures' size; `index` is that of the map in its feature_info.
+    The model, `network` with `options` as in OnBackbone, is built for the pictures' size; `index` is that of the map in
+    its feature_info.
     """
 
     def __init__(self, network, options, index, patch_size, dim, use_bias=True, **kwargs):

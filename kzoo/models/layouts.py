@@ -1,8 +1,8 @@
 """How other libraries name a family's weights: short rules, read by `kzoo.weights`.
 
-A family's config gives them by `layouts()`, {"timm": Layout(...), ...}; ours stand in kzoo/models/names. A rule goes from a weight of
-ours to a tensor of the file; `{i}`, `{j}` and so on stand for numbers, `{rest}` for a path whose separators are exchanged, `{a,b}` for
-several tensors that ours has side by side.
+A family's config gives them by `layouts()`, {"timm": Layout(...), ...}; ours stand in kzoo/models/names. A rule goes
+from a weight of ours to a tensor of the file; `{i}`, `{j}` and so on stand for numbers, `{rest}` for a path whose
+separators are exchanged, `{a,b}` for several tensors that ours has side by side.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ ZEROS = "zeros"  # the right side of a rule for a weight that the layout does no
 class Foreign:
     """The right side of a rule that needs more than a name.
 
-    name: as in a plain rule. ndim: axes of the file's tensor, where axes of length 1 lead on one side. heads: "out" or "in", the axis of
-    a projection that the file splits into (heads, head_dim). as_is: a matrix that is stored as ours, not transposed.
-    pointwise: a matrix that the file stores as the kernel of a 1x1 convolution.
-    share: (first, last, of), ours is that part of the file's output axis.
-    drop_rows: leading rows of the file's position table that ours lacks. plus_row_of: a position table whose first row belongs here.
+    name: as in a plain rule. ndim: axes of the file's tensor, where axes of length 1 lead on one side. heads: "out" or
+    "in", the axis of a projection that the file splits into (heads, head_dim). as_is: a matrix that is stored as ours,
+    not transposed. pointwise: a matrix that the file stores as the kernel of a 1x1 convolution. share: (first, last,
+    of), ours is that part of the file's output axis. drop_rows: leading rows of the file's position table that ours
+    lacks. plus_row_of: a position table whose first row belongs here.
     """
 
     name: str
@@ -47,13 +47,14 @@ class Foreign:
 class Layout:
     """How a library names and arranges a family's weights.
 
-    layers: rules for layers, whose kernel, bias, ... follow by the style; tensors: rules for whole weights, tried first. aliases:
-    (pattern, replacement) applied to a file's names before anything else, for prefixes and older spellings; a replacement with `{i}`
-    splits a tensor that is stacked over the blocks. ignored: pattern of names that such files hold beside the model.
-    numerics: from a file (`kzoo.weights.names.Renamed`) and what `kzoo.get` was asked for, the overrides that its numbers were made for.
-    antialias: how the library resizes position tables, bicubic with antialiasing or, False, bilinear without.
-    config: from a model's config, what the library's config.json says of it. blanks: from the same, {name: shape} of what the library's
-    model has and ours has not, written as zeros.
+    layers: rules for layers, whose kernel, bias, ... follow by the style; tensors: rules for whole weights, tried
+    first. aliases: (pattern, replacement) applied to a file's names before anything else, for prefixes and older
+    spellings; a replacement with `{i}` splits a tensor that is stacked over the blocks. ignored: pattern of names that
+    such files hold beside the model; training_only: of those that only the training of the file's model needed.
+    numerics: from a file (`kzoo.weights.names.Renamed`) and what `kzoo.get` was asked for, the overrides that its
+    numbers were made for. antialias: how the library resizes position tables, bicubic with antialiasing or, False,
+    bilinear without. config: from a model's config, what the library's config.json says of it. blanks: from the same,
+    {name: shape} of what the library's model has and ours has not, written as zeros.
     """
 
     style: str
@@ -61,6 +62,7 @@ class Layout:
     tensors: Mapping[str, str | Foreign] = dataclasses.field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: str = r"(?!)"
+    training_only: str = r"(?!)"
     numerics: Callable = lambda given, asked: {}
     antialias: bool = True
     config: Callable | None = None
@@ -75,7 +77,9 @@ class Layout:
         return STYLES[self.style][1]
 
     def names(self, lefts=None):
-        """The pattern of a file's names, their aliases applied, that any rule speaks of, or any of those with the left sides given."""
+        """The pattern of a file's names, their aliases applied, that any rule speaks of, or any of those with the left
+        sides given.
+        """
         leaf = "|".join(sorted(set(self.leaves.values())))
         found = []
         for rules, suffix in ((self.tensors, ""), (self.layers, f"{self.separator}{{leaf}}")):
@@ -100,11 +104,18 @@ def pattern(template, leaf=""):
     return re.compile(re.sub(r"\{([^}]*)\}", group, text))
 
 
-_TRANSFORMERS_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+_TRANSFORMERS_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
 
 
 def transformers_numerics(act, norm_eps):
-    """`numerics` of transformers' files: what the config.json beside them says, else the library's defaults for the class."""
+    """`numerics` of transformers' files: what the config.json beside them says, else the library's defaults for the
+    class.
+    """
 
     def numerics(given, asked):
         config = given.checkpoint.config
@@ -112,7 +123,8 @@ def transformers_numerics(act, norm_eps):
         spelt = config.get("hidden_act")
         if spelt is not None and spelt not in _TRANSFORMERS_ACTIVATIONS:
             raise UserError(
-                f"config.json beside {given.checkpoint.path} asks for the activation {spelt!r}, which kzoo's models do not have."
+                f"config.json beside {given.checkpoint.path} asks for the activation {spelt!r}, which kzoo's models do "
+                "not have."
             )
         return {"act": _TRANSFORMERS_ACTIVATIONS.get(spelt, act), "norm_eps": config.get("layer_norm_eps", norm_eps)}
 
@@ -120,14 +132,19 @@ def transformers_numerics(act, norm_eps):
 
 
 def transformers_config(config, needs, **fields):
-    """What the config.json of every vision transformer in transformers says, from ours; `fields` is what the class adds.
+    """What the config.json of every vision transformer in transformers says, from ours; `fields` is what the class
+    adds.
 
     needs: {field of ours: the one value that the class can express}. Raises UserError where the config has another.
     """
     for field, value in needs.items():
         if getattr(config, field) != value:
-            raise UserError(f"{fields['architectures'][0]} needs {field}={value!r}, this model has {getattr(config, field)!r}")
-    activations = {ours: theirs for theirs, ours in reversed(_TRANSFORMERS_ACTIVATIONS.items())} | {"gelu_tanh": "gelu_pytorch_tanh"}
+            raise UserError(
+                f"{fields['architectures'][0]} needs {field}={value!r}, this model has {getattr(config, field)!r}"
+            )
+    activations = {ours: theirs for theirs, ours in reversed(_TRANSFORMERS_ACTIVATIONS.items())} | {
+        "gelu_tanh": "gelu_pytorch_tanh"
+    }
     return fields | {
         "hidden_size": config.embed_dim,
         "intermediate_size": int(config.embed_dim * config.mlp_ratio),
@@ -142,9 +159,11 @@ def transformers_config(config, needs, **fields):
 
 
 def joined(top, config, key, prefix):
-    """The layout `top` of what stands on a backbone, with the backbone's own of that key, whose names there begin with `prefix`.
+    """The layout `top` of what stands on a backbone, with the backbone's own of that key, whose names there begin with
+    `prefix`.
 
-    The numerics that a file of it tells of the backbone join the options of `config`, a kzoo.models.backbone.OnBackbone.
+    The numerics that a file of it tells of the backbone join the options of `config`, a
+    kzoo.models.backbone.OnBackbone.
     """
     network = config.network.layouts()[key]
 

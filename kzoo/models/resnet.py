@@ -1,8 +1,10 @@
-"""ResNets: residual convolutions, v1.5 (the stride on the 3x3), as classifiers and as feature pyramids for what stands on them.
+"""ResNets: residual convolutions, v1.5 (the stride on the 3x3), as classifiers and as feature pyramids for what stands
+on them.
 
-"Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385; numerics of timm's `resnet*`, which are torchvision's.
-The rows `*_ws` are what hybrid vision transformers stand on (https://arxiv.org/abs/2010.11929): weight standardisation, group norm
-and TensorFlow's padding, as in Big Transfer, but with the activations after the convolutions.
+"Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385; numerics of timm's `resnet*`, which
+are torchvision's. The rows `*_ws` are what hybrid vision transformers stand on (https://arxiv.org/abs/2010.11929):
+weight standardisation, group norm and TensorFlow's padding, as in Big Transfer, but with the activations after the
+convolutions.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from kzoo.layers.conv import NORMS, PADDINGS, STANDARDISATIONS, Conv, MaxPool, m
 from kzoo.layers.transformer import DropPath
 from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/1512.03385"
@@ -27,7 +29,9 @@ EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block, in widt
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(ModelConfig):
-    """The architecture of one ResNet. Rates are probabilities in 0..1; drop_path_rate grows linearly from 0 at the first block."""
+    """The architecture of one ResNet. Rates are probabilities in 0..1; drop_path_rate grows linearly from 0 at the
+    first block.
+    """
 
     block: str = "bottleneck"  # basic (3x3, 3x3) | bottleneck (1x1, 3x3, 1x1 to four times the width)
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage; none: the stem alone
@@ -58,7 +62,9 @@ class ResNetConfig(ModelConfig):
         if self.output_stride not in (8, 16, 32):
             raise UsageError(f"output_stride must be 8, 16 or 32, not {self.output_stride}.")
         if self.width < 1 or not all(isinstance(depth, int) and depth > 0 for depth in self.depths):
-            raise UsageError(f"width and depths must be whole numbers of at least 1, not {self.width} and {self.depths}.")
+            raise UsageError(
+                f"width and depths must be whole numbers of at least 1, not {self.width} and {self.depths}."
+            )
         self.require_at_least(1, "width")
         self.require_blocks("depths")
         self.require_at_least(0, "norm_eps")
@@ -87,13 +93,17 @@ class ResNetConfig(ModelConfig):
         facts, reached = [], self.stem_stride
         for i, (_, width, stride, _, _) in enumerate(self.stages()):
             reached *= stride
-            facts.append({"index": i, "name": f"layer{i + 1}", "stride": reached, "channels": width * EXPANSION[self.block]})
+            facts.append(
+                {"index": i, "name": f"layer{i + 1}", "stride": reached, "channels": width * EXPANSION[self.block]}
+            )
         return facts
 
 
 @register
 def resnet(config):
-    """images (B, H, W, C) -> logits (B, num_classes) float32; the pooled vector (B, D) without a head; all stages with features_only."""
+    """images (B, H, W, C) -> logits (B, num_classes) float32; the pooled vector (B, D) without a head; all stages with
+    features_only.
+    """
     images = keras.Input((*config.size, config.in_channels), name="images")
     maps = stages(config, images)
     if config.features_only:
@@ -105,8 +115,15 @@ def resnet(config):
 
 
 def stages(config, images):
-    """images (B, H, W, C) -> the map of every stage, or that of the stem where there are none: (B, H / stride, W / stride, channels)."""
-    common = {"norm": config.norm, "norm_eps": config.norm_eps, "padding": config.padding, "weight_std": config.weight_std}
+    """images (B, H, W, C) -> the map of every stage, or that of the stem where there are none: (B, H / stride, W /
+    stride, channels).
+    """
+    common = {
+        "norm": config.norm,
+        "norm_eps": config.norm_eps,
+        "padding": config.padding,
+        "weight_std": config.weight_std,
+    }
     x = ResNetStem(config.width, config.stem_stride, **common, name="stem" if config.depths else "root")(images)
     maps, before, names = [], 0, config.block_names()
     for depth, width, stride, dilation, first_dilation in config.stages():
@@ -139,7 +156,9 @@ class ResNetStem(ZooLayer):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         kernel_size, conv_stride = (7, 2) if stride == 4 else (3, 1)
-        self.conv = Conv(width, kernel_size, conv_stride, padding=padding, weight_std=weight_std, dtype=policy, name="conv")
+        self.conv = Conv(
+            width, kernel_size, conv_stride, padding=padding, weight_std=weight_std, dtype=policy, name="conv"
+        )
         self.norm = make_norm(norm, norm_eps, policy, "norm")
         self.pool = MaxPool(padding, dtype=policy, name="pool") if stride == 4 else None
 
@@ -154,10 +173,12 @@ class ResNetStem(ZooLayer):
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class ResidualBlock(Remat):
-    """ReLU(x + convolutions(x)), a norm after every convolution: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C').
+    """ReLU(x + convolutions(x)), a norm after every convolution: (B, H, W, C) -> (B, ceil(H / stride), ceil(W /
+    stride), C').
 
-    C' is `width` for a basic block, four times that for a bottleneck. `first_dilation` is that of the convolution that may stride.
-    project: the shortcut goes through a 1x1 convolution and a norm, as it must where stride or width change.
+    C' is `width` for a basic block, four times that for a bottleneck. `first_dilation` is that of the convolution that
+    may stride. project: the shortcut goes through a 1x1 convolution and a norm, as it must where stride or width
+    change.
     """
 
     def __init__(
@@ -190,7 +211,9 @@ class ResidualBlock(Remat):
 
         self.convs = [conv(plan, f"conv{i}") for i, plan in enumerate(plans[block], 1)]
         # The last factors start at 0, a block as its shortcut (https://arxiv.org/abs/1706.02677).
-        self.norms = [normed(f"norm{i}", "ones" if i < len(self.convs) else "zeros") for i in range(1, len(self.convs) + 1)]
+        self.norms = [
+            normed(f"norm{i}", "ones" if i < len(self.convs) else "zeros") for i in range(1, len(self.convs) + 1)
+        ]
         self.drop_path = DropPath(drop_path_rate, dtype=policy, name="drop_path")
         self.shortcut = [conv((out, 1, stride, 1), "downsample_conv"), normed("downsample_norm")] if project else []
 

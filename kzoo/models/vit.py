@@ -1,7 +1,7 @@
 """Vision Transformer: patches, a plain pre-norm transformer, one linear head.
 
-"An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929; numerics of timm's `vision_transformer` (erf GELU, epsilon 1e-6).
-Read top to bottom: the configuration, the builder, the table of sizes.
+"An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929; numerics of timm's `vision_transformer` (erf GELU,
+epsilon 1e-6). Read top to bottom: the configuration, the builder, the table of sizes.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,12 @@ from kzoo.models.base import (
     classifier,
 )
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2010.11929"
-CPU_XLA = True  # on CPU too the training step is faster under XLA: ViT-S/16 11.6 images/s, 10.7 as a graph (benchmarks.step)
+# on CPU too the training step is faster under XLA: ViT-S/16 11.6 images/s, 10.7 as a graph (benchmarks.step)
+CPU_XLA = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,12 @@ class VitConfig(ModelConfig):
     norm_eps: float = 1e-6
     class_token: bool = True
     reg_tokens: int = 0  # register tokens (https://arxiv.org/abs/2309.16588), between the class token and the patches
-    pos_embed: str = "learned"  # learned | sincos (fixed, MAE's) | sincos2d (fixed, big_vision's) | none
+    # learned | sincos (fixed, MAE's) | sincos_kept (the same as a weight) | sincos2d (big_vision's) | none
+    pos_embed: str = "learned"
     no_embed_class: bool = False  # positions for the patches alone, not for class and register tokens
     pre_norm: bool = False  # CLIP's: a norm before the blocks, no bias in the patch embedding
-    global_pool: str = "token"  # token | avg (of the patches) | map (attention pooling of the patches) | none (all normalised tokens)
+    # token | avg (of the patches) | map (attention pooling of the patches) | none (all normalised tokens)
+    global_pool: str = "token"
     fc_norm: bool | None = None  # the final norm after the pooling rather than before; None: for avg
     representation_size: int | None = None  # width of a tanh layer before the head; None: no such layer
     head_bias: float = 0.0  # where the head's bias starts; -10 for many independent classes under a sigmoid
@@ -71,6 +74,7 @@ class VitConfig(ModelConfig):
 
     numerics = ("act", "norm_eps")
     head_layers = ("head", "pre_logits")
+    pool_norms = ("norm", "fc_norm")
     stem_kernels = ("patch_embed/proj/kernel", "patch_embed/conv_0/kernel")
 
     def layouts(self):
@@ -86,7 +90,7 @@ class VitConfig(ModelConfig):
     def _check_values(self):
         self.require_choices(
             global_pool=("token", "avg", "map", "none"),
-            pos_embed=("learned", *PositionEmbedding.fixed_tables, "none"),
+            pos_embed=("learned", PositionEmbedding.kept, *PositionEmbedding.fixed_tables, "none"),
             stem=("patch", "conv"),
             act=ACTIVATIONS,
         )
@@ -103,15 +107,24 @@ class VitConfig(ModelConfig):
             remedy = "" if pool == "map" else ", or head_dim set"
             raise UsageError(f"embed_dim {width} must be divisible by num_heads {self.num_heads}{remedy}.")
         if self.stride is not None and self.stride > patch:
-            raise UsageError(f"stride {self.stride} leaves pixels between patches of {patch} out; it must be at most patch_size.")
-        if self.stem == "conv" and (patch & (patch - 1) or any(side % patch for side in self.size) or self.step != patch):
             raise UsageError(
-                f"stem='conv' needs a patch_size that is a power of two and divides the image size, not {patch}, and no other stride."
+                f"stride {self.stride} leaves pixels between patches of {patch} out; it must be at most patch_size."
+            )
+        if self.stem == "conv" and (
+            patch & (patch - 1) or any(side % patch for side in self.size) or self.step != patch
+        ):
+            raise UsageError(
+                f"stem='conv' needs a patch_size that is a power of two and divides the image size, not {patch}, and "
+                "no other stride."
             )
         if self.pos_embed.startswith("sincos") and (width % 4 or width < 8):
-            raise UsageError(f"pos_embed={self.pos_embed!r} needs an embed_dim divisible by 4, of at least 8, not {width}.")
+            raise UsageError(
+                f"pos_embed={self.pos_embed!r} needs an embed_dim divisible by 4, of at least 8, not {width}."
+            )
         if pool == "token" and not self.class_token:
-            raise UsageError("global_pool='token' needs class_token=True; use global_pool='avg' or 'map' without a class token.")
+            raise UsageError(
+                "global_pool='token' needs class_token=True; use global_pool='avg' or 'map' without a class token."
+            )
         if pool == "none" and (self.fc_norm or self.representation_size):
             raise UsageError("fc_norm and representation_size act on the pooled vector; global_pool='none' has none.")
         if min(self.grid) < 1:
@@ -147,7 +160,8 @@ class VitConfig(ModelConfig):
 
 @register
 def vit(config):
-    """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; tokens (B, N, D) with global_pool "none".
+    """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; tokens (B, N, D) with
+    global_pool "none".
 
     With a representation_size the pooled vector is what its layer makes of it.
     """
@@ -156,8 +170,16 @@ def vit(config):
 
 
 def transformer(config, images, x):
-    """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row by row."""
-    x = tokens(config, x)
+    """The model from `images` to what `vit` gives, over the embedded patches x (B, N, D) that were made of them, row by
+    row.
+    """
+    tapped = blocks(config, tokens(config, x))
+    outputs = feature_maps(config, tapped) if config.features_only else head(config, pool(config, tapped[-1]))
+    return ZooModel(images, outputs, name="vit")
+
+
+def blocks(config, x, prefix=""):
+    """What each of the blocks makes of the tokens x (B, N, D), in order; `prefix` comes before their names."""
     tapped = []
     for i, name in enumerate(config.block_names()):
         x = TransformerBlock(
@@ -174,22 +196,25 @@ def transformer(config, images, x):
             drop_path_rate=config.drop_path_rate * i / max(config.depth - 1, 1),
             norm_eps=config.norm_eps,
             remat=config.remat,
-            name=name,
+            name=prefix + name,
         )(x)
         tapped.append(x)
-    outputs = feature_maps(config, tapped) if config.features_only else head(config, pool(config, x))
-    return ZooModel(images, outputs, name="vit")
+    return tapped
 
 
 def patches(config, images):
     """images (B, H, W, C) -> embedded patches (B, N, D), row by row."""
     if config.stem == "conv":
         return ConvStem(config.patch_size, config.embed_dim, name="patch_embed")(images)
-    return PatchEmbed(config.patch_size, config.embed_dim, config.stride, use_bias=not config.pre_norm, name="patch_embed")(images)
+    return PatchEmbed(
+        config.patch_size, config.embed_dim, config.stride, use_bias=not config.pre_norm, name="patch_embed"
+    )(images)
 
 
 def tokens(config, x):
-    """What enters the first block: embedded patches (B, N, D) -> class token, register tokens, patches, with their positions."""
+    """What enters the first block: embedded patches (B, N, D) -> class token, register tokens, patches, with their
+    positions.
+    """
     if config.no_embed_class:
         x = prepend_tokens(config, add_positions(config, x, prefix=0))
     else:
@@ -207,7 +232,11 @@ def prepend_tokens(config, x):
 
 def add_positions(config, x, prefix):
     """Positions for `prefix` tokens and the patches after them, (B, N, D), as the configuration asks."""
-    return x if config.pos_embed == "none" else PositionEmbedding(config.grid, prefix, config.pos_embed, name="pos_embed")(x)
+    return (
+        x
+        if config.pos_embed == "none"
+        else PositionEmbedding(config.grid, prefix, config.pos_embed, name="pos_embed")(x)
+    )
 
 
 def norm(config, name):
@@ -216,7 +245,9 @@ def norm(config, name):
 
 
 def pool(config, x):
-    """Final norm and pooling, in the order that the configuration asks for: tokens (B, N, D) -> (B, D), or tokens still for "none"."""
+    """Final norm and pooling, in the order that the configuration asks for: tokens (B, N, D) -> (B, D), or tokens still
+    for "none".
+    """
     if not config.norm_after_pooling:
         x = norm(config, "norm")(x)
     if config.global_pool == "token":
@@ -226,23 +257,32 @@ def pool(config, x):
     if config.global_pool == "avg":
         x = keras.layers.GlobalAveragePooling1D(name="pool")(x)
     elif config.global_pool == "map":
-        x = AttentionPool(config.embed_dim, config.num_heads, config.mlp_ratio, config.act, config.norm_eps, name="attn_pool")(x)
+        x = AttentionPool(
+            config.embed_dim, config.num_heads, config.mlp_ratio, config.act, config.norm_eps, name="attn_pool"
+        )(x)
     return norm(config, "fc_norm")(x) if config.norm_after_pooling else x
 
 
 def head(config, x):
     """Pooled (B, D), or tokens, -> what the configuration asks for, float32."""
     if config.representation_size:
-        x = keras.layers.Dense(config.representation_size, "tanh", kernel_initializer="lecun_normal", name="pre_logits")(x)
+        x = keras.layers.Dense(
+            config.representation_size, "tanh", kernel_initializer="lecun_normal", name="pre_logits"
+        )(x)
     classes = 0 if config.global_pool == "none" else config.num_classes
     return classifier(x, classes, config.drop_rate, config.head_bias)
 
 
 def feature_maps(config, tapped):
-    """The chosen blocks' outputs as maps (B, rows, columns, D), of the patches alone, without final norm; by default the last three."""
+    """The chosen blocks' outputs as maps (B, rows, columns, D), of the patches alone, without final norm; by default
+    the last three.
+    """
     default = tuple(range(config.depth))[-3:]
     shape = (*config.grid, config.embed_dim)
-    return [keras.layers.Reshape(shape, name=f"feature_{i}")(tapped[i][:, config.prefix :]) for i in config.selected_features(default)]
+    return [
+        keras.layers.Reshape(shape, name=f"feature_{i}")(tapped[i][:, config.prefix :])
+        for i in config.selected_features(default)
+    ]
 
 
 # fmt: off

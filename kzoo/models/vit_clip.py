@@ -1,8 +1,9 @@
 """Image towers of CLIP and SigLIP: vision transformers whose published weights were trained beside a text tower.
 
-"Learning Transferable Visual Models From Natural Language Supervision", https://arxiv.org/abs/2103.00020: a norm before the blocks, and
-the projection into the space shared with the text as head. "Sigmoid Loss for Language Image Pre-Training",
-https://arxiv.org/abs/2303.15343: no class token, attention pooling, and the pooled vector itself. Both are `vit` in other settings.
+"Learning Transferable Visual Models From Natural Language Supervision", https://arxiv.org/abs/2103.00020: a norm before
+the blocks, and the projection into the space shared with the text as head. "Sigmoid Loss for Language Image
+Pre-Training", https://arxiv.org/abs/2303.15343: no class token, attention pooling, and the pooled vector itself. Both
+are `vit` in other settings.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from kzoo.models.base import FULL, HALF_SQUASH, OPENAI
 from kzoo.models.vit import BASE, BETWIXT, GAP, GIANT, GIGANTIC, HUGE, LARGE, MEDIUM, PLUS, SO400M, VitConfig, vit
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2103.00020"
@@ -22,7 +23,9 @@ CLIP_SQUASH = Preprocessing(**OPENAI, crop_mode="squash")
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig(VitConfig):
-    """A ViT as CLIP has it. num_classes counts the channels of the space shared with the text, or the classes of fine-tuned weights."""
+    """A ViT as CLIP has it. num_classes counts the channels of the space shared with the text, or the classes of
+    fine-tuned weights.
+    """
 
     pre_norm: bool = True
     norm_eps: float = 1e-5
@@ -50,7 +53,9 @@ class SiglipConfig(VitConfig):
 
 @register
 def vit_clip(config):
-    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D) without a head."""
+    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: logits (B, num_classes), or the pooled vector (B, D)
+    without a head.
+    """
     return vit(config)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kzoo.models.base import IN_FULL, UNIT
 from kzoo.models.vit import BASE, LARGE, SMALL, SO400M, VitConfig, vit
 from kzoo.registry import register
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2304.07193"
@@ -34,7 +34,9 @@ class DinoConfig(VitConfig):
 
 @register
 def vit_dino(config):
-    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: the pooled vector (B, D), or logits (B, num_classes) with a head."""
+    """images (B, H, W, C) -> what `kzoo.models.vit.vit` gives: the pooled vector (B, D), or logits (B, num_classes)
+    with a head.
+    """
     return vit(config)
 
 

@@ -1,8 +1,9 @@
-"""Resampling as two matrix products: one definition for pictures and position tables, on every backend and in every export.
+"""Resampling as two matrix products: one definition for pictures and position tables, on every backend and in every
+export.
 
-Weights follow Pillow's `Image.resize` (and torch's `interpolate(antialias=True)`): the kernel is stretched by the reduction
-factor, truncated at the border and normalised. `xp` is the array namespace: `numpy` on the host, `keras.ops` in a graph, where
-input sizes may be dynamic.
+Weights follow Pillow's `Image.resize` (and torch's `interpolate(antialias=True)`): the kernel is stretched by the
+reduction factor, truncated at the border and normalised. `xp` is the array namespace: `numpy` on the host, `keras.ops`
+in a graph, where input sizes may be dynamic.
 """
 
 import numpy as np
@@ -24,11 +25,15 @@ def _kernel(distance, method, xp):
     raise unknown("interpolation", method, ("nearest", "bilinear", "bicubic"))
 
 
-def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.0, low=0, high=None, antialias=True, xp=np):
-    """The (size_out, size_in) float32 matrix that resamples one axis; `antialias` False leaves the kernel unstretched where it shrinks.
+def resize_weights(
+    size_in, size_out, method="bicubic", *, scale=None, offset=0.0, low=0, high=None, antialias=True, xp=np
+):
+    """The (size_out, size_in) float32 matrix that resamples one axis; `antialias` False leaves the kernel unstretched
+    where it shrinks.
 
-    Output pixel i looks at the input position `(i + offset + 0.5) * scale`; scale defaults to size_in / size_out (the whole axis).
-    Only input pixels low <= j < high take part, which makes a crop: scale = (high - low) / size_out, offset = low / scale.
+    Output pixel i looks at the input position `(i + offset + 0.5) * scale`; scale defaults to size_in / size_out (the
+    whole axis). Only input pixels low <= j < high take part, which makes a crop: scale = (high - low) / size_out,
+    offset = low / scale.
     """
     scale = size_in / size_out if scale is None else scale
     high = size_in if high is None else high
@@ -39,9 +44,11 @@ def resize_weights(size_in, size_out, method="bicubic", *, scale=None, offset=0.
 
 
 def weights_of(pixel, centre, scale, method, low, high, xp=np):
-    """The weights (..., n, K) of the input pixels whose middles are `pixel` (..., 1, K) in outputs that look at `centre` (..., n, 1).
+    """The weights (..., n, K) of the input pixels whose middles are `pixel` (..., 1, K) in outputs that look at
+    `centre` (..., n, 1).
 
-    Input pixels outside low..high take no part; the rows of output pixels that look there are zero, all others sum to one.
+    Input pixels outside low..high take no part; the rows of output pixels that look there are zero, all others sum to
+    one.
     """
     as_float = _float32(xp)
     if method == "nearest":
@@ -74,9 +81,11 @@ def resample(images, rows, columns, xp=np):
 
 
 def resized_size(height, width, image_size, crop_pct, crop_mode="center"):
-    """(height, width) of the evaluation resize before its crop, with timm's roundings; on Python integers and backend tensors alike.
+    """(height, width) of the evaluation resize before its crop, with timm's roundings; on Python integers and backend
+    tensors alike.
 
-    center: the picture covers image_size / crop_pct, its ratio kept; border: it fits inside; squash: it is of that very size.
+    center: the picture covers image_size / crop_pct, its ratio kept; border: it fits inside; squash: it is of that very
+    size.
     """
     target_h, target_w = targets = tuple(int(np.floor(side / crop_pct)) for side in image_size)
     if crop_mode == "squash":
@@ -90,7 +99,9 @@ def resized_size(height, width, image_size, crop_pct, crop_mode="center"):
         return (target_h, max(long_w, 1)) if height_given else (max(long_h, 1), target_w)
     from keras import ops
 
-    return ops.where(height_given, target_h, ops.maximum(long_h, 1)), ops.where(height_given, ops.maximum(long_w, 1), target_w)
+    return ops.where(height_given, target_h, ops.maximum(long_h, 1)), ops.where(
+        height_given, ops.maximum(long_w, 1), target_w
+    )
 
 
 def _scaled(side, target, other):
@@ -100,10 +111,11 @@ def _scaled(side, target, other):
 
 
 def crop_offset(grown, size, place=0.5):
-    """Where a crop of `size` pixels begins in an axis of `grown` pixels; below 0 where that is smaller, by half of what is missing.
+    """Where a crop of `size` pixels begins in an axis of `grown` pixels; below 0 where that is smaller, by half of what
+    is missing.
 
-    place: 0 the first, 0.5 the middle (half a pixel goes to the even side, as torchvision rounds), 1 the last position; tensors take
-    the middle alone.
+    place: 0 the first, 0.5 the middle (half a pixel goes to the even side, as torchvision rounds), 1 the last position;
+    tensors take the middle alone.
     """
     room = grown - size
     half, missing = room // 2, -(-room // 2)
@@ -116,6 +128,8 @@ def crop_offset(grown, size, place=0.5):
 
 
 def border(rows, columns, fill, xp=np):
-    """What surrounds a picture resampled by rows (h, H) and columns (w, W): fill (C,) outside of it, 0 within; (h, w, C)."""
+    """What surrounds a picture resampled by rows (h, H) and columns (w, W): fill (C,) outside of it, 0 within; (h, w,
+    C).
+    """
     covered = xp.sum(rows, axis=1)[:, None] * xp.sum(columns, axis=1)
     return (1.0 - covered)[..., None] * xp.array(fill, "float32")

@@ -1,7 +1,7 @@
 """Published weights by tag: where they lie, under which licence, and how pictures are prepared for them.
 
-tags.csv holds the facts, a line a tag, as timm names them; `python -m tests.write_published` writes it anew. Standard library only, and
-the file is read when it is first asked for.
+tags.csv holds the facts, a line a tag, as timm names them; `python -m tests.write_published` writes it anew. Standard
+library only, and the file is read when it is first asked for.
 """
 
 import csv
@@ -10,7 +10,7 @@ import pathlib
 from dataclasses import dataclass
 
 from kzoo.errors import UsageError, unknown
-from kzoo.schema import Preprocessing
+from kzoo.specs import Preprocessing
 
 FOLDER = pathlib.Path(__file__).parent
 FIELDS = (
@@ -78,7 +78,10 @@ def find_tag(model, tag):
     """The Tag. Raises UsageError with the nearest tags of the model, or that it has none."""
     known = tags(model)
     if not known:
-        raise UsageError(f"{model} has no published weights in this version, so none tagged {tag!r}; use {model!r} with weights=FILE.")
+        raise UsageError(
+            f"{model} has no published weights in this version, so none tagged {tag!r}; use {model!r} with "
+            "weights=FILE."
+        )
     if tag not in known:
         raise unknown(f"tag of {model}", tag, known)
     return known[tag]

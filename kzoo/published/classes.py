@@ -1,8 +1,9 @@
-"""Names of the classes that published weights tell apart: subsets of ImageNet, named by the lemmas of WordNet's synsets.
+"""Names of the classes that published weights tell apart: subsets of ImageNet, named by the lemmas of WordNet's
+synsets.
 
-WordNet, https://wordnet.princeton.edu, gives each class ("synset") its number, n01440764, and its words, "tench, Tinca tinca". Every
-subset is in the order of those numbers, so that one table serves all: a line a synset, its number, the letters of the subsets that it
-belongs to, its words. Standard library only.
+WordNet, https://wordnet.princeton.edu, gives each class ("synset") its number, n01440764, and its words, "tench, Tinca
+tinca". Every subset is in the order of those numbers, so that one table serves all: a line a synset, its number, the
+letters of the subsets that it belongs to, its words. Standard library only.
 """
 
 import functools

@@ -19,12 +19,16 @@ def make(settings):
     if kind not in TASKS:
         schema.settings_class(kind)
     if kind not in TASKS:
-        raise UserError(f"no task of the kind {kind!r} is registered; put @kzoo.register_task over it, in the module of its settings.")
+        raise UserError(
+            f"no task of the kind {kind!r} is registered; put @kzoo.register_task over it, in the module of its "
+            "settings."
+        )
     return TASKS[kind](settings)
 
 
 def trained_view(task, network, run, best=False):
-    """The task's view of a run's network, its own weights those of the run (averaged where it keeps an average), or of its best.
+    """The task's view of a run's network, its own weights those of the run (averaged where it keeps an average), or of
+    its best.
 
     None where the run's checkpoint holds nothing of a view's own. Raises UserError for one of another view.
     """
@@ -38,9 +42,12 @@ def trained_view(task, network, run, best=False):
         return None
     view = task.view(network)
     own = view.own()
-    if {name: weight.shape for name, weight in own.items()} != {k: v.shape for k, v in held.items() if k.startswith("task/")}:
+    if {name: weight.shape for name, weight in own.items()} != {
+        k: v.shape for k, v in held.items() if k.startswith("task/")
+    }:
         raise UserError(
-            f"the checkpoint in {run} holds other weights of its task's view than it makes now; use the version of its recipe.txt."
+            f"the checkpoint in {run} holds other weights of its task's view than it makes now; use the version of its "
+            "recipe.txt."
         )
     for name, weight in own.items():
         weight.assign(held.get(f"task_average/{name.removeprefix('task/')}", held[name]))
@@ -48,7 +55,9 @@ def trained_view(task, network, run, best=False):
 
 
 def of(model):
-    """The Task of a model's family, which serves it; that of a Keras model which kzoo did not build is classification."""
+    """The Task of a model's family, which serves it; that of a Keras model which kzoo did not build is
+    classification.
+    """
     return named(_kind_of(model))
 
 
@@ -58,12 +67,14 @@ def named(kind):
 
 
 def task(model, kind=None, *, teacher=None, **settings):
-    """A keras.Model that trains `model`: call `compile(optimizer=...)` and `fit` on your own data; it brings the loss itself.
+    """A keras.Model that trains `model`: call `compile(optimizer=...)` and `fit` on your own data; it brings the loss
+    itself.
 
-    `model` is one of kzoo's or, for "classify", any Keras model that gives logits (B, C); the weights trained are its own. kind is the
-    task, by default that of the model's family; settings are the fields of kzoo.schema's class of that kind, for "classify" loss,
-    label_smoothing in [0, 1) and target_threshold. teacher: of a task that learns from one, anything that Keras can call; it is called and
-    never changed, and the task cannot be saved whole. Raises UsageError for an unknown kind or setting, and for a teacher of other tasks.
+    `model` is one of kzoo's or, for "classify", any Keras model that gives logits (B, C); the weights trained are its
+    own. kind is the task, by default that of the model's family; settings are the fields of kzoo.schema's class of that
+    kind, for "classify" loss, label_smoothing in [0, 1) and target_threshold. teacher: of a task that learns from one,
+    anything that Keras can call; it is called and never changed, and the task cannot be saved whole. Raises UsageError
+    for an unknown kind or setting, and for a teacher of other tasks.
     """
     kind = kind or _kind_of(model)
     chosen = schema.settings_class(kind)

@@ -1,17 +1,23 @@
-"""What a kind of work adds to a model, from sample to figures. Loads no Keras: an artifact's answers are read by its runtime alone."""
+"""What a kind of work adds to a model, from sample to figures. Loads no Keras: an artifact's answers are read by its
+runtime alone.
+"""
 
 # Where each step of a sample lives:
-# - Detection. source: boxes in pixels. batching: one plan moves pixels and boxes, a canvas pads both; x {"image", "mask"}, y {"boxes",
-#   "labels", "valid"}, open sides in the signature. view: matching and losses over the network's build with auxiliary outputs (`building`).
-#   meter: boxes back to the original's pixels by the sizes in y, then AP; `headline` is ("ap", 1).
-# - MAE. batching: x {"image", "noise"}, drawn by uniforms of the keys, no y. view: the error on masked patches. meter: that error;
-#   evaluate() adds k-NN of the encoder's features against reference(); `headline` asks the source whether there are labels.
-# - Rotation. batching: turns drawn from the keys, y their numbers. view: the head of four logits is its own layer, over the pooled
-#   vector (`options` say num_classes=0), and goes with it. `judged` is the network with that head, which figures need.
-# - Colourisation. batching: x the grey picture, y the colours of its patches. view: a head over tokens (`building`
-#   says global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of what is `judged` too.
-# - Distillation. batching, meter, headline: classification's. view: holds the teacher, calls it on x (normalised again where the two
-#   differ) inside compute_loss; checkpoints leave out its variables.
+# - Detection. source: boxes in pixels. batching: one plan moves pixels and boxes, a canvas pads both; x {"image",
+#   "mask"}, y {"boxes", "labels", "valid"}, open sides in the signature. view: matching and losses over the network's
+#   build with auxiliary outputs (`building`). meter: boxes back to the original's pixels by the sizes in y, then AP;
+#   `headline` is ("ap", 1).
+# - MAE. batching: x {"image", "noise"}, drawn by uniforms of the keys, no y. view: the error on masked patches. meter:
+#   that error; evaluate() adds k-NN of the encoder's features against reference(); `headline` asks the source whether
+#   there are labels.
+# - Rotation. batching: turns drawn from the keys, y their numbers. view: the head of four logits is its own layer, over
+#   the pooled vector (`options` say num_classes=0), and goes with it. `judged` is the network with that head, which
+#   figures need.
+# - Colourisation. batching: x the grey picture, y the colours of its patches. view: a head over tokens (`building` says
+#   global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of what is
+#   `judged` too.
+# - Distillation. batching, meter, headline: classification's. view: holds the teacher, calls it on x (normalised again
+#   where the two differ) inside compute_loss; checkpoints leave out its variables.
 
 import numpy as np
 
@@ -24,20 +30,27 @@ TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
 def register_task(cls):
-    """Links a Task to the kind of its settings. Used as a decorator, in a plugin's module by the name kzoo.register_task."""
+    """Links a Task to the kind of its settings. Used as a decorator, in a plugin's module by the name
+    kzoo.register_task.
+    """
     TASKS[cls.settings_class.kind] = cls
     return cls
 
 
 class Task:
-    """A kind of work: one instance for its settings, no other state, no variables. Found by the kind of its settings."""
+    """A kind of work: one instance for its settings, no other state, no variables. Found by the kind of its
+    settings.
+    """
 
     settings_class = TaskSettings
     targets = "label"  # what a source must give beside the picture: label | objects | picture (nothing more)
     curves = ("loss",)  # the figures of log.csv, TensorBoard and the learning curve, of training and of evaluation
-    taught = False  # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
-    agreements = ("max_abs_difference", "largest_output", "correlation")  # the figures of `agreement`, the first two of all outputs
+    # whether `view` takes a teacher=, which kzoo.task was handed; without one it finds that of its settings
+    taught = False
+    # the figures of `agreement`, the first two of all outputs
+    agreements = ("max_abs_difference", "largest_output", "correlation")
     building = {}  # overrides of the network while it trains, never in its spec
+    asks = {}  # what `predictor` takes beside, {name: type}
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
 
     def __init__(self, settings=None):
@@ -52,23 +65,32 @@ class Task:
         return {"in_channels": source.channels}
 
     def accept(self, network, source):
-        """The class names of this data for the network's spec. Raises UserError where network and data do not fit each other."""
+        """The class names of this data for the network's spec. Raises UserError where network and data do not fit each
+        other.
+        """
         return ()
 
     def require(self, source, data):
-        """Raises UserError where the source gives less than the task needs, and where pictures without labels would be mixed."""
+        """Raises UserError where the source gives less than the task needs, and where pictures without labels would be
+        mixed.
+        """
         kind = self.settings_class.kind
         if self.targets not in ("picture", source.targets):
             found, needed = (_TARGETS.get(targets, targets) for targets in (source.targets, self.targets))
             raise UserError(
-                f"{source.name} gives {found}, and the task {kind} needs {needed}: choose another data.source, or by task.kind a task that "
+                f"{source.name} gives {found}, and the task {kind} needs {needed}: choose another data.source, or by "
+                "task.kind a task that "
                 "needs no more."
             )
         if self.targets == "picture" and getattr(data.augment, "mixes", False):
-            raise UserError(f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0.")
+            raise UserError(
+                f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0."
+            )
 
     def batching(self, take, source, data, seed, engine):
-        """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs it."""
+        """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs
+        it.
+        """
         raise NotImplementedError
 
     def loader(self, take, source, data, batch_size, seed=0):
@@ -82,9 +104,11 @@ class Task:
         raise NotImplementedError
 
     def judged(self, view, network):
-        """The model whose outputs the meter is given: the network or, where figures need them, it and the view's own layers after it.
+        """The model whose outputs the meter is given: the network or, where figures need them, it and the view's own
+        layers after it.
 
-        Never the view, which is compiled: its last bits are others. view is None where a run's checkpoint holds nothing of a view's own.
+        Never the view, which is compiled: its last bits are others. view is None where a run's checkpoint holds nothing
+        of a view's own.
         """
         return network
 
@@ -93,7 +117,8 @@ class Task:
         raise NotImplementedError
 
     def evaluate(self, view, network, loader, reference, between=lambda: None):
-        """{figure: number} over the loader's evaluation pass, with `images`, how many pictures there were; padding is left out.
+        """{figure: number} over the loader's evaluation pass, with `images`, how many pictures there were; padding is
+        left out.
 
         reference() gives the training split's loader, without augmentation. between() is called before every batch.
         """
@@ -107,7 +132,9 @@ class Task:
                 rows, real = len(keras.tree.flatten(x)[0]), weights > 0
                 outputs = model.predict_on_batch(x)
                 # Mirrored devices repeat the batch.
-                meter.update(keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real)
+                meter.update(
+                    keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real
+                )
                 images += int(real.sum())
         return meter.result() | {"images": images}
 
@@ -116,21 +143,26 @@ class Task:
         return network
 
     def inputs(self, images, take):
-        """uint8 pictures (B, h, w, C) of one size, any -> (what the network takes, their own sizes (B, 2), None where outputs need none).
+        """uint8 pictures (B, h, w, C) of one size, any -> (what the network takes, their own sizes (B, 2), None where
+        outputs need none).
 
-        Runs inside artifacts: in a SavedModel encoded pictures come one by one, and what the network takes of each has to be of one
-        shape; in one of a fixed size the pictures were brought to it before, which is then their own.
+        Runs inside artifacts: in a SavedModel encoded pictures come one by one, and what the network takes of each has
+        to be of one shape; in one of a fixed size the pictures were brought to it before, which is then their own.
         """
         from kzoo.preprocess import preprocess
 
         return preprocess(images, take.image_size, take.preprocessing), None
 
     def prepared(self, pictures, take):
-        """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are compared with."""
+        """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are compared
+        with.
+        """
         return np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures]), None
 
     def outputs(self, network, raw, sizes):
-        """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own output."""
+        """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own
+        output.
+        """
         import keras
 
         return {"features": keras.tree.map_structure(lambda array: keras.ops.cast(array, "float32"), raw)}
@@ -138,12 +170,16 @@ class Task:
     def agreement(self, expected, found):
         """How two results of one batch compare, dictionaries of named arrays, in float64.
 
-        max_abs_difference over all of them; of the first, the network's own, largest_output and, where both vary, correlation.
+        max_abs_difference over all of them; of the first, the network's own, largest_output and, where both vary,
+        correlation.
         """
         import keras
 
         def flat(result):
-            return [np.concatenate([np.asarray(a, np.float64).ravel() for a in keras.tree.flatten(value)]) for value in result.values()]
+            return [
+                np.concatenate([np.asarray(a, np.float64).ravel() for a in keras.tree.flatten(value)])
+                for value in result.values()
+            ]
 
         pairs = list(zip(flat(expected), flat({name: found[name] for name in expected}), strict=True))
         difference, (own, other) = max(float(np.max(np.abs(a - b))) for a, b in pairs), pairs[0]
@@ -173,15 +209,25 @@ class Task:
         return keras.tree.map_structure(generated, network.input)
 
     def predict(self, network, view, picture, take):
-        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained parts, else None."""
+        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained
+        parts, else None.
+        """
         import keras
 
         inputs, sizes = self.prepared([picture], take)
         outputs = self.outputs(network, network.predict_on_batch(inputs), sizes)
         return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
 
+    def predictor(self, network, view, take, **asked):
+        """The function of one uint8 picture (h, w, C) that `predict` is, for several pictures; asked: by the names
+        in `asks`.
+        """
+        return lambda picture: self.predict(network, view, picture, take)
+
     def answer(self, outputs, labels, top):
-        """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many answers at most."""
+        """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many
+        answers at most.
+        """
         raise NotImplementedError
 
     def line(self, answer):
@@ -193,7 +239,9 @@ class Task:
         raise NotImplementedError
 
     def captions(self, batch, names):
-        """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or none."""
+        """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or
+        none.
+        """
         raise NotImplementedError
 
 
@@ -201,7 +249,9 @@ class Meter:
     """Figures of a stream of batches, in float64."""
 
     def update(self, outputs, y, real):
-        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool, False for padding."""
+        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool, False
+        for padding.
+        """
         raise NotImplementedError
 
     def result(self):

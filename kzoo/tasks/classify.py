@@ -29,14 +29,20 @@ class Classify(Task):
         name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
         classes = network.classes
         if not classes:
-            raise UserError(f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class.")
+            raise UserError(
+                f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class."
+            )
         if source.num_classes > classes:
             raise UserError(
-                f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to train it, and "
+                f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to "
+                "train it, and "
                 "evaluate on the data that it was trained for."
             )
         if known and found and found != tuple(known):  # the numbers would mean other classes
-            raise UserError(f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same classes.")
+            raise UserError(
+                f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same "
+                "classes."
+            )
         return found if len(found) == classes else ()
 
     def batching(self, take, source, data, seed, engine):
@@ -51,7 +57,9 @@ class Classify(Task):
         return ClassMeter()
 
     def outputs(self, network, raw, sizes):
-        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a head."""
+        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a
+        head.
+        """
         if not network.classes:
             return super().outputs(network, raw, sizes)
         from keras import ops
@@ -82,9 +90,14 @@ class Classify(Task):
         return outputs
 
     def answer(self, outputs, labels, top):
-        """{"classes": [{"label", "index", "probability"}, ...best first]}; one logit's probability is that of class 1."""
+        """{"classes": [{"label", "index", "probability"}, ...best first]}; one logit's probability is that of class
+        1.
+        """
         if "probabilities" not in outputs:
-            raise UserError("the model gives features, not classes; build or export it with a classifier's head, num_classes above 0.")
+            raise UserError(
+                "the model gives features, not classes; build or export it with a classifier's head, "
+                "num_classes above 0."
+            )
         probabilities = outputs["probabilities"]
         if len(probabilities) == 1:
             probabilities = np.append(1 - probabilities, probabilities)
@@ -106,11 +119,15 @@ class Classify(Task):
         if targets.ndim == 1:
             return [words[label] for label in targets]
         best = np.argsort(-targets, axis=1, kind="stable")[:, :2]
-        return ["\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0) for pair, row in zip(best, targets, strict=True)]
+        return [
+            "\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0)
+            for pair, row in zip(best, targets, strict=True)
+        ]
 
 
 class ClassMeter(Meter):
-    """accuracy, loss in nats and, above five classes, top5_accuracy of logits (B * crops, C), one or several crops a label.
+    """accuracy, loss in nats and, above five classes, top5_accuracy of logits (B * crops, C), one or several crops a
+    label.
 
     Of several crops the probabilities are averaged, and their logarithms stand for logits.
     """

@@ -9,21 +9,26 @@ from kzoo.errors import UserError
 
 @contextlib.contextmanager
 def data_parallel(recipe):
-    """Within it models are built, trained and saved as copies on every device of the best kind (accelerators, else CPU devices).
+    """Within it models are built, trained and saved as copies on every device of the best kind (accelerators, else CPU
+    devices).
 
-    TensorFlow's MirroredStrategy, or Keras' DataParallel under JAX; one device, or a recipe that does not ask, changes nothing.
-    Raises UserError under torch and for a batch that does not split evenly.
+    TensorFlow's MirroredStrategy, or Keras' DataParallel under JAX; one device, or a recipe that does not ask, changes
+    nothing. Raises UserError under torch and for a batch that does not split evenly.
     """
     if not recipe.data_parallel:
         yield
         return
     if keras.backend.backend() == "torch":
-        raise UserError("data_parallel needs TensorFlow or JAX; choose one with KERAS_BACKEND, or set data_parallel=False.")
+        raise UserError(
+            "data_parallel needs TensorFlow or JAX; choose one with KERAS_BACKEND, or set data_parallel=False."
+        )
     devices = _devices()
     for name in ("batch_size", "eval_batch_size"):
         size = getattr(recipe.data, name)
         if size is not None and size % len(devices):
-            raise UserError(f"data.{name} {size} does not split over {len(devices)} devices; choose a multiple of {len(devices)}.")
+            raise UserError(
+                f"data.{name} {size} does not split over {len(devices)} devices; choose a multiple of {len(devices)}."
+            )
     if len(devices) == 1:
         yield
         return
@@ -52,7 +57,9 @@ def _scope(devices):
 
 
 def mirrored():
-    """Whether this is inside a MirroredStrategy, whose steps TensorFlow runs as graphs: XLA reaches no variable of another device."""
+    """Whether this is inside a MirroredStrategy, whose steps TensorFlow runs as graphs: XLA reaches no variable of
+    another device.
+    """
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

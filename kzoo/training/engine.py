@@ -28,6 +28,7 @@ from kzoo.training.evaluation import averaged, loader_for
 from kzoo.training.optimizer import require_xla
 from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
+from kzoo.training.watch import Watch
 from kzoo.training.workdir import RECEIPT, claimed
 from kzoo.weights import fill, load
 from kzoo.weights.fill import transfer
@@ -52,13 +53,14 @@ class Run:
 
 
 def train(recipe, workdir=None, overrides=None, data=None, *, smoke=False):
-    """Trains a recipe in `workdir` (default runs/NAME) and returns a Run; called again on the same folder, it continues.
+    """Trains a recipe in `workdir` (default runs/NAME) and returns a Run; called again on the same folder, it
+    continues.
 
-    overrides: {dotted recipe key: value}; data: another source, or a pair of kzoo.data sources (training, evaluation), whose name
-    then stands in the record; smoke: the toy row, generated data, two steps, in a temporary folder unless one is given.
-    Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to be had, a
-    disk or memory that is full. Asked to end by SIGTERM, in the main thread, it finishes the step, saves and raises Terminated, a
-    SystemExit of status 143.
+    overrides: {dotted recipe key: value}; data: another source, or a pair of kzoo.data sources (training, evaluation),
+    whose name then stands in the record; smoke: the toy row, generated data, two steps, in a temporary folder unless
+    one is given. Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step
+    that is not to be had, a disk or memory that is full. Asked to end by SIGTERM, in the main thread, it finishes the
+    step, saves and raises Terminated, a SystemExit of status 143.
     """
     name, recipe = settle(recipe, overrides, smoke)
     if smoke:
@@ -81,9 +83,15 @@ class _Session:
     def __init__(self, recipe, workdir, data, ending):
         keras.utils.set_random_seed(recipe.seed)
         self.recipe, self.workdir, self.ending = recipe, workdir, ending
-        source, held_out = data or [kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()]
+        source, held_out = data or [
+            kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()
+        ]
         self.plan = Plan(recipe, source)
-        self.task, self.steps_per_epoch, self.total_steps = self.plan.task, self.plan.steps_per_epoch, self.plan.total_steps
+        self.task, self.steps_per_epoch, self.total_steps = (
+            self.plan.task,
+            self.plan.steps_per_epoch,
+            self.plan.total_steps,
+        )
         self.task.require(held_out, recipe.data)
         self.headline, self.sign = self.task.headline(source)
         self.resumes = (workdir / CHECKPOINT).exists()
@@ -119,7 +127,9 @@ class _Session:
             return self.plan.side_at(0)
         side = read_checkpoint(self.workdir, ("none",))[1]["side"]
         if side not in (self.recipe.progressive or (None,)):
-            raise UserError(f"the checkpoint in {self.workdir} is of pictures of {side} pixels, which its recipe does not train on.")
+            raise UserError(
+                f"the checkpoint in {self.workdir} is of pictures of {side} pixels, which its recipe does not train on."
+            )
         return side
 
     def _initialise(self):
@@ -140,12 +150,15 @@ class _Session:
         self.board.close()
 
     def _resume(self):
-        """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two epochs."""
+        """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two
+        epochs.
+        """
         meta, metric_values = state.restore(self.view, self.workdir)
         self.step, self.history, self.metrics = meta["step"], meta["history"], meta["metrics"]
         self.seconds_before = meta["seconds"]
         self.started, self.unevaluated = meta["started"], meta.get("unevaluated")
-        logs.write_csv(self.workdir, self.task.curves, self.history)  # a kill may have come between the checkpoint and its row
+        # a kill may have come between the checkpoint and its row
+        logs.write_csv(self.workdir, self.task.curves, self.history)
         say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
         return metric_values if self.step % self.steps_per_epoch else None
 
@@ -156,7 +169,7 @@ class _Session:
         self._enter(self.plan.side_at(epoch))
         steps = min(per_epoch - done, self.total_steps - self.step)
         batches = self.stage.training.epoch(epoch, start_step=done)
-        watch = _Watch(self, epoch, self.step + steps, metric_values)
+        watch = Watch(self, epoch, self.step + steps, metric_values)
         with self.stage.training.plain_errors():
             self.view.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         self.progress.end_line()
@@ -175,7 +188,9 @@ class _Session:
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             self._evaluate(means)
             row |= {f"eval_{name}": self.metrics[name] for name in dict.fromkeys((*self.task.curves, self.headline))}
-            told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves)))
+            told = ", ".join(
+                f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves))
+            )
             say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
@@ -187,11 +202,15 @@ class _Session:
             self.draw()
 
     def _evaluate(self, means):
-        """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when it continues."""
+        """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when
+        it continues.
+        """
         try:
             with averaged(self.view):
                 network = self._at_full_size()
-                self.metrics = self.task.evaluate(self.view, network, self.evaluation, self._reference, self.ending.check)
+                self.metrics = self.task.evaluate(
+                    self.view, network, self.evaluation, self._reference, self.ending.check
+                )
                 self._keep_best(network)
         except Terminated:
             self.unevaluated = means
@@ -201,7 +220,8 @@ class _Session:
     def _keep_best(self, network):
         """Writes the weights just evaluated, where none before were as good.
 
-        Before the checkpoint: a run killed between the two goes on from the last one, and repeats the evaluation and this file.
+        Before the checkpoint: a run killed between the two goes on from the last one, and repeats the evaluation and
+        this file.
         """
         value, best = self.metrics[self.headline], self._best()
         if math.isfinite(value) and (best is None or self.sign * value > self.sign * best[f"eval_{self.headline}"]):
@@ -280,53 +300,21 @@ class _Session:
         write_text(self.workdir / RECORD, dump(self.recipe, record))
 
     def finish(self):
-        """Writes what a finished run leaves. model.keras is the model that `kzoo.load` gives: float32, averaged weights."""
+        """Writes what a finished run leaves. model.keras is the model that `kzoo.load` gives: float32, averaged
+        weights.
+        """
         self.draw()
         with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
-        told, best = f"{self.headline} {self.metrics[self.headline]:.4f} on {self.metrics['images']} pictures", self._best()
+        told, best = (
+            f"{self.headline} {self.metrics[self.headline]:.4f} on {self.metrics['images']} pictures",
+            self._best(),
+        )
         if best and best["step"] < self.step:
             told += f"; the best, {best[f'eval_{self.headline}']:.4f}, was after epoch {best['epoch']}"
         say(f"done: {self.workdir}, {told}")
         return Run(self.workdir, self.metrics, tuple(self.history))
-
-
-class _Watch(keras.callbacks.Callback):
-    """After every step: counts it, stops at a loss that is not finite, saves when it is time or the run is asked to end.
-
-    Never at the epoch's last step, whose evaluation comes first.
-    """
-
-    def __init__(self, session, epoch, last_step, metric_values):
-        super().__init__()
-        self.session, self.epoch, self.last_step, self.metric_values = session, epoch, last_step, metric_values
-        self.logs = {}
-        self.saved_step, self.saved_time = session.step, time.monotonic()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.metric_values:  # continue the epoch's running means where the checkpoint left them
-            state.set_metrics(self.session.view, self.metric_values)
-
-    def on_train_batch_end(self, batch, logs=None):
-        session, self.logs = self.session, {k: float(v) for k, v in logs.items()}
-        session.step += 1
-        now = time.monotonic()
-        if not math.isfinite(self.logs["loss"]):  # a running mean: once not finite, it stays so
-            raise UserError(
-                f"the loss became {self.logs['loss']} at step {session.step}; the run stopped and its last good checkpoint is kept: "
-                "lower optim.lr, warm up longer or set optim.clip_norm, in a new --workdir."
-            )
-        if session.compiled is None:
-            session.first_step_done()
-        session.progress.update(session.step, self.epoch, session.plan.epochs, self.logs)
-        limits = session.recipe.checkpoint
-        by_steps = limits.every_steps and session.step - self.saved_step >= limits.every_steps
-        by_time = limits.every_minutes is not None and now - self.saved_time >= limits.every_minutes * 60
-        if (by_steps or by_time or session.ending.asked) and session.step < self.last_step:
-            session.save()
-            self.saved_step, self.saved_time = session.step, time.monotonic()
-            session.ending.check()
 
 
 def _installed(distribution):

@@ -22,7 +22,9 @@ def loader_for(task, model, source, data):
     Raises UserError where model and source do not fit each other, as the task says.
     """
     task.accept(model, source)
-    return task.loader(model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size)
+    return task.loader(
+        model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size
+    )
 
 
 @contextlib.contextmanager
@@ -44,24 +46,43 @@ def averaged(view):
 
 
 def evaluate(run, data=None, best=False):
-    """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's evaluation.json.
+    """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's
+    evaluation.json.
 
-    best: of its best weights, not its last. Of a classifier accuracy, top5_accuracy (above five classes), loss in nats, images. A run
-    that may only be read keeps none of it, which is said. Raises UserError where the data is not for the model, for example of other
-    classes.
+    best: of its best weights, not its last. Of a classifier accuracy, top5_accuracy (above five classes), loss in nats,
+    images. A run that may only be read keeps none of it, which is said. Raises UserError where the data is not for the
+    model, for example of other classes.
     """
     recipe, _ = read_recipe(run)
     model, task, of_run = load(run, best), make(recipe.task), recipe.data
 
     def pass_over(source, split):
-        opened = source if isinstance(source, kdata.Source) else kdata.open_source(source, split, data_dir=of_run.data_dir)
+        opened = (
+            source if isinstance(source, kdata.Source) else kdata.open_source(source, split, data_dir=of_run.data_dir)
+        )
         return loader_for(task, model, opened, of_run)
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
-    metrics = task.evaluate(trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split))
-    of = {"data": loader.source.name} | ({"weights": "best"} if best else {})
-    try:
-        write_text(pathlib.Path(run) / "evaluation.json", json.dumps(of | metrics, indent=1) + "\n")
-    except OSError as error:  # a run that may only be read
-        say(f"evaluation.json could not be written into {run}: {reason(error)}")
+    metrics = task.evaluate(
+        trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split)
+    )
+    told = {key: value for key, value in told_of(run).items() if key == "probes"}
+    tell(run, {"data": loader.source.name} | ({"weights": "best"} if best else {}) | metrics | told)
     return metrics
+
+
+def told_of(run):
+    """What the run's evaluation.json says; {} where there is none, or one that is none."""
+    try:
+        told = json.loads((pathlib.Path(run) / "evaluation.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def tell(run, told):
+    """Writes the run's evaluation.json; of a run that may only be read it is said that it was not."""
+    try:
+        write_text(pathlib.Path(run) / "evaluation.json", json.dumps(told, indent=1) + "\n")
+    except OSError as error:
+        say(f"evaluation.json could not be written into {run}: {reason(error)}")

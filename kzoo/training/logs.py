@@ -1,4 +1,6 @@
-"""What a run tells: progress on stderr, log.csv, TensorBoard, the learning curve. All are drawn from one history of rows."""
+"""What a run tells: progress on stderr, log.csv, TensorBoard, the learning curve. All are drawn from one history of
+rows.
+"""
 
 import csv
 import importlib.util
@@ -38,7 +40,9 @@ class Progress:
             return
         self.shown = now
         rate = self.rate(step)
-        left = f"{rate:.0f} images/s, {clock((self.total - step) * self.batch_size / rate)} left" if rate else "compiled"
+        left = (
+            f"{rate:.0f} images/s, {clock((self.total - step) * self.batch_size / rate)} left" if rate else "compiled"
+        )
         shown = "  ".join(f"{k} {v:.4f}" for k, v in logs.items())
         text = f"epoch {epoch + 1}/{epochs}  step {step}/{self.total}  {shown}  {left}"
         print(f"\r{text:<100}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
@@ -63,11 +67,17 @@ def write_csv(run, curves, history):
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, where its package is installed; rows that were lost with a kill are written anew, not twice."""
+    """Scalars for TensorBoard, where its package is installed; rows that were lost with a kill are written anew, not
+    twice.
+    """
 
     def __init__(self, run, curves, history):
         self.writer = None
-        self.tags = {"lr": "train/lr"} | {name: f"train/{name}" for name in curves} | {f"eval_{name}": f"eval/{name}" for name in curves}
+        self.tags = (
+            {"lr": "train/lr"}
+            | {name: f"train/{name}" for name in curves}
+            | {f"eval_{name}": f"eval/{name}" for name in curves}
+        )
         self.tags["images_per_second"] = "train/images_per_second"
         if importlib.util.find_spec("tensorboard"):
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -104,7 +114,12 @@ def draw_curve(run, curves, history):
     for axis, name in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves, strict=True):
         for key, label in ((name, "training"), (f"eval_{name}", "evaluation")):
             rows = [row for row in history if key in row]
-            axis.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="." if len(rows) < 40 else None, label=label)
+            axis.plot(
+                [row["epoch"] for row in rows],
+                [row[key] for row in rows],
+                marker="." if len(rows) < 40 else None,
+                label=label,
+            )
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
         axis.legend()

@@ -19,20 +19,24 @@ def updates(recipe, total_steps):
     count = total_steps // recipe.optim.accumulate
     if not count:
         raise UserError(
-            f"optim.accumulate={recipe.optim.accumulate} gathers more batches than the {total_steps} of the run, so that no weight would "
+            f"optim.accumulate={recipe.optim.accumulate} gathers more batches than the {total_steps} of the run, so "
+            "that no weight would "
             "change; lower it or train longer."
         )
     return count
 
 
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """A recipe's learning rate over `total_steps` steps of the optimizer, the first of which is 0; step -> rate, float32.
+    """A recipe's learning rate over `total_steps` steps of the optimizer, the first of which is 0; step -> rate,
+    float32.
 
-    Linear warm-up of at most half of the run (so that a run cut short, epochs=1 or a smoke, still decays), then the schedule.
+    Linear warm-up of at most half of the run (so that a run cut short, epochs=1 or a smoke, still decays), then the
+    schedule.
     """
 
     def __init__(self, recipe, steps_per_epoch, total_steps):
-        self.schedule, self.peak = recipe.schedule, float(recipe.optim.lr)  # an int would make Keras compute in whole numbers
+        # an int would make Keras compute in whole numbers
+        self.schedule, self.peak = recipe.schedule, float(recipe.optim.lr)
         steps = self.schedule.warmup_steps
         warmup = round(self.schedule.warmup_epochs * steps_per_epoch) if steps is None else steps
         self.warmup, self.total = min(warmup, total_steps // 2), total_steps
@@ -79,7 +83,9 @@ def _rule(o):
 
 
 def trained(model):
-    """{name: weight} of what a view, or a model alone, trains: the network's by their paths, the view's own by its names for them."""
+    """{name: weight} of what a view, or a model alone, trains: the network's by their paths, the view's own by its
+    names for them.
+    """
     own = {id(weight): name for name, weight in model.own().items()} if isinstance(model, View) else {}
     return {own.get(id(weight), weight.path): weight for weight in model.trainable_weights}
 
@@ -101,7 +107,10 @@ def rate_scales(optim, model):
 def _matching(pattern, paths, key):
     found = [path for path in paths if re.search(pattern, path)]
     if not found:
-        raise UserError(f"the pattern {pattern!r} of {key} fits no weight of the model; its weights are named like {next(iter(paths))!r}.")
+        raise UserError(
+            f"the pattern {pattern!r} of {key} fits no weight of the model; its weights are named like "
+            f"{next(iter(paths))!r}."
+        )
     return found
 
 
@@ -114,9 +123,11 @@ def freeze(model, patterns):
     frozen = {id(weights[name]) for pattern in patterns for name in _matching(pattern, weights, "optim.freeze")}
     if len(frozen) == len(weights):
         raise UserError("optim.freeze fits every weight of the model, which leaves nothing to train.")
-    network = model.network if isinstance(model, View) else None  # of which each layer tells that it is frozen, never the whole
+    # of which each layer tells that it is frozen, never the whole
+    network = model.network if isinstance(model, View) else None
     learning = [(layer, layer.trainable_weights) for layer in layers_in(model) if layer is not network]
-    for layer, own in learning:  # as they all were before: what is frozen of a block would hide a norm in it that has nothing left
+    # as they all were before: what is frozen of a block would hide a norm in it that has nothing left
+    for layer, own in learning:
         if own and all(id(w) in frozen for w in own):
             layer.trainable = False
         for weight in own:
@@ -124,7 +135,9 @@ def freeze(model, patterns):
 
 
 def make_optimizer(recipe, schedule, model):
-    """The recipe's optimizer: decoupled decay, global-norm clipping, rates by weight, accumulation, averaged weights."""
+    """The recipe's optimizer: decoupled decay, global-norm clipping, rates by weight, accumulation, averaged
+    weights.
+    """
     o = recipe.optim
     rule, arguments = _rule(o)
     common = {"learning_rate": schedule, "global_clipnorm": o.clip_norm}
@@ -152,12 +165,20 @@ def wants_xla(recipe):
 
 
 def require_xla(recipe, view, compiled=None):
-    """Stops a run whose recipe requires XLA where Keras refused it (before the first step) or the step is something else (after it)."""
+    """Stops a run whose recipe requires XLA where Keras refused it (before the first step) or the step is something
+    else (after it).
+    """
     if recipe.xla != "required" or keras.backend.backend() == "torch":
         return
     if mirrored():
-        raise UserError("xla='required', but TensorFlow compiles no step over several devices; use xla='auto', or KERAS_BACKEND=jax.")
+        raise UserError(
+            "xla='required', but TensorFlow compiles no step over several devices; use xla='auto', or "
+            "KERAS_BACKEND=jax."
+        )
     if compiled is None and not view.jit_compile:
-        raise UserError("xla='required', but Keras refuses to compile this step (op determinism or a layer forbids it); use xla='auto'.")
+        raise UserError(
+            "xla='required', but Keras refuses to compile this step (op determinism or a layer forbids it); use "
+            "xla='auto'."
+        )
     if compiled not in (None, "xla"):
         raise UserError(f"xla='required', but the training step runs as {compiled}; use xla='auto'.")

@@ -13,10 +13,13 @@ from kzoo.settings import flatten, override
 from kzoo.tasks import make
 from kzoo.training.optimizer import Rate, updates
 from kzoo.weights.read import spec_of
+from kzoo.zoo import get
 
 
 def settle(source, overrides=None, smoke=False):
-    """(name, Recipe) as it will run: found, shrunk for a smoke, its fields' types checked, {dotted key: value} overrides applied."""
+    """(name, Recipe) as it will run: found, shrunk for a smoke, its fields' types checked, {dotted key: value}
+    overrides applied.
+    """
     name, recipe = find_recipe(source)
     if smoke:
         recipe = shrink(recipe, registry.toy_of(recipe.model))
@@ -38,23 +41,30 @@ def adopt(recipe):
 
 
 class Plan:
-    """What a settled recipe means for a source: its task, the model's options and config, sizes, steps, epochs and schedule.
+    """What a settled recipe means for a source: its task, the model's options and config, sizes, steps, epochs and
+    schedule.
 
-    Nothing is built or read before it is asked for. Raises UserError where the source does not give what the task needs, and where
-    the last of recipe.progressive is not the model's own size.
+    Nothing is built or read before it is asked for. Raises UserError where the source does not give what the task
+    needs, and where the last of recipe.progressive is not the model's own size.
     """
 
     def __init__(self, recipe, source):
         self.recipe, self.source, self.task = recipe, source, make(recipe.task)
         self.task.require(source, recipe.data)
-        self.options = self.task.options(source) | recipe.overrides | self.task.building | ({"remat": True} if recipe.remat else {})
+        self.options = (
+            self.task.options(source)
+            | recipe.overrides
+            | self.task.building
+            | ({"remat": True} if recipe.remat else {})
+        )
         if recipe.preprocessing is not None:
             self.options["preprocessing"] = recipe.preprocessing
         self.config = registry.config_of(recipe.model, self.options)[1]
         own, last = self.config.size, recipe.progressive[-1] if recipe.progressive else None
         if last is not None and own != (last, last):
             raise UserError(
-                f"progressive ends at {last} pixels, but the model's pictures are {own[0]} x {own[1]}; end there, or set image_size."
+                f"progressive ends at {last} pixels, but the model's pictures are {own[0]} x {own[1]}; end there, or "
+                "set image_size."
             )
 
     @functools.cached_property
@@ -100,7 +110,8 @@ class Plan:
     def network(self, side=None):
         """The model for this data, random. Raises UserError where the two do not fit each other, as the task says."""
         options = self.options if side is None else self.options | {"image_size": side}
-        model = build(self.recipe.model, options, filled=bool(self.recipe.init_from))
+        name = self.recipe.model
+        model = build(name, options, filled=True) if self.recipe.init_from else get(name, **options)
         names, trained_with = self.task.accept(model, self.source), {"remat", *self.task.building}
         architecture = {key: value for key, value in model.spec.overrides.items() if key not in trained_with}
         model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=names)

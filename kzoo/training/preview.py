@@ -15,10 +15,12 @@ COLUMNS = 8
 
 
 def preview(recipe, out=None, overrides=None, *, smoke=False):
-    """Writes NAME.batch.png and NAME.schedule.png of a recipe into the folder `out` (default kzoo-preview); returns their paths.
+    """Writes NAME.batch.png and NAME.schedule.png of a recipe into the folder `out` (default kzoo-preview); returns
+    their paths.
 
-    recipe, overrides and smoke as in `train`; nothing is trained. The pictures are the first of the first epoch as the model gets
-    them, the normalisation undone. Raises UserError for data that cannot be read, MissingPackage without the extra "plots".
+    recipe, overrides and smoke as in `train`; nothing is trained. The pictures are the first of the first epoch as the
+    model gets them, the normalisation undone. Raises UserError for data that cannot be read, MissingPackage without the
+    extra "plots".
     """
     folder = output_folder(out or "kzoo-preview", make=False)
     name, recipe = settle(recipe, overrides, smoke)
@@ -35,11 +37,16 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
 
 
 def first_batch(plan):
-    """(images (B, H, W, C) in 0..1, the whole batch, of arrays): the first of the first epoch, of at most LARGEST pictures."""
+    """(images (B, H, W, C) in 0..1, the whole batch, of arrays): the first of the first epoch, of at most LARGEST
+    pictures.
+    """
     loader = plan.loader(batch_size=min(plan.recipe.data.batch_size, LARGEST))
     with loader.plain_errors():
         batch = keras.tree.map_structure(np.asarray, next(iter(loader.epoch(0))))
-    images, preprocessing = batch[0]["image"] if isinstance(batch[0], dict) else batch[0], plan.config.take.preprocessing
+    images, preprocessing = (
+        batch[0]["image"] if isinstance(batch[0], dict) else batch[0],
+        plan.config.take.preprocessing,
+    )
     return np.clip(images * np.float32(preprocessing.std) + np.float32(preprocessing.mean), 0, 1), batch
 
 
@@ -68,5 +75,7 @@ def draw_schedule(path, plan, title):
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     axis.grid(alpha=0.3)
     length = f"{total:,} steps of {every * recipe.data.batch_size:,} pictures"
-    axis.set_title(f"{title}: {recipe.optim.name}, {recipe.schedule.name}\n{length}, peak {recipe.optim.lr:g}", fontsize=11)
+    axis.set_title(
+        f"{title}: {recipe.optim.name}, {recipe.schedule.name}\n{length}, peak {recipe.optim.lr:g}", fontsize=11
+    )
     save(figure, path)

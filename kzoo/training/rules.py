@@ -1,7 +1,7 @@
 """Update rules that Keras lacks or computes otherwise than the papers and torch: SGD with momentum, LARS, LAMB.
 
-Each takes the gradient after clipping; `lr` is the rate of this step and this weight. Only weights that decay (matrices, no norms,
-biases or tables) have their step adapted by the layer-wise rules, as in the papers' own runs.
+Each takes the gradient after clipping; `lr` is the rate of this step and this weight. Only weights that decay
+(matrices, no norms, biases or tables) have their step adapted by the layer-wise rules, as in the papers' own runs.
 """
 
 from keras import ops
@@ -20,7 +20,9 @@ def _ratio(above, below):
 
 
 class Sgd(Rule):
-    """Momentum that remembers gradients, not steps: a change of the rate takes effect at once, as in torch (Keras' own remembers steps)."""
+    """Momentum that remembers gradients, not steps: a change of the rate takes effect at once, as in torch (Keras' own
+    remembers steps).
+    """
 
     def __init__(self, momentum=0.9, nesterov=False, **kwargs):
         super().__init__(**kwargs)
@@ -44,7 +46,8 @@ class Sgd(Rule):
 
 
 class Lars(Sgd):
-    """LARS, https://arxiv.org/abs/1708.03888: the gradient of each weight is brought to a fixed share of the weight's own norm.
+    """LARS, https://arxiv.org/abs/1708.03888: the gradient of each weight is brought to a fixed share of the weight's
+    own norm.
 
     The decay `l2` is part of the gradient, so that the share bounds both.
     """

@@ -5,7 +5,9 @@ from kzoo.training.optimizer import freeze, make_optimizer, require_xla, wants_x
 
 
 class Stage:
-    """network, training loader and, once compiled, view of a Plan; `side` is the image size in pixels, None for the model's own."""
+    """network, training loader and, once compiled, view of a Plan; `side` is the image size in pixels, None for the
+    model's own.
+    """
 
     def __init__(self, plan, side=None):
         self.plan, self.side = plan, side
@@ -27,5 +29,7 @@ class Stage:
         self.view.optimizer.build(self.view.trainable_variables)
 
     def follow(self, before):
-        """Takes over everything an earlier stage has learnt and counted; position tables, and what belongs to them, are resampled."""
+        """Takes over everything an earlier stage has learnt and counted; position tables, and what belongs to them, are
+        resampled.
+        """
         state.carry(before.view, self.view)

@@ -1,4 +1,6 @@
-"""Everything a run needs to continue bit for bit, in one file: weights, averages, optimizer, random state, metrics, position."""
+"""Everything a run needs to continue bit for bit, in one file: weights, averages, optimizer, random state, metrics,
+position.
+"""
 
 import json
 
@@ -19,14 +21,22 @@ def _weights(view):
 
 
 def _groups(view):
-    """{key: variable} of the view's whole state, but for what it was given. Weights go by name; the rest, unnamed, by its fixed order."""
+    """{key: variable} of the view's whole state, but for what it was given. Weights go by name; the rest, unnamed, by
+    its fixed order.
+    """
     groups = _weights(view)
-    averaged = {id(v): f"task_average/{key.removeprefix('task/')}" for key, v in groups.items() if key.startswith("task/")}
+    averaged = {
+        id(v): f"task_average/{key.removeprefix('task/')}" for key, v in groups.items() if key.startswith("task/")
+    }
     if averages(view.optimizer):
         keys = [averaged.get(id(v), f"average/{v.path}") for v in view.trainable_variables]
         groups |= dict(zip(keys, averages(view.optimizer), strict=True))
     known = {id(v) for v in (*groups.values(), *view.given)}
-    rest = {"optimizer": view.optimizer.variables, "metrics": view.metrics_variables, "state": view.non_trainable_variables}
+    rest = {
+        "optimizer": view.optimizer.variables,
+        "metrics": view.metrics_variables,
+        "state": view.non_trainable_variables,
+    }
     for name, variables in rest.items():
         fresh = [v for v in variables if id(v) not in known]
         groups |= {f"{name}/{i:05d}": v for i, v in enumerate(fresh)}
@@ -35,14 +45,18 @@ def _groups(view):
 
 
 def save(view, run, meta):
-    """Replaces the run's checkpoint atomically and keeps the one before it. Refuses to replace a good one by a state that is not finite."""
+    """Replaces the run's checkpoint atomically and keeps the one before it. Refuses to replace a good one by a state
+    that is not finite.
+    """
     if hasattr(view, "jax_state_sync"):
         view.jax_state_sync()
     _write(run / CHECKPOINT, _groups(view), meta, "the last good checkpoint is kept", previous=PREVIOUS)
 
 
 def save_best(view, network, run, meta):
-    """Replaces the run's best weights atomically: those of `network`, which was evaluated, and of what the view has of its own."""
+    """Replaces the run's best weights atomically: those of `network`, which was evaluated, and of what the view has of
+    its own.
+    """
     own = {key: variable for key, variable in _groups(view).items() if key.startswith("task/")}
     _write(run / BEST, {f"weights/{v.path}": v for v in network.weights} | own, meta, "the last good ones are kept")
 
@@ -58,7 +72,9 @@ def _write(path, variables, meta, kept, previous=None):
 
 
 def restore(view, run):
-    """Fills the view from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise reset)."""
+    """Fills the view from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise
+    reset).
+    """
     groups = _groups(view)
     arrays, meta = read_checkpoint(run, shapes={key: tuple(variable.shape) for key, variable in groups.items()})
     for key, variable in groups.items():
@@ -74,7 +90,9 @@ def set_metrics(view, values):
 
 
 def _tables(before, after):
-    """{key of its weight: its Table in one view and in the other} of the position tables of networks and of views' own layers."""
+    """{key of its weight: its Table in one view and in the other} of the position tables of networks and of views' own
+    layers.
+    """
     found = []
     for view in (before, after):
         keys = {id(weight): key for key, weight in _weights(view).items()}
@@ -83,14 +101,17 @@ def _tables(before, after):
 
 
 def require_carried(before, after):
-    """Raises UserError for a weight that the view `after`, the same run at another image size, cannot take over from `before`."""
+    """Raises UserError for a weight that the view `after`, the same run at another image size, cannot take over from
+    `before`.
+    """
     tables = _tables(before, after)
     old, new = ({key: tuple(weight.shape) for key, weight in _weights(view).items()} for view in (before, after))
     wrong = next((key for key in old | new if key not in tables and old.get(key) != new.get(key)), None)
     if wrong:
         shapes = " and ".join(str(shapes.get(wrong, "missing")) for shapes in (old, new))
         raise UserError(
-            f"the weight {wrong.removeprefix('weights/')} is {shapes} at two of the sizes of progressive, and only position tables can be "
+            f"the weight {wrong.removeprefix('weights/')} is {shapes} at two of the sizes of progressive, and only "
+            "position tables can be "
             "resized; train at one size."
         )
 
@@ -98,8 +119,8 @@ def require_carried(before, after):
 def carry(before, after):
     """Fills the view `after` from `before`, the same run at another image size.
 
-    Position tables and their averages are resampled as for any change of size; the optimizer's memory of them linearly, which
-    keeps squares positive. Raises as require_carried.
+    Position tables and their averages are resampled as for any change of size; the optimizer's memory of them linearly,
+    which keeps squares positive. Raises as require_carried.
     """
     require_carried(before, after)
     given, groups, tables = _groups(before), _groups(after), _tables(before, after)

@@ -32,8 +32,8 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 def claimed(workdir, recipe):
     """Holds the folder for this process, after making sure that it is new or holds this very run.
 
-    Raises UserError for a folder of something else, of other settings, in use, or that cannot be written (then at any moment), and
-    for memory that runs out; says what is kept where the process is asked to end.
+    Raises UserError for a folder of something else, of other settings, in use, or that cannot be written (then at any
+    moment), and for memory that runs out; says what is kept where the process is asked to end.
     """
     with _ends_told(writable_name(workdir)):
         _refuse_strangers(workdir)
@@ -42,7 +42,9 @@ def claimed(workdir, recipe):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
             except BlockingIOError:
-                raise UserError(f"another process is training in {workdir}; wait for it or choose another --workdir.") from None
+                raise UserError(
+                    f"another process is training in {workdir}; wait for it or choose another --workdir."
+                ) from None
             _refuse_changes(workdir, recipe)
             for leftover in workdir.glob(".*.tmp-*"):  # of kzoo.files.replacing in a process that was killed
                 leftover.unlink()
@@ -73,14 +75,19 @@ def _told(error, workdir):
         return None
     if out_of_memory(error):
         return (
-            f"the memory ran out; what {workdir} holds is kept: lower data.batch_size (optim.accumulate keeps the size of a step), "
+            f"the memory ran out; what {workdir} holds is kept: lower data.batch_size (optim.accumulate keeps the size "
+            "of a step), "
             "set remat=True, or choose a smaller model or image_size."
         )
-    place = str(getattr(error, "filename2", None) or getattr(error, "filename", None) or "")  # of two, where the first was to go
+    # of two, where the first was to go
+    place = str(getattr(error, "filename2", None) or getattr(error, "filename", None) or "")
     if not isinstance(error, OSError) or not (error.errno in _DISK or place.startswith(str(workdir))):
         return None
     if error.errno == errno.ENOENT and not workdir.exists():
-        return f"{workdir} was moved or deleted while the run trained; put it back or choose another --workdir, then start again."
+        return (
+            f"{workdir} was moved or deleted while the run trained; put it back or choose another --workdir, then "
+            "start again."
+        )
     where = f": {place}" if place else ""
     kept = "what was saved before is kept: make room or choose another --workdir, then start again."
     return f"{workdir} cannot be written ({reason(error)}{where}); {kept}"
@@ -91,15 +98,22 @@ def _refuse_strangers(workdir):
 
     What has come out of a checkpoint is not trained anew over when the checkpoint itself is gone.
     """
-    wrong = [name for name in FILES if (workdir / name).is_dir()] + [n for n in ("tensorboard",) if (workdir / n).is_file()]
+    wrong = [name for name in FILES if (workdir / name).is_dir()] + [
+        n for n in ("tensorboard",) if (workdir / n).is_file()
+    ]
     if wrong:
-        raise UserError(f"{workdir / wrong[0]} stands where a run writes its own; move it away or choose another --workdir.")
+        raise UserError(
+            f"{workdir / wrong[0]} stands where a run writes its own; move it away or choose another --workdir."
+        )
     if (workdir / RECORD).exists() and not (workdir / CHECKPOINT).exists():
-        left = next((name for name in (PREVIOUS, "model.keras", "metrics.json", "log.csv") if (workdir / name).exists()), None)
+        left = next(
+            (name for name in (PREVIOUS, "model.keras", "metrics.json", "log.csv") if (workdir / name).exists()), None
+        )
         how = f"rename {PREVIOUS} to it" if left == PREVIOUS else "put it back"
         if left:
             raise UserError(
-                f"{workdir} holds the {left} of a run that has lost its {CHECKPOINT}: {how} to continue, or choose another --workdir, or "
+                f"{workdir} holds the {left} of a run that has lost its {CHECKPOINT}: {how} to continue, or choose "
+                "another --workdir, or "
                 "empty this one, to train anew."
             )
     if not workdir.exists() or (workdir / RECORD).exists():
@@ -109,7 +123,9 @@ def _refuse_strangers(workdir):
 
 
 def _refuse_changes(workdir, recipe):
-    """Only a run that has saved something holds its settings: one that failed at once may be corrected and started again."""
+    """Only a run that has saved something holds its settings: one that failed at once may be corrected and started
+    again.
+    """
     record = workdir / RECORD
     if not record.exists() or not (workdir / CHECKPOINT).exists():
         return
@@ -119,5 +135,6 @@ def _refuse_changes(workdir, recipe):
         listed = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(
-            f"{workdir} holds a run with other settings: {listed}{more}; continue it with the same ones or choose another --workdir."
+            f"{workdir} holds a run with other settings: {listed}{more}; continue it with the same ones or choose "
+            "another --workdir."
         )

@@ -14,7 +14,10 @@ from kzoo.weights.formats.torch import Torch
 
 __all__ = ["CHECKPOINT", "SEAL", "SPEC", "Checkpoint", "Tensor", "fingerprint", "open_checkpoint"]
 
-KNOWN = "the folder of a run, .keras, .weights.h5, .safetensors, .npz, torch's .pth or .bin, a Hugging Face folder or its index of shards"
+KNOWN = (
+    "the folder of a run, .keras, .weights.h5, .safetensors, .npz, torch's .pth or .bin, a Hugging Face folder or "
+    "its index of shards"
+)
 # What a Hugging Face folder may hold, the first found is read.
 _FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ZIP, _HDF5, _PICKLE = b"PK", b"\x89HDF\r\n\x1a\n", b"\x80"
@@ -23,8 +26,8 @@ _ZIP, _HDF5, _PICKLE = b"PK", b"\x89HDF\r\n\x1a\n", b"\x80"
 def open_checkpoint(path):
     """The Checkpoint of a file or folder of weights in any format that kzoo reads: see KNOWN. A context manager.
 
-    Raises UserError, in one sentence, for anything else and for what is damaged or was made to mislead; MissingPackage where a format
-    needs a package that is not installed.
+    Raises UserError, in one sentence, for anything else and for what is damaged or was made to mislead; MissingPackage
+    where a format needs a package that is not installed.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -43,7 +46,9 @@ def _open_folder(path):
     for name in _FOLDER:
         if (path / name).is_file():
             return _open_file(path / name)
-    raise UserError(f"{path} holds no {CHECKPOINT}, as a run would, and no {', '.join(_FOLDER)}, as a Hugging Face folder would.")
+    raise UserError(
+        f"{path} holds no {CHECKPOINT}, as a run would, and no {', '.join(_FOLDER)}, as a Hugging Face folder would."
+    )
 
 
 def _open_file(path):

@@ -10,49 +10,21 @@ import numpy as np
 from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.weights.names import BOOKKEEPING, Piece, Renamed, pieces, recognise
+from kzoo.weights.report import LoadReport
 from kzoo.weights.source import ModelTensors, open_weights
 from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, skeleton_of, tables_of
 
 OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """The receipt: what became of the model's weights, by their paths, and where they came from.
-
-    resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for another number of
-    classes; unused: the file's own names of what the model has no place for. `digest` is the SHA-256 of the file that was read (of
-    several, of their digests); `source` the path, or the hub's address with the revision that it meant; `part` the key under which the
-    weights lay, where the file holds those of several models.
-    """
-
-    loaded: tuple[str, ...] = ()
-    resized: tuple[str, ...] = ()
-    adapted: tuple[str, ...] = ()
-    reinitialised: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    format: str = ""
-    digest: str = ""
-    source: str = ""
-    part: str = ""
-
-    @property
-    def hub_source(self):
-        """`source` where it is the hub's, else ""."""
-        return self.source if self.source.startswith("hf://") else ""
-
-    def __str__(self):
-        counts = [f"{len(getattr(self, name))} {name}" for name in ("loaded", "resized", "adapted", "reinitialised", "unused")]
-        part = f", its {self.part}" if self.part else ""
-        return f"{', '.join(counts)} (format {self.format}{part}, sha256 {self.digest[:12]})"
-
-
 def load_weights(model, source):
-    """Fills `model` with the weights of `source`: strict, every name, shape and grid must fit, and the numerics they were made for.
+    """Fills `model` with the weights of `source`: strict, every name, shape and grid must fit, and the numerics they
+    were made for.
 
-    source: a run, a file of any format that `kzoo.weights.checkpoint` reads (.keras, .weights.h5, .safetensors, .pth, .npz), a folder
-    of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also kept as `model.load_report`. Raises
-    UserError that lists what does not fit; the model's weights are then exactly as before.
+    source: a run, a file of any format that `kzoo.weights.checkpoint` reads (.keras, .weights.h5, .safetensors, .pth,
+    .npz), a folder of the Hugging Face Hub's kind, or "hf://org/repo[@revision][/file]". Returns a LoadReport, also
+    kept as `model.load_report`. Raises UserError that lists what does not fit; the model's weights are then exactly as
+    before.
     """
     model.load_report = report = fill(model, source)
     model.spec = dataclasses.replace(model.spec, tag="", license="", source=report.hub_source)
@@ -60,21 +32,26 @@ def load_weights(model, source):
 
 
 def fill(model, source, asked=()):
-    """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size resizes, ..."""
+    """load_weights with the surgery that the options named in `asked` ask for, as in `kzoo.get`: another image_size
+    resizes, ...
+    """
     with open_weights(source) as (checkpoint, where):
         config = registry.config_of_model(model)
         for field, value in implied_numerics(checkpoint, model.spec.name, asked).items():
             if field not in asked and getattr(config, field) != value:
                 raise UserError(
-                    f"{where} was made for {field}={value!r}, this model was built with {field}={getattr(config, field)!r}: "
-                    f"build it by kzoo.get({model.spec.name!r}, weights=...), which looks into the file first, or with {field}={value!r}."
+                    f"{where} was made for {field}={value!r}, this model was built with "
+                    f"{field}={getattr(config, field)!r}: "
+                    f"build it by kzoo.get({model.spec.name!r}, weights=...), which looks into the file first, or with "
+                    f"{field}={value!r}."
                 )
         return _fill(model, checkpoint, where, asked)
 
 
 def build_and_fill(build, name, source, asked):
-    """The model that `build(overrides)` makes of the row `name`, with the weights of `source`: the numerics they were made for come
-    before what was asked for, {option: value}, as overrides. It carries its load_report."""
+    """The model that `build(overrides)` makes of the row `name`, with the weights of `source`: the numerics they were
+    made for come before what was asked for, {option: value}, as overrides. It carries its load_report.
+    """
     with open_weights(source) as (checkpoint, where):
         config, implied = registry.config_of(name)[1], implied_numerics(checkpoint, name, asked)
         settings = {field: value for field, value in implied.items() if getattr(config, field) != value}
@@ -88,7 +65,8 @@ def build_and_fill(build, name, source, asked):
 def transfer(model, donor, *, resize, new_head):
     """Copies the donor model's weights by path into `model`: all of them or, with an error, none.
 
-    resize: position tables of another grid are resampled; new_head: a head of another number of classes keeps its fresh values.
+    resize: position tables of another grid are resampled; new_head: a head of another number of classes keeps its fresh
+    values.
     """
     asked = [option for option, wanted in (("image_size", resize), ("num_classes", new_head)) if wanted]
     return _fill(model, ModelTensors(donor), "", asked)
@@ -98,7 +76,7 @@ def implied_numerics(checkpoint, name, asked=()):
     """{option: value}, for models of the row `name`, of the numerics that the weights in a checkpoint were made for."""
     config = registry.config_of(name)[1]
     if checkpoint.spec is not None:
-        donor = registry.config_of(checkpoint.spec.name, checkpoint.spec.overrides)[1]
+        donor = _config_of(checkpoint)
         return {field: getattr(donor, field, getattr(config, field)) for field in config.numerics}
     if checkpoint.format in OWN:
         return {}
@@ -106,8 +84,16 @@ def implied_numerics(checkpoint, name, asked=()):
     return layout.numerics(given, asked)
 
 
+def _config_of(checkpoint):
+    """The config of the model that the weights belong to; None where none is told."""
+    spec = getattr(checkpoint.model, "spec", None) if checkpoint.format == "model" else checkpoint.spec
+    return registry.config_of(spec.name, spec.overrides)[1] if spec else None
+
+
 def _fill(model, checkpoint, where, asked=()):
-    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of `kzoo.get`."""
+    """Fits the checkpoint's tensors into `model`, all of them or, with a UserError, none; `asked` names the options of
+    `kzoo.get`.
+    """
     fitting = _Fitting(model, checkpoint, where, asked)
     given, weights = fitting.given, {weight.path: weight for weight in model.weights}
     checkpoint.verify(sorted({given.original(name) for piece, _ in fitting.plan for name in piece.reads}))
@@ -135,10 +121,13 @@ class _Fitting:
         self.config = registry.config_of_model(model)
         self.dtypes = {weight.path: weight.dtype for weight in model.weights}
         self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
-        self.layout, self.given, found, misfits = self._names(model)
+        self.layout, self.given, found, unnamed = self._names(model)
+        self.own_norms, self.left_norms = self._other_norms(model)
         self.tables, self.old_tables = position_layers(model), tables_of(checkpoint, model)
-        self.fates = {fate: [] for fate in ("loaded", "resized", "adapted", "reinitialised", "unused")}
-        self.plan, self.misfits, self.remedies = [], [f"{path} has no name in this layout" for path in misfits], {}
+        self.fates = {fate: [] for fate in ("loaded", "resized", "adapted", "reinitialised", "unused", "training_only")}
+        self.fates["reinitialised"] += [path for path in unnamed if _below(path, self.own_norms)]
+        self.misfits = [f"{path} has no name in this layout" for path in unnamed if not _below(path, self.own_norms)]
+        self.plan, self.remedies = [], {}
         for piece in found:
             self._decide(piece)
         self._find_unused(found)
@@ -153,6 +142,21 @@ class _Fitting:
         layout, given = recognise(self.checkpoint, self.config.layouts())
         return layout, given, *pieces(model, layout, self.config)
 
+    def _other_norms(self, model):
+        """(final norms of ours that the file does not have, those that it has in their place), where another pooling
+        may be meant.
+        """
+        norms = self.config.pool_norms if "num_classes" in self.asked else ()
+        ours = [norm for norm in norms if any(_below(weight.path, (norm,)) for weight in model.weights)]
+        theirs = [norm for norm in norms if any(map(self._named_below((norm,)), self.given.places))]
+        return (ours, theirs) if ours and theirs and not set(ours) & set(theirs) else ((), ())
+
+    def _named_below(self, layers):
+        """A function of a file's name: whether it is a weight of those layers of ours."""
+        if self.layout is None:
+            return lambda name: _below(name, layers)
+        return self.layout.names(layers).fullmatch
+
     def _decide(self, piece):
         shapes = tuple(self.given.shapes.get(name) for name in piece.names)
         fits, change = None not in shapes and shapes == piece.shapes, None
@@ -166,6 +170,8 @@ class _Fitting:
             fate, change = self._table(piece, fits)
         elif not fits and _below(piece.path, self.heads) and "num_classes" in self.asked:
             fate = "reinitialised"
+        elif _below(piece.path, self.own_norms):
+            fate = "reinitialised"
         elif not fits and piece.path in self.stems and "in_channels" in self.asked and None not in shapes:
             fate, change = self._stem(piece)
         if fate is None:
@@ -177,20 +183,41 @@ class _Fitting:
             self.plan.append((piece, change))
 
     def _whole_numbers(self, piece):
-        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there is none."""
+        """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there
+        is none.
+        """
         if not keras.backend.is_float_dtype(self.dtypes[piece.path]):
             return None
-        kinds = [self.checkpoint.tensors[self.given.original(name)].dtype for name in piece.names if name in self.given.places]
+        kinds = [
+            self.checkpoint.tensors[self.given.original(name)].dtype
+            for name in piece.names
+            if name in self.given.places
+        ]
         return next((kind for kind in kinds if kind.startswith(("int", "uint", "bool"))), None)
 
     def _advise(self, piece):
         """Remembers which option of `kzoo.get` mends a misfit, where one does."""
         shape = self._decoded_shape(piece)
-        if _below(piece.path, self.heads) and piece.path.endswith("/kernel") and shape and shape[:-1] == piece.our_shape[:-1]:
-            advice = f"kzoo.get(..., weights=, num_classes={shape[-1]}) takes the file's head, any other number named there a new one"
+        if shape is None and piece.path.startswith(self.config.training_only):
+            advice = "kzoo.get(..., weights=, num_classes=0) takes the encoder alone, without what only training needs"
+        elif (
+            _below(piece.path, self.heads)
+            and piece.path.endswith("/kernel")
+            and shape
+            and shape[:-1] == piece.our_shape[:-1]
+        ):
+            advice = (
+                f"kzoo.get(..., weights=, num_classes={shape[-1]}) takes the file's head, any other number named "
+                "there a new one"
+            )
         elif piece.path in self.tables and shape and shape[-1] == piece.our_shape[-1]:
             advice = "kzoo.get(..., weights=, image_size=) resizes position tables"
-        elif piece.path in self.stems and shape and shape[:-2] == piece.our_shape[:-2] and shape[-1] == piece.our_shape[-1]:
+        elif (
+            piece.path in self.stems
+            and shape
+            and shape[:-2] == piece.our_shape[:-2]
+            and shape[-1] == piece.our_shape[-1]
+        ):
             advice = "kzoo.get(..., weights=, in_channels=) adapts the stem"
         else:
             return
@@ -209,7 +236,11 @@ class _Fitting:
         if shape is None or shape[-1] != piece.our_shape[-1] or len(shape) != len(piece.our_shape):
             return None, None
         old = self.old_tables.get(piece.path) or self._guessed_table(new, shape[-2])
-        if old is None or old.prefix != new.prefix or (old.grid_size != new.grid_size and "image_size" not in self.asked):
+        if (
+            old is None
+            or old.prefix != new.prefix
+            or (old.grid_size != new.grid_size and "image_size" not in self.asked)
+        ):
             return None, None
         if old.grid_size == new.grid_size:
             return ("loaded" if fits else None), None
@@ -217,7 +248,9 @@ class _Fitting:
         return "resized", lambda table: resize_table(table, old, new, *method)
 
     def _guessed_table(self, new, rows):
-        """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number agrees."""
+        """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number
+        agrees.
+        """
         cells, ours = rows - new.prefix, math.prod(new.grid_size)
         told = grid_in(self.checkpoint.config)
         if told and math.prod(told) == cells:
@@ -228,7 +261,9 @@ class _Fitting:
         return Table(new.grid_size, new.prefix) if cells == ours else None
 
     def _stem(self, piece):
-        """The first convolution for other channels: one takes the sum, several the average's share each, as timm does."""
+        """The first convolution for other channels: one takes the sum, several the average's share each, as timm
+        does.
+        """
         shape, channels = self._decoded_shape(piece), piece.our_shape[-2]
         if shape is None or (*shape[:-2], channels, shape[-1]) != piece.our_shape:
             return None, None
@@ -247,25 +282,43 @@ class _Fitting:
         return f"has shape {', '.join(map(str, shapes))}"
 
     def _find_unused(self, found):
-        """What the file holds beyond the model: allowed where the layout says so, or where the call left that part out."""
-        used, may_be_left = {name for piece in found for name in piece.reads}, self._leavable()
+        """What the file holds beyond the model: allowed where the layout says so, or where the call left that part
+        out.
+        """
+        used, may_be_left, of_training = (
+            {name for piece in found for name in piece.reads},
+            self._leavable(),
+            self._of_training(),
+        )
         for name in self.given.places:
             if name not in used:
                 original = self.given.original(name)
                 if may_be_left(name):
                     self.fates["unused"].append(original)
+                elif of_training(name):
+                    self.fates["training_only"].append(original)
                 else:
                     self.misfits.append(f"{original} is not in the model")
-        self.fates["unused"] = list(dict.fromkeys(self.fates["unused"]))  # once for a stack of blocks
+        for fate in ("unused", "training_only"):
+            self.fates[fate] = list(dict.fromkeys(self.fates[fate]))  # once for a stack of blocks
 
     def _leavable(self):
-        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not for every name."""
+        """A function of a file's name: whether it may stay unused. The layout's patterns are put together once, not for
+        every name.
+        """
         features, other_head = "features_only" in self.asked, "num_classes" in self.asked
+        of_head = self._named_below((*(self.heads if other_head else ()), *self.left_norms))
         if self.layout is None:
-            return lambda name: features or (other_head and _below(name, self.heads))
-        ignored = re.compile(f"{self.layout.ignored}|{BOOKKEEPING}")
-        known, of_head = self.layout.names(), self.layout.names(self.heads)
-        return lambda name: ignored.fullmatch(name) or (features and known.fullmatch(name)) or (other_head and of_head.fullmatch(name))
+            return lambda name: features or of_head(name)
+        ignored, known = re.compile(f"{self.layout.ignored}|{BOOKKEEPING}"), self.layout.names()
+        return lambda name: ignored.fullmatch(name) or (features and known.fullmatch(name)) or of_head(name)
+
+    def _of_training(self):
+        """A function of a file's name: whether only the training of the file's own model needed it."""
+        if self.layout is not None:
+            return re.compile(self.layout.training_only).fullmatch
+        donor = _config_of(self.checkpoint)
+        return lambda name: donor is not None and name.startswith(donor.training_only)
 
     def _explanation(self):
         shown = "; ".join(self.misfits[:5])
@@ -279,7 +332,9 @@ def _below(path, layers):
 
 
 def _own_pieces(model, by_index):
-    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's index there."""
+    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's
+    index there.
+    """
     found, counts = [], {}
     for weight in model.weights:
         layer = weight.path.rpartition("/")[0]

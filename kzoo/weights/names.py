@@ -1,4 +1,6 @@
-"""The machinery of foreign names: which tensors of a file make a weight of ours, and back. The rules stand in the families' files."""
+"""The machinery of foreign names: which tensors of a file make a weight of ours, and back. The rules stand in the
+families' files.
+"""
 
 import collections
 import re
@@ -17,7 +19,8 @@ from kzoo.models.layouts import ZEROS, Foreign, pattern
 class Piece:
     """One weight of ours, and the tensors of a file that it comes from.
 
-    names and shapes: of those tensors, the names as after the aliases, the shapes of a file that fits. The others: what lies between.
+    names and shapes: of those tensors, the names as after the aliases, the shapes of a file that fits. The others: what
+    lies between.
     """
 
     path: str
@@ -48,10 +51,14 @@ class Piece:
         return value + arrays[-1][:, :1] if self.right.plus_row_of else value
 
     def encode(self, value):
-        """{name: tensor} of the file from ours; of a shared tensor, our part. Raises UserError for what the layout has no place for."""
+        """{name: tensor} of the file from ours; of a shared tensor, our part. Raises UserError for what the layout has
+        no place for.
+        """
         if not self.names:
             if np.any(value):
-                raise UserError(f"this layout has no place for {self.path}, which is not zero; use layout='timm' or 'keras'.")
+                raise UserError(
+                    f"this layout has no place for {self.path}, which is not zero; use layout='timm' or 'keras'."
+                )
             return {}
         parts = np.split(value, len(self.names), axis=-1) if len(self.names) > 1 else [value]
         return {name: self._to_file(part) for name, part in zip(self.names, parts, strict=True)}
@@ -94,9 +101,12 @@ def _names_of(path, layout):
                 if right.name == ZEROS:
                     return right, ()
                 template = right.name + ("" if "{leaf}" in right.name else suffix)
-                values = dict(zip(re.findall(r"\{(\w+)\}", left), match.groups(), strict=True)) | {"leaf": layout.leaves.get(leaf, leaf)}
-                filled = re.sub(r"\{(\w+)\}", lambda m: values[m[1]].replace("/", layout.separator), template)  # noqa: B023
-                return right, _alternatives(filled)
+                values = dict(zip(re.findall(r"\{(\w+)\}", left), match.groups(), strict=True)) | {
+                    "leaf": layout.leaves.get(leaf, leaf)
+                }
+                for word, value in values.items():
+                    template = template.replace(f"{{{word}}}", value.replace("/", layout.separator))
+                return right, _alternatives(template)
     return None, ()
 
 
@@ -163,7 +173,9 @@ def encode(model, layout, config):
 
 
 def contiguous(array):
-    """The array in C order. NumPy copies a transposed matrix column by column, six times slower than by strips that fit the cache."""
+    """The array in C order. NumPy copies a transposed matrix column by column, six times slower than by strips that fit
+    the cache.
+    """
     if array.ndim != 2 or array.flags.c_contiguous:
         return np.ascontiguousarray(array)
     copied = np.empty(array.shape, array.dtype)
@@ -176,14 +188,17 @@ def _few(names):
     return ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-# Attributes that training wrappers keep a model in: torch.compile, parallel and averaged models, Lightning, mmpretrain, DINO.
+# Attributes that training wrappers keep a model in: torch.compile, parallel and averaged models, Lightning, mmpretrain,
+# DINO.
 _WRAPPED_IN = re.compile(r"(module|_orig_mod|model|net|network|backbone|encoder|student|teacher)\.")
 BOOKKEEPING = "n_averaged"  # what an averaged model counts beside its weights
 _MOST_BLOCKS = 10_000  # that a stacked tensor may be split into
 
 
 def unwrapped(names):
-    """The prefixes that may be taken off a file's names: "", then each that most of them begin with, `module.`, `module._orig_mod.`, ..."""
+    """The prefixes that may be taken off a file's names: "", then each that most of them begin with, `module.`,
+    `module._orig_mod.`, ...
+    """
     found, prefix, left = [""], "", list(names)
     for _ in range(6):  # more than was ever seen
         heads = collections.Counter(match[0] for name in left if (match := _WRAPPED_IN.match(name)))
@@ -197,7 +212,8 @@ def unwrapped(names):
 
 
 class Renamed:
-    """A checkpoint's tensors, their names without `prefix` and changed by a layout's aliases: `shapes` {name: shape}, `read(name)`.
+    """A checkpoint's tensors, their names without `prefix` and changed by a layout's aliases: `shapes` {name: shape},
+    `read(name)`.
 
     Stacked tensors are split.
     """
@@ -217,7 +233,9 @@ class Renamed:
         for index in range(shape[0]) if stacked and shape else [None]:
             one = name.replace("{i}", str(index))
             if one in self.places:
-                raise UserError(f"{self.checkpoint.path} holds {one} twice: as {self.places[one][0]} and as {original}.")
+                raise UserError(
+                    f"{self.checkpoint.path} holds {one} twice: as {self.places[one][0]} and as {original}."
+                )
             self.places[one], self.shapes[one] = (original, index), shape[1:] if stacked else shape
 
     def original(self, name):
@@ -233,7 +251,8 @@ class Renamed:
 
 
 def recognise(checkpoint, layouts):
-    """(the layout that knows most of the file's names, the checkpoint's tensors by its names), wrappers' prefixes taken off.
+    """(the layout that knows most of the file's names, the checkpoint's tensors by its names), wrappers' prefixes taken
+    off.
 
     Raises UserError for a file of which none knows a name.
     """
@@ -246,7 +265,8 @@ def recognise(checkpoint, layouts):
                 best, known = (layout, renamed), count
     if best is None:
         raise UserError(
-            f"{checkpoint.path} holds no weights of this family in a layout that kzoo knows ({', '.join(layouts) or 'none'}): "
+            f"{checkpoint.path} holds no weights of this family in a layout that kzoo knows "
+            f"({', '.join(layouts) or 'none'}): "
             f"its tensors are named {_few(list(checkpoint.tensors))}."
         )
     return best

@@ -9,7 +9,7 @@ from kzoo.archives.typed import from_json
 from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.layers.base import set_parts
 from kzoo.models.base import build
-from kzoo.schema import Spec
+from kzoo.specs import Spec
 from kzoo.weights.checkpoint import CHECKPOINT, open_checkpoint
 from kzoo.weights.formats.npz import Npz
 from kzoo.weights.source import open_weights
@@ -37,15 +37,18 @@ class Meta:
         if min(self.step, self.seconds) < 0:
             raise UserError("its meta counts below 0")
         for row in self.history:
-            if not {"epoch", "step", "time"} <= set(row) or not all(isinstance(value, int | float) for value in row.values()):
+            if not {"epoch", "step", "time"} <= set(row) or not all(
+                isinstance(value, int | float) for value in row.values()
+            ):
                 raise UserError("its meta has a history of other rows than kzoo writes")
 
 
 def read_checkpoint(run, prefixes=("",), shapes=None):
     """({key: array}, meta) of a run's checkpoint, of the keys that begin with one of `prefixes`.
 
-    shapes: {key: shape} that it has to hold, compared before any array is read. Raises UserError where there is none, it is damaged,
-    was changed, or holds other shapes; the sentence names the checkpoint before it, where the run may go on.
+    shapes: {key: shape} that it has to hold, compared before any array is read. Raises UserError where there is none,
+    it is damaged, was changed, or holds other shapes; the sentence names the checkpoint before it, where the run may go
+    on.
     """
     path = pathlib.Path(run) / CHECKPOINT
     if not path.exists():
@@ -68,7 +71,9 @@ def _checked(meta, path):
 
 @contextlib.contextmanager
 def _remedy_told(path):
-    """Adds to the error about a damaged checkpoint of a run what can be done: to go on from the one before it, or to begin anew."""
+    """Adds to the error about a damaged checkpoint of a run what can be done: to go on from the one before it, or to
+    begin anew.
+    """
     try:
         yield
     except UserError as error:
@@ -103,11 +108,13 @@ def best_of(source):
     run = pathlib.Path(source) if isinstance(source, str | pathlib.Path) else None
     if run is None or not (run / CHECKPOINT).is_file():
         raise UsageError(
-            f"best goes with the folder of a run, which {'a model' if run is None else repr(str(source))} is not; leave it out."
+            f"best goes with the folder of a run, which {'a model' if run is None else repr(str(source))} is not; "
+            "leave it out."
         )
     if not (run / BEST).is_file():
         raise UserError(
-            f"{run} holds no {BEST}: it has no evaluation yet, or none better than those of an earlier version, which kept none; "
+            f"{run} holds no {BEST}: it has no evaluation yet, or none better than those of an earlier version, which "
+            "kept none; "
             "leave best out for its last weights, or train it further."
         )
     return run / BEST
@@ -116,26 +123,34 @@ def best_of(source):
 def load(source, best=False):
     """The model of a run (its averaged weights where the run keeps an average) or of a .keras file.
 
-    best: the weights whose evaluation was the best by the task's headline, of a run. Raises UsageError for best of anything else,
-    UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another model than it names.
+    best: the weights whose evaluation was the best by the task's headline, of a run. Raises UsageError for best of
+    anything else, UserError for a source that is neither, is damaged, was changed after kzoo wrote it, or holds another
+    model than it names.
     """
     require_backend()
     source = pathlib.Path(best_of(source) if best else source)
     with _remedy_told(source if source.name == BEST else source / CHECKPOINT), open_checkpoint(source) as checkpoint:
         if checkpoint.format not in ("run", "keras"):
-            raise UserError(f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights alone.")
+            raise UserError(
+                f"{source} is neither the folder of a run nor a .keras file; kzoo.get(NAME, weights=...) reads weights "
+                "alone."
+            )
         if checkpoint.spec is None:
             raise UserError(f"{source} holds a Keras model, but not one of kzoo's: it carries no spec.")
         return _of_run(checkpoint) if checkpoint.format == "run" else _of_keras(checkpoint)
 
 
 def spec_of(source):
-    """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for anything else."""
+    """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for
+    anything else.
+    """
     from kzoo.weights.surgery import skeleton_of
 
     with open_weights(source) as (checkpoint, _):
         if checkpoint.spec is None:
-            raise UserError(f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote.")
+            raise UserError(
+                f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote."
+            )
         require_backend()
         skeleton_of(checkpoint)
         return checkpoint.spec
@@ -147,9 +162,12 @@ def _of_run(checkpoint):
     spec = checkpoint.spec
     model = built_within(checkpoint, lambda: build(spec.name, spec.overrides, filled=True))
     model.spec = spec
-    if any(w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights):
+    if any(
+        w.path not in checkpoint.tensors or checkpoint.tensors[w.path].shape != tuple(w.shape) for w in model.weights
+    ):
         raise UserError(
-            f"the checkpoint in {checkpoint.path} does not fit {spec.name} as this version builds it; use the version of its recipe.txt."
+            f"the checkpoint in {checkpoint.path} does not fit {spec.name} as this version builds it; use the version "
+            "of its recipe.txt."
         )
     checkpoint.verify(checkpoint.tensors)
     for weight in model.weights:
@@ -167,5 +185,7 @@ def _of_keras(checkpoint):
     try:
         checkpoint.fill(model)
     except (ValueError, TypeError, OSError, KeyError) as error:
-        raise UserError(f"the weights in {checkpoint.path} do not fit the model that it describes; {REMEDY}.") from error
+        raise UserError(
+            f"the weights in {checkpoint.path} do not fit the model that it describes; {REMEDY}."
+        ) from error
     return model

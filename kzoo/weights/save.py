@@ -12,12 +12,14 @@ from kzoo.weights.names import encode
 
 
 def save_weights(model, path, layout="keras"):
-    """Writes a model's weights; nothing is left half-written, and what stood at `path` stays until the new file is whole.
+    """Writes a model's weights; nothing is left half-written, and what stood at `path` stays until the new file is
+    whole.
 
-    layout "keras": FILE.weights.h5, read by Keras' load_weights; "timm": FILE.safetensors, whose names timm's load_state_dict takes
-    strictly; "hf": a folder with model.safetensors and config.json, read by transformers' from_pretrained. All of them carry the
-    model's spec and a fingerprint of their content, which kzoo checks when it reads them. Raises UserError where the layout has no
-    place for a part of the model, and for a name that says otherwise than the layout.
+    layout "keras": FILE.weights.h5, read by Keras' load_weights; "timm": FILE.safetensors, whose names timm's
+    load_state_dict takes strictly; "hf": a folder with model.safetensors and config.json, read by transformers'
+    from_pretrained. All of them carry the model's spec and a fingerprint of their content, which kzoo checks when it
+    reads them. Raises UserError where the layout has no place for a part of the model, and for a name that says
+    otherwise than the layout.
     """
     if layout not in _WRITERS:
         raise unknown("layout", layout, _WRITERS)
@@ -71,7 +73,10 @@ def _labels(model):
     if not model.classes:
         return {}
     names = model.spec.class_names or [f"LABEL_{i}" for i in range(model.classes)]
-    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def _save_safetensors(model, path, tensors):

@@ -9,7 +9,9 @@ from kzoo.weights.checkpoint import Tensor, open_checkpoint
 
 @contextlib.contextmanager
 def open_weights(source):
-    """Yields (Checkpoint, where it lies) of a path or of "hf://org/repo[@revision][/file]", there with the revision that it meant."""
+    """Yields (Checkpoint, where it lies) of a path or of "hf://org/repo[@revision][/file]", there with the revision
+    that it meant.
+    """
     where = str(source)
     if where.startswith("hf://"):
         from kzoo.weights.hub import resolve

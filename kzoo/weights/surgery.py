@@ -1,4 +1,6 @@
-"""What changes of weights that were trained for another model: position tables of another grid, stems of other channels."""
+"""What changes of weights that were trained for another model: position tables of another grid, stems of other
+channels.
+"""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from kzoo.ops.resize import resample, resize_weights
 
 @dataclass(frozen=True)
 class Table:
-    """Where a position table's rows belong: (rows, columns) of its grid, and the rows of class and register tokens before them."""
+    """Where a position table's rows belong: (rows, columns) of its grid, and the rows of class and register tokens
+    before them.
+    """
 
     grid_size: tuple[int, int]
     prefix: int
@@ -54,10 +58,12 @@ def skeleton_of(checkpoint):
 
 
 def built_within(checkpoint, build, make=bounded):
-    """The model that `build()` returns, which a file asks for. Raises UserError where it has far more weights than the file holds.
+    """The model that `build()` returns, which a file asks for. Raises UserError where it has far more weights than the
+    file holds.
 
-    A model of ours has about the weights of its file: other libraries split some in three, and leave out what is zero, never half of it.
-    The model is given up as soon as it declares more; whatever else goes wrong comes from what the file says.
+    A model of ours has about the weights of its file: other libraries split some in three, and leave out what is zero,
+    never half of it. The model is given up as soon as it declares more; whatever else goes wrong comes from what the
+    file says.
     """
     tensors = checkpoint.tensors.values()
     most = 4 * len(tensors) + 100, 2 * sum(math.prod(tensor.shape) for tensor in tensors) + (1 << 20)
@@ -76,7 +82,11 @@ def built_within(checkpoint, build, make=bounded):
 
 
 def _architecture(spec):
-    return spec.name, {option: value for option, value in spec.overrides.items() if option not in ("num_classes", "in_channels", "remat")}
+    return spec.name, {
+        option: value
+        for option, value in spec.overrides.items()
+        if option not in ("num_classes", "in_channels", "remat")
+    }
 
 
 def grid_in(config):
@@ -91,7 +101,9 @@ def resize_table(table, old, new, method="bicubic", antialias=True):
     """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
     prefix, body = table[:, : old.prefix], table[0, old.prefix :]
     grid = body.reshape(*old.grid_size, -1)
-    rows, columns = (resize_weights(a, b, method, antialias=antialias) for a, b in zip(old.grid_size, new.grid_size, strict=True))
+    rows, columns = (
+        resize_weights(a, b, method, antialias=antialias) for a, b in zip(old.grid_size, new.grid_size, strict=True)
+    )
     grid = resample(grid, rows, columns)
     return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
 
@@ -99,8 +111,8 @@ def resize_table(table, old, new, method="bicubic", antialias=True):
 def adapt_channels(kernel, channels):
     """A convolution's kernel (h, w, C, D) for another number of input channels, as timm adapts it.
 
-    One channel takes the sum over C (a grey picture, its channel repeated, gives what it gave); more take the C repeated, scaled by
-    C / channels so that the sum over all keeps its size.
+    One channel takes the sum over C (a grey picture, its channel repeated, gives what it gave); more take the C
+    repeated, scaled by C / channels so that the sum over all keeps its size.
     """
     given = kernel.shape[2]
     if channels == 1:

@@ -32,12 +32,17 @@ class MixerConfig(ModelConfig):
         return tuple(side // self.patch_size for side in self.size)
 
     def feature_info(self):
-        return [{"index": i, "name": f"blocks_{i}", "stride": self.patch_size, "channels": self.embed_dim} for i in range(self.depth)]
+        return [
+            {"index": i, "name": f"blocks_{i}", "stride": self.patch_size, "channels": self.embed_dim}
+            for i in range(self.depth)
+        ]
 
 
 @kzoo.register
 def mixer(config):
-    """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; a list of maps with features_only."""
+    """images (B, H, W, C) -> logits (B, num_classes) float32; pooled (B, D) without a head; a list of maps with
+    features_only.
+    """
     rows, columns = config.grid
     images = Input((*config.size, config.in_channels), name="images")
     x = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")(images)  # (B, N, D)

@@ -63,7 +63,9 @@ class Rotation(Task):
     def accept(self, network, source):
         height, width = network.take.image_size
         if height != width or not isinstance(network.output_shape, tuple) or len(network.output_shape) != 2:
-            raise UserError(f"{network.spec.name} must give a vector (num_classes=0) of square pictures to tell their turns apart.")
+            raise UserError(
+                f"{network.spec.name} must give a vector (num_classes=0) of square pictures to tell their turns apart."
+            )
         return ()
 
     def batching(self, take, source, data, seed, engine):
@@ -81,14 +83,19 @@ class Rotation(Task):
         return TurnMeter()
 
     def predict(self, network, view, picture, take):
-        """{"probabilities": (4,) float32}: that the picture was turned by so many quarters, by the run's trained head."""
+        """{"probabilities": (4,) float32}: that the picture was turned by so many quarters, by the run's trained
+        head.
+        """
         if view is None:
             raise UserError("the head that tells turns apart lies in its run alone: predict with the folder of a run.")
         vectors = network.predict_on_batch(prepare(picture, take.image_size, take.preprocessing)[None])
         return {"probabilities": view.probabilities(vectors)[0]}
 
     def answer(self, outputs, labels, top):
-        turns = [{"degrees": 90 * quarters, "probability": float(share)} for quarters, share in enumerate(outputs["probabilities"])]
+        turns = [
+            {"degrees": 90 * quarters, "probability": float(share)}
+            for quarters, share in enumerate(outputs["probabilities"])
+        ]
         return {"turns": sorted(turns, key=lambda turn: -turn["probability"])[:top]}
 
     def line(self, answer):

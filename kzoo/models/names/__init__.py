@@ -1,1 +1,3 @@
-"""How other libraries name the weights of our families, a module a family; imported when weights are read or written."""
+"""How other libraries name the weights of our families, a module a family; imported when weights are read or
+written.
+"""

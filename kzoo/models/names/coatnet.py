@@ -15,7 +15,9 @@ LAYOUTS = {
         | {"stages_{i}_blocks_{j}/{rest}": f"{_BLOCK}.{{rest}}", "norm": "norm"}
         | {"fc_norm": "head.norm", "pre_logits": "head.pre_logits.fc", "head": "head.fc"},
         tensors={
-            "stages_{i}_blocks_{j}/attn/rel_pos/table": Foreign(f"{_BLOCK}.attn.rel_pos.relative_position_bias_table", ndim=2),
+            "stages_{i}_blocks_{j}/attn/rel_pos/table": Foreign(
+                f"{_BLOCK}.attn.rel_pos.relative_position_bias_table", ndim=2
+            ),
             "stages_{i}_blocks_{j}/ls{k}/gamma": f"{_BLOCK}.ls{{k}}.gamma",
         },
         ignored=r".*\.num_batches_tracked",

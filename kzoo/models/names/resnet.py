@@ -16,13 +16,22 @@ TIMM = Layout(  # torchvision's too
     ignored=r".*\.num_batches_tracked",
 )
 LAYOUTS = {"timm": TIMM}
-_TIMM_PARTS = {"conv{k}": "conv{k}", "norm{k}": "norm{k}", "downsample_conv": "downsample.conv", "downsample_norm": "downsample.norm"}
+_TIMM_PARTS = {
+    "conv{k}": "conv{k}",
+    "norm{k}": "norm{k}",
+    "downsample_conv": "downsample.conv",
+    "downsample_norm": "downsample.norm",
+}
 _GOOGLE_PARTS = {"conv{k}": "conv{k}", "norm{k}": "gn{k}", "downsample_conv": "conv_proj", "downsample_norm": "gn_proj"}
 WS_LAYOUTS = {  # as parts of hybrids: timm counts stages from 0, Google units from 1
     "timm": Layout(
         style="torch",
         layers={"stem/{rest}": "stem.{rest}", "root/{rest}": "{rest}"}
-        | {f"layer{i + 1}_blocks_{{j}}/{a}": f"stages.{i}.blocks.{{j}}.{b}" for i in range(4) for a, b in _TIMM_PARTS.items()},
+        | {
+            f"layer{i + 1}_blocks_{{j}}/{a}": f"stages.{i}.blocks.{{j}}.{b}"
+            for i in range(4)
+            for a, b in _TIMM_PARTS.items()
+        },
     ),
     "google": Layout(
         style="flax",

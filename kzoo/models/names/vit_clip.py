@@ -8,7 +8,9 @@ from kzoo.models.names.vit import PLAIN, TIMM
 
 
 def _transformers(prefix, layers, tensors, numerics, needs, model_type, name):
-    """A vision tower of transformers; both have the same blocks. Files of the whole model hold a text tower beside it."""
+    """A vision tower of transformers; both have the same blocks. Files of the whole model hold a text tower beside
+    it.
+    """
     block = f"{prefix}encoder.layers.{{i}}"
     blocks = {
         "patch_embed/proj": f"{prefix}embeddings.patch_embedding",
@@ -19,7 +21,11 @@ def _transformers(prefix, layers, tensors, numerics, needs, model_type, name):
         "norm": f"{prefix}post_layernorm",
     }
     positions = {"pos_embed/table": Foreign(f"{prefix}embeddings.position_embedding.weight", ndim=2)}
-    spelt = (r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", rf"{prefix}\1.") if prefix else (r"^vision_model\.", "")
+    spelt = (
+        (r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", rf"{prefix}\1.")
+        if prefix
+        else (r"^vision_model\.", "")
+    )
     return Layout(
         style="torch",
         layers=blocks | layers,
@@ -30,7 +36,13 @@ def _transformers(prefix, layers, tensors, numerics, needs, model_type, name):
         config=lambda config: transformers_config(
             config,
             PLAIN
-            | {"pos_embed": "learned", "no_embed_class": False, "qkv_bias": True, "init_values": None, "features_only": False}
+            | {
+                "pos_embed": "learned",
+                "no_embed_class": False,
+                "qkv_bias": True,
+                "init_values": None,
+                "features_only": False,
+            }
             | needs,
             model_type=model_type,
             architectures=[name],

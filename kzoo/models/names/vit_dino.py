@@ -38,7 +38,9 @@ def _transformers(model_type, tensors, needs):
 
 
 def _folded(cls, registers, positions):
-    """Files with a position for the class token of models that have none: it is added to the token itself, as timm does."""
+    """Files with a position for the class token of models that have none: it is added to the token itself, as timm
+    does.
+    """
     return {
         "cls_token/token": Foreign(cls, plus_row_of=positions),
         "reg_token/token": registers,
@@ -48,7 +50,9 @@ def _folded(cls, registers, positions):
 
 LAYOUTS = {
     "timm": replace(TIMM, ignored="mask_token"),
-    "facebook": replace(TIMM, tensors=TIMM.tensors | _folded("cls_token", "register_tokens", "pos_embed"), ignored="mask_token"),
+    "facebook": replace(
+        TIMM, tensors=TIMM.tensors | _folded("cls_token", "register_tokens", "pos_embed"), ignored="mask_token"
+    ),
     "hf": _transformers(
         "dinov2",
         {"cls_token/token": "embeddings.cls_token", "pos_embed/table": "embeddings.position_embeddings"},

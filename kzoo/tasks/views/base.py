@@ -14,8 +14,9 @@ from kzoo.schema import settings_class
 class View(keras.Model):
     """What `fit` trains: a network, the loss (Keras' own hook compute_loss) and running figures, by a task's settings.
 
-    Layers of a view's own, a pretext's head say, are built in its constructor, as attributes: what a run keeps of them is named by the
-    attribute (see `own`). What it was given and never changes, a teacher, is to be frozen, its variables `given`.
+    Layers of a view's own, a pretext's head say, are built in its constructor, as attributes: what a run keeps of them
+    is named by the attribute (see `own`). What it was given and never changes, a teacher, is to be frozen, its
+    variables `given`.
     """
 
     terms = ()  # names of running means beside the loss, which compute_loss tells
@@ -27,7 +28,8 @@ class View(keras.Model):
         self.network, self.settings = network, settings
         # Their order, and that of other metrics after them, decides the keys of a checkpoint.
         self.means = {name: keras.metrics.Mean(name=name) for name in self.terms}
-        # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another order.
+        # Else `fit` would take a batch to build with and, with a threaded PyDataset, then deliver the rest in another
+        # order.
         self.built = network.built
 
     def __init_subclass__(cls, **kwargs):
@@ -41,10 +43,13 @@ class View(keras.Model):
         super().save(filepath, overwrite=overwrite, **kwargs)
 
     def get_config(self):
-        """What rebuilds it: kind and settings of its task, the network, and which parts are frozen. Raises UserError for a lent teacher."""
+        """What rebuilds it: kind and settings of its task, the network, and which parts are frozen. Raises UserError
+        for a lent teacher.
+        """
         if self.lent:
             raise UserError(
-                "this task holds a teacher that it was handed as an object, which no file can name: save the model that it trains, "
+                "this task holds a teacher that it was handed as an object, which no file can name: save the model "
+                "that it trains, "
                 "task.network.save(...), and give the teacher again."
             )
         network, settings = keras.saving.serialize_keras_object(self.network), dataclasses.asdict(self.settings)
@@ -53,7 +58,9 @@ class View(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The view of the task that a config names, of a plugin too; of a subclass that goes by a name of its own, that subclass."""
+        """The view of the task that a config names, of a plugin too; of a subclass that goes by a name of its own, that
+        subclass.
+        """
         from kzoo.tasks import make
 
         config, parts = split_config(config)
@@ -62,8 +69,10 @@ class View(keras.Model):
         view = make(settings).view(network) if cls is View else cls(network, settings)
         if type(view).__name__ != config["view"]:
             raise UserError(
-                f"it was saved from {config['view']}, but the task {settings.kind} trains by {type(view).__name__}: load it with the "
-                "version that saved it, or put keras.saving.register_keras_serializable() over a subclass of your own and save again."
+                f"it was saved from {config['view']}, but the task {settings.kind} trains by {type(view).__name__}: "
+                "load it with the "
+                "version that saved it, or put keras.saving.register_keras_serializable() over a subclass of your own "
+                "and save again."
             )
         set_parts(view, parts)
         return view
@@ -78,12 +87,16 @@ class View(keras.Model):
         return self.get_metrics_result()
 
     def tell(self, *, weights=None, **values):
-        """Adds to the means of these terms, by name: values of any shape, weighted by weights of that shape. Within compute_loss."""
+        """Adds to the means of these terms, by name: values of any shape, weighted by weights of that shape. Within
+        compute_loss.
+        """
         for name, value in values.items():
             self.means[name].update_state(value, sample_weight=weights)
 
     def replicas(self):
-        """How many replicas share the batch: Keras adds up what TensorFlow's return, so that each gives its part of the loss."""
+        """How many replicas share the batch: Keras adds up what TensorFlow's return, so that each gives its part of the
+        loss.
+        """
         strategy = getattr(self, "distribute_strategy", None)
         return strategy.num_replicas_in_sync if strategy else 1
 
@@ -96,15 +109,20 @@ class View(keras.Model):
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
     def own(self):
-        """{name: weight} of the view's own layers and weights, as a checkpoint's keys and a recipe's patterns have them.
+        """{name: weight} of the view's own layers and weights, as a checkpoint's keys and a recipe's patterns have
+        them.
 
-        "task/ATTRIBUTE/WEIGHT": the layer's own name, which Keras counts up in a process, is no part of it. Raises ValueError where two
-        have one name, or where what is trained has none because it lies neither in the network nor in an attribute.
+        "task/ATTRIBUTE/WEIGHT": the layer's own name, which Keras counts up in a process, is no part of it. Raises
+        ValueError where two have one name, or where what is trained has none because it lies neither in the network nor
+        in an attribute.
         """
         found = [
             (f"task/{attribute}{_below(part, weight)}", weight)
-            for attribute, part in (vars(self) | vars(self).get("_modules", {})).items()  # where torch puts those that are layers
-            if not attribute.startswith("_") and isinstance(part, keras.layers.Layer | keras.Variable) and part is not self.network
+            # where torch puts those that are layers
+            for attribute, part in (vars(self) | vars(self).get("_modules", {})).items()
+            if not attribute.startswith("_")
+            and isinstance(part, keras.layers.Layer | keras.Variable)
+            and part is not self.network
             for weight in (part.weights if isinstance(part, keras.layers.Layer) else [part])
         ]
         known = {id(weight) for weight in (*self.network.variables, *self.given)}
@@ -113,7 +131,10 @@ class View(keras.Model):
         for weight in own.values():
             missing.pop(id(weight), None)
         if missing:  # of two weights of one name the first is missing too
-            raise ValueError(f"{type(self).__name__} trains {', '.join(missing.values())}, which need attributes and names of their own")
+            raise ValueError(
+                f"{type(self).__name__} trains {', '.join(missing.values())}, which need attributes and names of "
+                "their own"
+            )
         return own
 
     def layer_depths(self):
@@ -123,7 +144,9 @@ class View(keras.Model):
 
 
 def _below(part, weight):
-    """The path of a weight below the layer that it lies in, with a slash before it; "" for one that lies in no layer."""
+    """The path of a weight below the layer that it lies in, with a slash before it; "" for one that lies in no
+    layer.
+    """
     if part is weight:
         return ""
     return "/" + weight.path.removeprefix(f"{getattr(part, 'path', None) or part.name}/")

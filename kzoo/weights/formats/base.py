@@ -15,13 +15,21 @@ from kzoo.errors import MissingPackage, UserError
 SEAL = "kzoo_sha256"  # the metadata key of a file's fingerprint(), in formats that have no checksum of their own
 SPEC = "kzoo_spec"  # the metadata key of a model's Spec, as JSON
 FLOATS_16 = ("float16", "bfloat16")
-DTYPES = (*FLOATS_16, "float32", "float64", "bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+DTYPES = (
+    *FLOATS_16,
+    "float32",
+    "float64",
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+)
 _PIECE = 1 << 20  # values that one step of a check looks at
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An entry of a checkpoint's table: its shape and the name of the dtype it is stored in ("float32", "bfloat16", ...)."""
+    """An entry of a checkpoint's table: its shape and the name of the dtype it is stored in ("float32", "bfloat16",
+    ...).
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -29,15 +37,17 @@ class Tensor:
     @property
     def nbytes(self):
         """The bytes that the tensor takes uncompressed."""
-        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize  # Python's integers: a made-up shape does not wrap around
+        # Python's integers: a made-up shape does not wrap around
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
 
 class Checkpoint:
     """An open file, or set of files, of weights. A context manager; nothing in it is trusted and nothing is executed.
 
-    path: what was opened; files: every file that holds a part of it; format: "run", "keras", "weights.h5", "safetensors", "torch" or "npz".
-    tensors: {name: Tensor}, known before any of them is read. metadata: the texts the file carries beside them, {key: text}.
-    config: the config.json of a Hugging Face folder, else {}. part: the key under which they lay, where the file holds several models.
+    path: what was opened; files: every file that holds a part of it; format: "run", "keras", "weights.h5",
+    "safetensors", "torch" or "npz". tensors: {name: Tensor}, known before any of them is read. metadata: the texts the
+    file carries beside them, {key: text}. config: the config.json of a Hugging Face folder, else {}. part: the key
+    under which they lay, where the file holds several models.
     """
 
     format, part = "", ""
@@ -61,7 +71,8 @@ class Checkpoint:
         raise NotImplementedError
 
     def read(self, name):
-        """The array `name`, 16-bit floats widened to float32 (exactly); perhaps read-only, perhaps a view of the mapped file.
+        """The array `name`, 16-bit floats widened to float32 (exactly); perhaps read-only, perhaps a view of the mapped
+        file.
 
         Raises UserError where its bytes are damaged.
         """
@@ -69,7 +80,8 @@ class Checkpoint:
         return array.astype(np.float32) if array.dtype.name in FLOATS_16 else array
 
     def verify(self, names):
-        """Reads the tensors `names` once, holding one at a time. Raises UserError where a checksum, the seal or a value is wrong.
+        """Reads the tensors `names` once, holding one at a time. Raises UserError where a checksum, the seal or a value
+        is wrong.
 
         Every value must be finite. A seal covers all tensors and the metadata, so that with one all of them are read.
         """
@@ -81,13 +93,20 @@ class Checkpoint:
             for name in names:
                 self._require_finite(name, self.stored(name))
         elif fingerprint(self._checked(set(names)), self.metadata) != seal:
-            raise UserError(f"{self.path} was changed after it was written: its tensors do not have the fingerprint it carries; {REMEDY}.")
+            raise UserError(
+                f"{self.path} was changed after it was written: its tensors do not have the fingerprint it carries; "
+                f"{REMEDY}."
+            )
 
     def check_sums(self):
-        """Compares the file with the checksums of its format, of those that reading the tensors does not compare. Raises UserError."""
+        """Compares the file with the checksums of its format, of those that reading the tensors does not compare.
+        Raises UserError.
+        """
 
     def digest(self):
-        """SHA-256 of the file; of several files, that of the lines `SHA-256  NAME` in the order of their names (as sha256sum prints)."""
+        """SHA-256 of the file; of several files, that of the lines `SHA-256  NAME` in the order of their names (as
+        sha256sum prints).
+        """
         with parsing(self.path):
             sums = {}
             for path in self.files:
@@ -99,7 +118,7 @@ class Checkpoint:
 
     @functools.cached_property
     def spec(self):
-        """The kzoo.schema.Spec of the model whose weights these are, where kzoo wrote it into the file; else None.
+        """The kzoo.specs.Spec of the model whose weights these are, where kzoo wrote it into the file; else None.
 
         Raises UserError for one that is malformed, or names what this version does not have.
         """
@@ -134,7 +153,8 @@ class Checkpoint:
     def _require_finite(self, name, array):
         if not is_finite(array):
             raise UserError(
-                f"{self.path} holds NaN or infinity in {name}: it was saved from a model that had diverged, or is damaged; {REMEDY}."
+                f"{self.path} holds NaN or infinity in {name}: it was saved from a model that had diverged, or is "
+                f"damaged; {REMEDY}."
             )
 
 
@@ -155,7 +175,9 @@ def entry(path, name, shape, dtype):
 
 
 def is_finite(array):
-    """Whether an array holds neither NaN nor infinity; takes no memory of the array's size where its values lie close together."""
+    """Whether an array holds neither NaN nor infinity; takes no memory of the array's size where its values lie close
+    together.
+    """
     if array.dtype.kind in "biu":
         return True
     flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
@@ -172,10 +194,11 @@ def _piece_is_finite(piece):
 
 
 def fingerprint(items, metadata=None):
-    """SHA-256, in hex, over (name, array) pairs in the order given, which must be that of the sorted names, and {key: text} metadata.
+    """SHA-256, in hex, over (name, array) pairs in the order given, which must be that of the sorted names, and {key:
+    text} metadata.
 
-    Covered are the names, dtypes, shapes and values (little-endian, row-major) and all metadata but the seal itself. Two contents
-    never feed the hash the same bytes: every part comes after its length.
+    Covered are the names, dtypes, shapes and values (little-endian, row-major) and all metadata but the seal itself.
+    Two contents never feed the hash the same bytes: every part comes after its length.
     """
     sha = hashlib.sha256()
     texts = sorted((key, text) for key, text in (metadata or {}).items() if key != SEAL)

@@ -9,14 +9,18 @@ from kzoo.archives.zips import check_seal, most_unpacked, open_zip, pieces, read
 from kzoo.errors import UserError
 from kzoo.weights.formats.base import Checkpoint, entry, numpy_dtype
 
-_MOST_PARTS = 100_000  # groups and datasets of a file, objects in its heaps: each takes microseconds, and no model comes near
-_OBJECTS = (1000, 100)  # that a .keras config may describe, layers and what they are made of, and as many more for each of its weights
+# groups and datasets of a file, objects in its heaps: each takes microseconds, and no model comes near
+_MOST_PARTS = 100_000
+# that a .keras config may describe, layers and what they are made of, and as many more for each of its weights
+_OBJECTS = (1000, 100)
 
 
 class WeightsH5(Checkpoint):
-    """A .weights.h5 of Keras 3. A layer's weights are named by the layers they lie in and their number: "blocks_0/attn/qkv/0".
+    """A .weights.h5 of Keras 3. A layer's weights are named by the layers they lie in and their number:
+    "blocks_0/attn/qkv/0".
 
-    Only what Keras writes is followed: no links, no data in other files. metadata: the texts among the root's attributes.
+    Only what Keras writes is followed: no links, no data in other files. metadata: the texts among the root's
+    attributes.
     """
 
     format = "weights.h5"
@@ -33,7 +37,9 @@ class WeightsH5(Checkpoint):
             self.metadata = {key: value for key, value in self._file.attrs.items() if isinstance(value, str)}
             layers = _members(self._file, path, h5py.Group).get("layers")
             if layers is None:
-                raise UserError(f"{path} is an HDF5 file, but not of weights that Keras 3 saved; write it with model.save_weights.")
+                raise UserError(
+                    f"{path} is an HDF5 file, but not of weights that Keras 3 saved; write it with model.save_weights."
+                )
             self._walk(layers, (), set())
 
     def close(self):
@@ -44,7 +50,9 @@ class WeightsH5(Checkpoint):
             return self._datasets[name][()].view(numpy_dtype(self.tensors[name].dtype))
 
     def _walk(self, group, names, seen):
-        """Enters the datasets of a group and of those in it. `names` are those of the layers around it, `seen` the groups so far."""
+        """Enters the datasets of a group and of those in it. `names` are those of the layers around it, `seen` the
+        groups so far.
+        """
         import h5py
 
         if len(seen) + len(self.tensors) > _MOST_PARTS:
@@ -67,7 +75,8 @@ class WeightsH5(Checkpoint):
         tensor = entry(self.path, name, dataset.shape or (), "bfloat16" if bfloat16 else dataset.dtype.name)
         if dataset.is_virtual or dataset.external:
             raise damaged(self.path, f"{name} takes its values from another file")
-        most = self._room if dataset.chunks else min(self._room, dataset.id.get_storage_size(), self._size)  # chunks may be compressed
+        # chunks may be compressed
+        most = self._room if dataset.chunks else min(self._room, dataset.id.get_storage_size(), self._size)
         self._room -= tensor.nbytes
         if dataset.shape is None or tensor.nbytes > most:
             raise damaged(self.path, f"{name} declares {tensor.nbytes} bytes, more than the file holds for it")
@@ -77,7 +86,9 @@ class WeightsH5(Checkpoint):
 
 
 class Keras(Checkpoint):
-    """A .keras archive: its weights, read from a temporary copy, and the spec in its config. Keras does not deserialise anything."""
+    """A .keras archive: its weights, read from a temporary copy, and the spec in its config. Keras does not deserialise
+    anything.
+    """
 
     format = "keras"
 
@@ -105,7 +116,9 @@ class Keras(Checkpoint):
         return self._weights.stored(name)
 
     def build(self):
-        """The model that the config describes, not compiled, its weights fresh. Only Keras' and registered classes are made, no code."""
+        """The model that the config describes, not compiled, its weights fresh. Only Keras' and registered classes are
+        made, no code.
+        """
         import keras
 
         return keras.saving.deserialize_keras_object(self._config | {"compile_config": None})
@@ -120,12 +133,17 @@ class Keras(Checkpoint):
     def _plain(self, key):
         """A value that kzoo's model class put into its config; None in files of other models."""
         config = self._config.get("config")
-        return config.get(key) if self._config.get("registered_name") == "kzoo>ZooModel" and isinstance(config, dict) else None
+        return (
+            config.get(key)
+            if self._config.get("registered_name") == "kzoo>ZooModel" and isinstance(config, dict)
+            else None
+        )
 
 
 def _check_heaps(file, path):
-    """Walks the global heaps, where HDF5 keeps texts, as libhdf5 will (format specification III.E), and refuses those it would not
-    return from: 1.14 steps over an object of no bytes for ever."""
+    """Walks the global heaps, where HDF5 keeps texts, as libhdf5 will (format specification III.E), and refuses those
+    it would not return from: 1.14 steps over an object of no bytes for ever.
+    """
     with parsing(path), open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if (data[13:15] if data[8] < 2 else data[9:11]) != b"\x08\x08":  # else the heaps look otherwise than below
             raise damaged(path, "its addresses and lengths do not take eight bytes, as those of Keras do")

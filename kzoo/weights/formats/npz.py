@@ -11,7 +11,9 @@ CHECKPOINT = "checkpoint.npz"  # of a run
 
 
 class Npz(Checkpoint):
-    """An .npz of arrays of numbers. Two-byte void is bfloat16, which NumPy's format cannot name (big_vision's files hold it)."""
+    """An .npz of arrays of numbers. Two-byte void is bfloat16, which NumPy's format cannot name (big_vision's files
+    hold it).
+    """
 
     format = "npz"
 
@@ -19,13 +21,17 @@ class Npz(Checkpoint):
         super().__init__(path)
         self._arrays = Arrays(path)
         for name, header in self._arrays.headers.items():
-            self.tensors[name] = entry(path, name, header.shape, "bfloat16" if header.dtype.str == "|V2" else header.dtype.name)
+            self.tensors[name] = entry(
+                path, name, header.shape, "bfloat16" if header.dtype.str == "|V2" else header.dtype.name
+            )
 
     def close(self):
         self._arrays.archive.close()
 
     def check_sums(self):
-        """Every member's, of arrays that nobody reads too: a run whose optimizer's state is damaged is a damaged run."""
+        """Every member's, of arrays that nobody reads too: a run whose optimizer's state is damaged is a damaged
+        run.
+        """
         self._arrays.check_sums()
 
     def stored(self, name):
@@ -33,9 +39,11 @@ class Npz(Checkpoint):
         return array.view(native) if native.name == "bfloat16" else array.astype(native, copy=False)
 
     def meta(self):
-        """What a run wrote beside its arrays, {} where there is nothing; the seal is compared with the archive's content.
+        """What a run wrote beside its arrays, {} where there is nothing; the seal is compared with the archive's
+        content.
 
-        The members `meta` and the seal are then no longer among the tensors. Raises UserError for a seal that does not fit.
+        The members `meta` and the seal are then no longer among the tensors. Raises UserError for a seal that does not
+        fit.
         """
         held = self.tensors.pop("meta", None)
         if held and held.nbytes > TEXT_LIMIT:

@@ -9,12 +9,16 @@ from kzoo.weights.formats.base import SEAL, Checkpoint
 
 
 class Shards(Checkpoint):
-    """The files that an index names, all in its own folder, as one checkpoint of their format. `opener(path)` opens one of them."""
+    """The files that an index names, all in its own folder, as one checkpoint of their format. `opener(path)` opens one
+    of them.
+    """
 
     def __init__(self, path, opener):
         where = read_json(path).get("weight_map")
         if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
-            raise UserError(f"{path} is JSON, but no index of weights; give the file or the folder that holds the weights.")
+            raise UserError(
+                f"{path} is JSON, but no index of weights; give the file or the folder that holds the weights."
+            )
         files = {name: _beside(path, name) for name in sorted(set(where.values()))}
         super().__init__(path, [path, *files.values()])
         self._holder = {}  # name of a tensor: the shard that holds it

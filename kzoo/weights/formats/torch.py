@@ -1,4 +1,6 @@
-"""What torch.save writes: zip archives, and the plain pickles from before torch 1.6. Loaded as tensors only; no code in them is run."""
+"""What torch.save writes: zip archives, and the plain pickles from before torch 1.6. Loaded as tensors only; no code in
+them is run.
+"""
 
 import argparse
 import pickle
@@ -9,17 +11,30 @@ from kzoo.archives.zips import check_sums, most_unpacked, open_zip
 from kzoo.errors import UserError, require
 from kzoo.weights.formats.base import Checkpoint, entry
 
-# Where training scripts keep the weights in what they save, averaged ones first, as timm reads them, and of a teacher and a student the
-# teacher, an average too, which DINO evaluates. `ema` holds a `module` (RT-DETR).
+# Where training scripts keep the weights in what they save, averaged ones first, as timm reads them, and of a teacher
+# and a student the teacher, an average too, which DINO evaluates. `ema` holds a `module` (RT-DETR).
 _AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema")
-_WRAPPERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights", "teacher", "student")
+_WRAPPERS = (
+    *_AVERAGED,
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "network",
+    "params",
+    "weights",
+    "teacher",
+    "student",
+)
 
 
 class Torch(Checkpoint):
     """A file of torch.save: a dictionary of tensors, perhaps wrapped.
 
-    Of several wrappers the averaged weights win, in the order of _WRAPPERS; one may lie in another. `part` tells which was taken where
-    the file holds several. What is no tensor is dropped. Raises MissingPackage without torch, UserError for a pickle that asks for code.
+    Of several wrappers the averaged weights win, in the order of _WRAPPERS; one may lie in another. `part` tells which
+    was taken where the file holds several. What is no tensor is dropped. Raises MissingPackage without torch, UserError
+    for a pickle that asks for code.
     """
 
     format = "torch"
@@ -39,9 +54,14 @@ class Torch(Checkpoint):
                 raise damaged(path, f"{name} declares more bytes than the file holds")
             self._arrays[name] = tensor
         if not self.tensors:
-            keys = ", ".join(map(repr, list(content)[:8])) if isinstance(content, dict) and content else f"a {type(content).__name__}"
+            keys = (
+                ", ".join(map(repr, list(content)[:8]))
+                if isinstance(content, dict) and content
+                else f"a {type(content).__name__}"
+            )
             raise UserError(
-                f"{path} holds no tensors where weights are looked for, by names or under {', '.join(_WRAPPERS)}: it holds {keys}; "
+                f"{path} holds no tensors where weights are looked for, by names or under {', '.join(_WRAPPERS)}: it "
+                f"holds {keys}; "
                 "save the model's state_dict alone."
             )
 
@@ -82,11 +102,15 @@ def _load(path, mapped):
                 "is code and is never run: save the model's state_dict alone."
             ) from error
         told = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise UserError(f"{path} cannot be read by torch: it is damaged or not what it seems ({told}); {REMEDY}.") from error
+        raise UserError(
+            f"{path} cannot be read by torch: it is damaged or not what it seems ({told}); {REMEDY}."
+        ) from error
 
 
 def _unwrap(content, depth=3):
-    """({name: tensor}, the key under which they lay, "" unless other tensors lay beside it) of what a file holds; see Torch."""
+    """({name: tensor}, the key under which they lay, "" unless other tensors lay beside it) of what a file holds; see
+    Torch.
+    """
     import torch
 
     if not isinstance(content, dict):
@@ -95,7 +119,9 @@ def _unwrap(content, depth=3):
     holding = {key: found for key, part in inner.items() if (found := _unwrap(part, depth - 1))[0]}
     for key, (tensors, below) in holding.items():  # the best first
         return tensors, below or (key if len(holding) > 1 else "")
-    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}, ""
+    return {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }, ""
 
 
 def _dtype_of(tensor):
