@@ -158,6 +158,8 @@ DEPTHS = {  # of the toys' layers, by timm's rule: all of them have two blocks
     **dict.fromkeys(("blocks_0", "stages_0_blocks_0", "layer1_blocks_0"), 1),
     **dict.fromkeys(("blocks_1", "stages_1_blocks_0", "layer2_blocks_0", "norm"), 2),
     **dict.fromkeys(("fc_norm", "attn_pool", "pre_logits", "head"), 3),
+    # What only pre-training needs goes with the head.
+    **dict.fromkeys(("mask_token", *(f"decoder_{of}" for of in ("embed", "pos_embed", "blocks_0", "norm", "pred"))), 3),
 }
 
 
