@@ -43,8 +43,8 @@ def imported(load, name, module, distribution):
 def settings_of(kind, known, ours):
     """The class of a task's settings, of the table `known`, which a plugin's module fills when it is imported.
 
-    ours: who of kzoo claims the kind, [(distribution, module)] or []. Raises UsageError with the nearest kinds, UserError for
-    one that two packages claim and for a plugin that fails.
+    ours: who of kzoo claims the kind, [(distribution, module)] or []. Raises UsageError with the nearest kinds,
+    UserError for one that two packages claim and for a plugin that fails.
     """
     plugged = entries(TASKS)
     if kind not in known and kind not in {entry.name for entry in plugged}:
