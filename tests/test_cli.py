@@ -317,6 +317,7 @@ def test_output_that_the_terminal_cannot_spell_is_escaped(monkeypatch):
     assert output.buffer.getvalue() == b"caf\\udce9.jpg: h\\xe9 1.0000\n"
 
 
+@pytest.mark.slow
 def test_predict_draws_what_the_model_looks_at(capsys, run, jpeg, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = call(capsys, "predict", run, jpeg, jpeg, "--attention", "--json")

@@ -54,6 +54,7 @@ def test_a_small_row_of_every_name_is_equal_to_timms(name, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_whole_row_is_equal_to_timms(tmp_path):
     assert_equal(*pair("timm_coatnet", "coatnet_0_224", tmp_path / "theirs", image_size=64))
 
@@ -202,6 +203,7 @@ def test_any_size_is_halved_up(stride_mode, pool_type):
 FOUR = {"depths": (1, 1, 2, 2), "embed_dim": (8, 8, 16, 16), "strides": (2, 2, 2, 2)}  # stages, where the toy has two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [("C", "C", "C", "C"), ("C", "C", "C", "T"), ("C", "T", "T", "T"), ("T", "T", "T", "T"), ("C", "C", "CT", "TC")],
@@ -276,6 +278,7 @@ def both_blocks(x, remat):
     return RelativeBlock(8, 8, (2, 2), 4, norm="batch", mlp_dim=8, **rates, remat=remat, name="attention")(x)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.parametrize(
     "blocks", [both_blocks, lambda x, remat: Small(remat=remat, name="small")(x)], ids=["family", "small"]

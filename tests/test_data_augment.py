@@ -65,6 +65,7 @@ def test_the_order_is_a_permutation_of_its_seed_and_epoch():
     np.testing.assert_array_equal(permutation(1, 1, 1000), orders[3])
 
 
+@pytest.mark.slow
 def test_flips_and_shifts_have_the_asked_frequencies():
     made = plan(Augment(flip=0.3, shift=2), 0, 0, np.arange(20_000), np.full((20_000, 2), 32))
     assert set(made.window) == {None}

@@ -226,6 +226,7 @@ def test_repeats_show_each_picture_several_times_changed_anew():
         assert len({image.tobytes() for image in images}) > 3
 
 
+@pytest.mark.slow
 def test_keras_cvs_randaugment_by_choice():
     chosen = {"library": "keras_cv", "rand_augment": RandAugment()}
     plain, changed = (next(iter(loader("tf", **options).epoch(0))) for options in ({}, chosen))

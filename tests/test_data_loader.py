@@ -211,6 +211,7 @@ def linear_model():
     return model
 
 
+@pytest.mark.slow
 def test_fit_and_evaluate_take_both_engines(source):
     fitted = []
     for engine in ("tf", "numpy"):

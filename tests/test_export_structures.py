@@ -98,6 +98,7 @@ def by_hand(model, pixels):
     return (height, width) / (1 + np.exp(-where)), what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_artifact_of_a_dictionary_knows_its_pictures_sizes(model, tmp_path, format):
     card = kzoo.export(model, tmp_path / "a", format, pictures=photos())

@@ -72,6 +72,7 @@ def test_every_row_is_timms_in_size_and_preparation():
             assert getattr(config.preprocessing, field) == getattr(theirs, field), (name, field)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "index", "patch_size", "stride", "channels"),
     [

@@ -205,6 +205,7 @@ def test_pre_training_is_stopped_and_resumed_bit_for_bit_masks_included(run, tmp
     assert kzoo.evaluate(tmp_path / "killed") == whole
 
 
+@pytest.mark.slow
 def test_two_devices_have_the_losses_of_one(tmp_path):
     """Each divides its part of the error by the hidden patches of both. It takes a process of its own, for its
     devices.

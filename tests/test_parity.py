@@ -141,6 +141,7 @@ def test_toys_through_files_both_ways(case, tmp_path):
         assert difference(reference.outputs(images, module)[-1], reference.outputs(images)[-1]) <= CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_base_patch32_siglip_256"])
 def test_a_row_is_equal_to_timms(name, tmp_path):
     """Real sizes; the larger ones with fewer blocks, of which all are alike."""
@@ -149,6 +150,7 @@ def test_a_row_is_equal_to_timms(name, tmp_path):
     assert_equal(kzoo.get(name, weights=reference.write(tmp_path / "theirs"), **overrides), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 16, (24, 40)], ids=str)
 @pytest.mark.parametrize(
     ("key", "name", "toy"),
@@ -257,6 +259,7 @@ def stack(arrays, depth):
     return stacked
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_gradients_are_torchs(tmp_path):
     """Of the cross entropy: one step of plain gradient descent at a large rate, read back in timm's names."""

@@ -81,6 +81,7 @@ def test_a_saved_model_of_a_plugin_loads_in_a_fresh_process(installed, seen, tmp
     assert run(sys.executable, "-c", code, cwd=ROOT).strip() == "mixer_toy"
 
 
+@pytest.mark.slow
 def test_an_editable_install_is_listed(tmp_path):
     environment = Environment(tmp_path).install("-e", EXAMPLE)
     shown, (listed, _, _) = environment.listing(PYTHONPATH=str(ROOT))

@@ -87,6 +87,7 @@ def test_the_snippets_run(number, names):
     assert set(names) > {"__name__", "__builtins__"}
 
 
+@pytest.mark.slow
 def test_the_snippets_leave_what_they_say(place, names, capsys):
     assert {path.name for path in (place / "exported" / "digits").iterdir()} == {
         "1",

@@ -43,6 +43,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_timm(case, tmp_path):
     """Every block's map and the output under the same random weights and statistics."""

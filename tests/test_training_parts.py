@@ -202,6 +202,7 @@ def test_a_model_that_says_nothing_is_no_expert(value):
     assert metrics["accuracy"] == 0 and metrics["top5_accuracy"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [12, 4, 1])
 def test_weights_weigh_as_keras_own(batch_size):
     """Sample weights and class weights, in training and evaluation, whatever the batch."""
