@@ -87,6 +87,22 @@ def import_torch(work):
     return torch
 
 
+def torch_training(work, model, loss_of, *, lr, weight_decay, autocast):
+    """One step of AdamW on loss_of(), as a callable that returns the loss; autocast computes products in bfloat16."""
+    torch = import_torch(work)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
+
+    def step():
+        with torch.autocast("cuda" if work.gpu else "cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 def tensorflow_matmul(work, dtype):
     """One product of two square matrices."""
     import tensorflow as tf

@@ -235,7 +235,7 @@ def layouts(model, config, name, overrides, images):
                     path /= "model.npz" if npz else "model.safetensors"
                     np.savez(path, **written) if npz else save_file(written, path)
                 again = kzoo.get(name, weights=path, **overrides)
-            except UserError:
+            except UserError:  # the layout has no words for this model, which its rows do not need either
                 continue
         tensors = {name: written[name] for name in sorted(written)}
         digests[key] = digest(tensors | {f"ours/{weight.path}": _array(weight) for weight in again.weights})

@@ -12,7 +12,14 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.networks import jax_matmul, keras_network, tensorflow_matmul, torch_matmul, torch_network
+from benchmarks.networks import (
+    jax_matmul,
+    keras_network,
+    tensorflow_matmul,
+    torch_matmul,
+    torch_network,
+    torch_training,
+)
 from benchmarks.peers import run
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
@@ -43,17 +50,14 @@ def torch_step(work, compiled=False, autocast=False):
 
     labels = torch.arange(work.batch, device=device)
     forward = torch.compile(model.train()) if compiled else model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-
-    def step():
-        with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            loss = torch.nn.functional.cross_entropy(forward(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_training(
+        work,
+        model,
+        lambda: torch.nn.functional.cross_entropy(forward(images), labels),
+        lr=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        autocast=autocast,
+    )
 
 
 ON_CPU = {

@@ -79,8 +79,7 @@ class Task:
             found, needed = (_TARGETS.get(targets, targets) for targets in (source.targets, self.targets))
             raise UserError(
                 f"{source.name} gives {found}, and the task {kind} needs {needed}: choose another data.source, or by "
-                "task.kind a task that "
-                "needs no more."
+                "task.kind a task that needs no more."
             )
         if self.targets == "picture" and getattr(data.augment, "mixes", False):
             raise UserError(
