@@ -86,13 +86,14 @@ def progress(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def interleave(peers, rounds):
+def interleave(peers, rounds, warm_up=True):
     """{name: [value of each round]} of callables that take turns; who goes first moves on with every round.
 
-    What the machine does meanwhile so falls on all peers alike. A round before the first is run and not recorded.
+    What the machine does meanwhile so falls on all peers alike. With `warm_up`, a round before the first is run and
+    not recorded.
     """
     names, values = list(peers), {name: [] for name in peers}
-    for number in range(-1, rounds):
+    for number in range(-1 if warm_up else 0, rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             value = peers[name]()
@@ -146,7 +147,7 @@ class Peer:
         process = context.Process(target=_serve, args=(theirs, variables, setup, arguments), daemon=True)
         process.start()
         theirs.close()  # so that a dead peer is an EOFError here
-        self._pid = process.pid
+        self._process, self._pid = process, process.pid
         atexit.register(process.kill)  # a stopped process would not hear the polite end that daemons are given
         self._answer()
 
@@ -155,10 +156,29 @@ class Peer:
         self._pipe.send("turn")
         return self._answer()
 
+    def end(self):
+        """Ends the process, whose memory is free again."""
+        self._process.kill()
+        self._process.join()
+
     def _answer(self):
         answer = self._pipe.recv()
         os.kill(self._pid, signal.SIGSTOP)
         return answer
+
+
+def in_turn_alone(setup, *arguments, variables=ON_CPU):
+    """Like Peer(), for workloads of which memory holds one at a time: every turn is a process anew, which prepares,
+    is timed and ends.
+    """
+
+    def turn():
+        peer = Peer(setup, *arguments, variables=variables)
+        seconds = peer()
+        peer.end()
+        return seconds
+
+    return turn
 
 
 def _serve(pipe, variables, setup, arguments):

@@ -3,7 +3,8 @@
 Forward, error of the hidden patches, backward and AdamW on one fixed random batch; the loss comes back to Python after every step.
 `kzoo_masked` hides 75 % of the patches; in `kzoo_all` the encoder sees all of them (but the one that leaves the error something to
 count), with the same decoder. Beside them transformers' ViTMAE, eager and compiled, in the same size. Each peer is a process of its
-own; they take turns. `--gpu`: JAX in bfloat16 beside torch under autocast.
+own; they take turns, with `--alone` each turn in a process anew, for sizes of which memory holds one at a time. `--gpu`: JAX in
+bfloat16 beside torch under autocast.
 """
 
 import math
@@ -93,12 +94,12 @@ ON_GPU = {
 }
 
 
-def measure(setups, work, rounds, only=None):
+def measure(setups, work, rounds, only=None, alone=False):
     """The figures of one comparison, as emit() prints them."""
-    peers, absent = start(setups, work, only)
-    values = interleave(peers, rounds)
+    peers, absent = start(setups, work, only, alone)
+    values = interleave(peers, rounds, warm_up=not alone)
     seconds, peaks = split_peaks(values, work)
-    result = {"model": work.model, "batch": work.batch, "image_size": work.image_size, "rounds": rounds}
+    result = {"model": work.model, "batch": work.batch, "image_size": work.image_size, "rounds": rounds, "alone": alone}
     result["images_per_second"] = {name: round(work.batch / median, 2) for name, median in medians(seconds).items()}
     result |= {"peak_gflops": peaks, "spread": spread(values), "absent": absent}
     if {"kzoo_masked", "kzoo_all"} <= set(seconds):
@@ -117,10 +118,13 @@ def main():
     options.add_argument("--matmul", type=int, default=4096, help="side of the matrices that measure the peak")
     options.add_argument("--omp-wait", choices=("ACTIVE", "PASSIVE"), default="ACTIVE")
     options.add_argument("--only", nargs="+", metavar="PEER", help="these peers alone")
+    options.add_argument(
+        "--alone", action="store_true", help="a process for each turn: one network in memory at a time"
+    )
     options.add_argument("--gpu", action="store_true", help="on the accelerator: JAX beside torch, in bfloat16")
     options = options.parse_args()
     work = Work(options.model, "none", options.batch, None, options.matmul, options.omp_wait, options.gpu)
-    result = measure(ON_GPU if work.gpu else ON_CPU, work, options.rounds, options.only)
+    result = measure(ON_GPU if work.gpu else ON_CPU, work, options.rounds, options.only, options.alone)
     name = "masking" if work.model == "mae_vit_large_patch16_224" else f"masking_{work.model}"
     emit(f"{name}_gpu" if work.gpu else name, result, options.save, gpu_name() if work.gpu else None)
 

@@ -11,7 +11,19 @@ import subprocess
 from dataclasses import dataclass
 
 import kzoo
-from benchmarks.common import ON_CPU, ON_GPU, Peer, emit, interleave, medians, parser, progress, quotient, spread
+from benchmarks.common import (
+    ON_CPU,
+    ON_GPU,
+    Peer,
+    emit,
+    in_turn_alone,
+    interleave,
+    medians,
+    parser,
+    progress,
+    quotient,
+    spread,
+)
 
 PACKAGE_OF = {
     **{
@@ -108,8 +120,11 @@ def gpu_name():
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
-def start(setups, work, only=None):
-    """({name: Peer}, {name: why it is left out}) of a table {name: setup(work) -> callable}."""
+def start(setups, work, only=None, alone=False):
+    """({name: Peer}, {name: why it is left out}) of a table {name: setup(work) -> callable}; `alone`: of peers whose
+    turns are processes anew.
+    """
+    begin = in_turn_alone if alone else Peer
     peers, absent = {}, {}
     for name, setup in setups.items():
         reason = "not asked for" if only and name not in only else lacks(library_of(name), work)
@@ -117,7 +132,7 @@ def start(setups, work, only=None):
             absent[name] = reason
             continue
         progress(f"preparing {name}")
-        peers[name] = Peer(setup, work, variables=ON_GPU if work.gpu else ON_CPU)
+        peers[name] = begin(setup, work, variables=ON_GPU if work.gpu else ON_CPU)
     return peers, absent
 
 
