@@ -21,7 +21,9 @@ class Data(Settings):
     """Where pictures come from and how they are batched."""
 
     part = "data"
-    source: str = "fake"  # tfds:NAME | folder:PATH | npz:FILE | digits | fake | KIND:REST of a plugin
+    # tfds:NAME | folder:PATH | npz:FILE | digits | fake | with objects coco:IMAGES,ANNOTATIONS.json | voc:PATH | shapes
+    # | KIND:REST of a plugin
+    source: str = "fake"
     data_dir: str | None = None  # of TFDS; None: the setting KZOO_DATA_DIR, else TFDS' own default
     train_split: str = "train"
     eval_split: str = "test"
