@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     ("errors", "files"),
     ("settings", "plugins", "figures", "system", "archives"),
-    ("specs",),
+    ("specs", "augments"),
     ("schema",),
     ("published",),
     ("registry",),
@@ -37,8 +37,8 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
-    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published"),
-    *("registry", "recipe_files", "zoo", "arguments", "cli"),
+    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "augments", "schema"),
+    *("published", "registry", "recipe_files", "zoo", "arguments", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed
