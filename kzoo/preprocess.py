@@ -3,7 +3,7 @@
 from keras import ops
 
 from kzoo.errors import UserError
-from kzoo.ops.resize import border, crop_offset, resample, resize_weights, resized_size
+from kzoo.ops.resize import border, crop_offset, fitted_size, resample, resize_weights, resized_size
 
 
 def preprocess(images, image_size, preprocessing):
@@ -25,6 +25,37 @@ def preprocess(images, image_size, preprocessing):
         if preprocessing.crop_mode == "border":
             x = x + border(rows, columns, preprocessing.fill, xp=ops)
     return (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
+
+
+def padded(images, image_size, preprocessing):
+    """The same pictures as detectors take them: ({"image": float32 (B, H, W, C), normalised, "mask": bool (B, H, W)}).
+
+    They keep their proportions, their shorter and longer side at most those of image_size, and lie in the upper left;
+    the rest is padding, where the mask is True and the image 0.
+    """
+    have, dynamic = images.shape[1:3], ops.shape(images)
+    size = fitted_size(dynamic[1], dynamic[2], min(image_size), max(image_size), image_size)
+    x, inside = (
+        ops.cast(images, "float32"),
+        [ops.arange(side) < grown for side, grown in zip(image_size, size, strict=True)],
+    )
+    if tuple(have) != tuple(image_size) or size != tuple(image_size):
+        rows, columns = (
+            resize_weights(
+                side,
+                target,
+                preprocessing.interpolation,
+                scale=ops.cast(side, "float32") / ops.cast(grown, "float32"),
+                xp=ops,
+            )
+            for side, target, grown in zip(dynamic[1:3], image_size, size, strict=True)
+        )
+        x = ops.clip(resample(x, rows, columns, xp=ops), 0.0, 255.0)  # bicubic overshoots
+    shown = ops.logical_and(inside[0][:, None], inside[1][None, :])
+    x = (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
+    image = ops.where(shown[None, ..., None], x, 0.0)
+    mask = ops.broadcast_to(ops.logical_not(shown)[None], ops.shape(image)[:3])
+    return {"image": image, "mask": mask}
 
 
 def _axis(size_in, size_out, grown, method):

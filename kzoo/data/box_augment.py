@@ -9,6 +9,7 @@ import numpy as np
 
 from kzoo.data.augment import jitter
 from kzoo.data.randomness import BOXES, uniforms
+from kzoo.ops.resize import fitted_size
 
 # Which of a sample's uniform numbers serve what.
 _FLIP, _SCALE, _CROP, _CROP_SCALE, _CROP_SIZE, _PLACE, _JITTER = 0, 1, 2, 3, slice(4, 6), slice(6, 8), slice(8, 12)
@@ -40,7 +41,7 @@ def _change(augment, u, height, width, evaluation, canvas):
     crops = u[_CROP] < augment.crop
     window = _window(augment, u, height, width) if crops else (0, 0, height, width)
     shortest, longest = (_pick(augment.scales, u[_SCALE]), augment.max_size) if augment.scales else evaluation
-    size = fitted(*window[2:], shortest, longest, canvas)
+    size = fitted_size(*window[2:], shortest, longest, canvas)
     operations = jitter(augment.color_jitter, u[_JITTER]) if augment.color_jitter else []
     return BoxChange(window, size, bool(u[_FLIP] < augment.flip), operations)
 
@@ -50,7 +51,9 @@ def _window(augment, u, height, width):
     is.
     """
     grown = (
-        fitted(height, width, _pick(augment.crop_scales, u[_CROP_SCALE])) if augment.crop_scales else (height, width)
+        fitted_size(height, width, _pick(augment.crop_scales, u[_CROP_SCALE]))
+        if augment.crop_scales
+        else (height, width)
     )
     low, high = augment.crop_size
     window = []
@@ -64,20 +67,6 @@ def _window(augment, u, height, width):
 
 def _pick(values, u):
     return values[int(u * len(values))]
-
-
-def fitted(height, width, shortest, longest=None, canvas=None):
-    """(height, width) of a picture whose shorter side becomes `shortest` or, where the other would exceed `longest`,
-    less, as DETR rounds it; smaller still where it would not fit `canvas` (height, width).
-    """
-    low, high = sorted((height, width))
-    if longest is not None and high / low * shortest > longest:
-        shortest = max(round(longest * low / high), 1)
-    size = tuple(shortest if side == low else shortest * side // low for side in (height, width))
-    if canvas is None or (size[0] <= canvas[0] and size[1] <= canvas[1]):
-        return size
-    factor = min(canvas[0] / height, canvas[1] / width)
-    return tuple(min(max(round(side * factor), 1), most) for side, most in zip((height, width), canvas, strict=True))
 
 
 def moved_boxes(objects, window, flip):

@@ -5,13 +5,14 @@ them.
 import numpy as np
 
 from kzoo.data.batching import Array, Batching, padded
-from kzoo.data.box_augment import fitted, moved_boxes, plan
+from kzoo.data.box_augment import moved_boxes, plan
 from kzoo.data.decode import pixels, to_channels
 from kzoo.data.operations import operate
 from kzoo.data.pixels import normalise, resized_window
 from kzoo.data.resample import resample
 from kzoo.data.sources import spread
 from kzoo.errors import UserError
+from kzoo.ops.resize import fitted_size
 
 
 class ObjectBatching(Batching):
@@ -104,7 +105,7 @@ class ObjectBatching(Batching):
 
     def _whole(self, pictures, rows):
         """(x of the pictures as evaluation sees them, padded to so many rows; their sizes in it)."""
-        sizes = [fitted(*picture.shape[:2], *self.sides, self.largest) for picture in pictures]
+        sizes = [fitted_size(*picture.shape[:2], *self.sides, self.largest) for picture in pictures]
         return self._placed(sizes, rows, self._prepared, pictures, sizes), sizes
 
     def _placed(self, sizes, rows, make, *sequences):
@@ -163,7 +164,7 @@ def canvas_of(picture, image_size, preprocessing, name="the picture"):
     where it is padding, (height, width) that the picture fills of it).
     """
     image = to_channels(picture, len(preprocessing.mean), name)
-    height, width = size = fitted(*image.shape[:2], min(image_size), max(image_size), image_size)
+    height, width = size = fitted_size(*image.shape[:2], min(image_size), max(image_size), image_size)
     out, mask = np.zeros((*image_size, image.shape[-1]), np.float32), np.ones(image_size, bool)
     out[:height, :width] = normalise(whole_picture(image, size, preprocessing), preprocessing)
     mask[:height, :width] = False
