@@ -90,7 +90,11 @@ def open_model(target, weights=None, random_weights=False, best=False):
             f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without."
         )
     require_backend()
-    return zoo.get(target, weights=weights)
+    from kzoo.weights import require_trained
+
+    model = zoo.get(target, weights=weights)
+    require_trained(model)
+    return model
 
 
 def _refuse_weights(what, weights, random_weights):

@@ -25,9 +25,9 @@ def test_listing_filters():
     assert all(f"{family}_toy" in found for family, found in families.items()) and not set(families["vit"]) & set(
         families["deit3"]
     )
-    tasks = {task: kzoo.list_models(task=task) for task in ("classify", "masked")}
-    assert "mae_toy" in tasks["masked"] and sorted(tasks["classify"] + tasks["masked"]) == names
-    assert kzoo.list_models(task="detect") == []
+    tasks = {task: kzoo.list_models(task=task) for task in ("classify", "masked", "detect")}
+    assert "mae_toy" in tasks["masked"] and "detr_toy" in tasks["detect"] and sorted(sum(tasks.values(), [])) == names
+    assert kzoo.list_models(task="segment") == []
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", "large", "huge"])

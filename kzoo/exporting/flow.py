@@ -100,6 +100,9 @@ def _loaded(model_or_run):
 
         model = load(model)
     spec = spec_of_model(model)
+    from kzoo.weights import require_trained
+
+    require_trained(model)
     if model.config.features_only:
         raise UserError(
             f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only."

@@ -30,7 +30,8 @@ from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
 from kzoo.training.watch import Watch
 from kzoo.training.workdir import RECEIPT, claimed
-from kzoo.weights import fill, load
+from kzoo.weights import load
+from kzoo.weights.backbone import start_from
 from kzoo.weights.fill import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
@@ -134,7 +135,7 @@ class _Session:
 
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from
-        report = fill(network, source, asked=("image_size", "num_classes"))
+        report = start_from(network, source)
         write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         say(f"started from {source}: {report}")
 
