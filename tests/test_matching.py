@@ -55,15 +55,23 @@ def test_costs_that_are_no_numbers_rank_last():
     """
     cost, valid = problems("normal", SHAPE)
     rng = np.random.default_rng(3)
-    wrong = rng.choice(np.array([np.nan, np.inf, -np.inf], "float32"), cost.shape)
-    broken = rng.random(cost.shape) < 0.6
+    cost = cost + 3 * rng.normal(size=(BATCH, TARGETS, 1)).astype("float32")  # which target goes without then matters
+    broken = rng.random(cost.shape) < rng.uniform(0.5, 1.0, (BATCH, 1, 1))
     broken[2], broken[3, 0] = True, True
-    given = np.where(broken, wrong, cost)
-    found = solved(given, valid)
+    wrong = rng.choice(np.array([np.nan, np.inf, -np.inf], "float32"), cost.shape)
+    found = solved(np.where(broken, wrong, cost), valid)
     far = 1e6  # beyond any sum of the others: SciPy then takes as few as there must be
     ours, best, _ = sums(np.where(broken, far, cost.astype("float64")), valid, found)
     assert (np.round(best / far) > 0).any() and (np.round(best / far) == 0).any()
     np.testing.assert_allclose(ours, best, atol=1e-3)
+
+
+def test_costs_farther_apart_than_numbers_reach():
+    far = np.finfo("float32").max
+    cost = np.array([[[far, -far, 0], [1, -far, 2]], [[-far, far, 2], [-far, 3, far]]], "float32")
+    valid = np.ones((2, 2), bool)
+    ours, best, size = sums(cost, valid, solved(cost, valid))
+    np.testing.assert_array_less(ours - best, ROUNDING * size)
 
 
 def test_no_target_at_all():

@@ -42,15 +42,19 @@ def linear_sum_assignment(cost, valid):
 
 
 def prepared(cost, valid):
-    """Costs with the same solutions, 0 the least of each target and at most 1, or 2 (T + 1) for what ranks last."""
-    last, infinite = 2.0 * (cost.shape[1] + 1), float("inf")
-    cost = ops.where(ops.isfinite(cost), cost, infinite)
-    least = ops.min(cost, axis=-1, keepdims=True)
-    # a target without any cost takes what is left
-    shown = ops.logical_and(valid[..., None], least < infinite)
-    above = ops.where(shown, cost - ops.where(shown, least, 0.0), 0.0)
-    span = ops.max(ops.where(above < infinite, above, 0.0), axis=(1, 2), keepdims=True)
-    return ops.minimum(above / ops.maximum(span, 1e-37), last)
+    """Costs with the same solutions: 0 the least of each target, at most 1 or, for what ranks last, at least 2 T + 1."""
+    infinite = float("inf")
+    number = ops.logical_and(ops.isfinite(cost), valid[..., None])
+    least = ops.min(ops.where(number, cost, infinite), axis=-1, keepdims=True)  # (B, T, 1)
+    some = least < infinite  # a target without any cost takes what is left
+    lowest = ops.min(least, axis=1, keepdims=True)
+    most = ops.max(ops.where(number, cost, -infinite), axis=(1, 2), keepdims=True)
+    half = ops.where(lowest < infinite, most / 2 - lowest / 2, 0.0)  # which no two costs are too far apart for
+    half = ops.maximum(half, 1e-37)
+    # what ranks last costs every target the same, before its least is taken off
+    last = 2.0 * (cost.shape[1] + 1) - ops.where(some, (least / 2 - lowest / 2) / half, 0.0)
+    above = ops.where(number, (cost - ops.where(some, least, 0.0)) / half * 0.5, infinite)
+    return ops.where(some, ops.minimum(above, last), 0.0)
 
 
 def _first_come(cost, valid):
