@@ -212,7 +212,8 @@ class Detect(TaskSettings):
     kind = "detect"
     augments = BoxAugment
     smoke_source = "shapes"
-    max_boxes: int = 100  # objects of a picture, to which targets are padded; more are an error
+    # objects of a picture, to which targets are padded; more are an error; None: as many as the model has queries
+    max_boxes: int | None = None
     # (height, width) of the padded pictures: a batch takes the smallest that holds it, and each makes one compiled
     # step; empty: the model's own size alone
     canvases: tuple[tuple[int, ...], ...] = ()

@@ -109,7 +109,8 @@ class ModelConfig(Settings):
     def take(self):
         """The Take of the models that are built by this config."""
         own = self.preprocessing.for_channels(self.in_channels)
-        return Take(self.size, self.in_channels, own, self.num_classes, getattr(self, "patch_size", None))
+        parts = (getattr(self, name, None) for name in ("patch_size", "num_queries"))
+        return Take(self.size, self.in_channels, own, self.num_classes, *parts)
 
     def needs_weights(self):
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; ""

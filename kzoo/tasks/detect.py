@@ -58,7 +58,7 @@ class Detect(Task):
             raise UserError(
                 f"{source.name} has other classes than the model was trained for; evaluate on data of the same ones."
             )
-        if self.settings.max_boxes > config.num_queries:
+        if (self.settings.max_boxes or 0) > config.num_queries:
             raise UserError(
                 f"task.max_boxes is {self.settings.max_boxes}, and the model finds at most {config.num_queries} "
                 "objects, one with each query; lower it, or raise overrides.num_queries."
@@ -75,9 +75,9 @@ class Detect(Task):
             )
 
     def batching(self, take, source, data, seed, engine):
-        s = self.settings
+        room, canvases = self.settings.max_boxes or take.queries, self.settings.canvases
         return ObjectBatching(
-            take, source, max_boxes=s.max_boxes, canvases=s.canvases, augment=data.augment, seed=seed, engine=engine
+            take, source, max_boxes=room, canvases=canvases, augment=data.augment, seed=seed, engine=engine
         )
 
     def view(self, network):
