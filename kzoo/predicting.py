@@ -59,10 +59,12 @@ class ArtifactPredictor:
         self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
+        size, fitted = picture.shape[:2], picture
         if not self.artifact.any_size:
             fitted = data.resized(picture, self.artifact.image_size, self.preprocessing)
-            picture = np.clip(np.rint(fitted), 0, 255).astype("uint8")
-        return {name: array[0] for name, array in self.artifact.predict(picture[None]).items()}
+            fitted = np.clip(np.rint(fitted), 0, 255).astype("uint8")
+        outputs = {name: array[0] for name, array in self.artifact.predict(fitted[None]).items()}
+        return outputs if self.artifact.any_size else self.task.rescaled(outputs, size, self.artifact.image_size)
 
 
 def open_model(target, weights=None, random_weights=False, best=False):

@@ -1,6 +1,6 @@
 """From pictures to a model's input, on keras.ops: the same numbers in Python, in a graph and inside a SavedModel."""
 
-from keras import ops
+from keras import ops, tree
 
 from kzoo.errors import UserError
 from kzoo.ops.resize import border, crop_offset, fitted_size, resample, resize_weights, resized_size
@@ -28,7 +28,7 @@ def preprocess(images, image_size, preprocessing):
 
 
 def padded(images, image_size, preprocessing):
-    """The same pictures as detectors take them: ({"image": float32 (B, H, W, C), normalised, "mask": bool (B, H, W)}).
+    """The same pictures as detectors take them: {"image": float32 (B, H, W, C), normalised, "mask": bool (B, H, W)}.
 
     They keep their proportions, their shorter and longer side at most those of image_size, and lie in the upper left;
     the rest is padding, where the mask is True and the image 0.
@@ -73,17 +73,18 @@ def _constant(values):
 
 class Preprocessor:
     """Callable from one picture (h, w, C), a batch of equal sizes (B, h, w, C) or a list of pictures of any sizes to
-    the model's input.
+    the model's input; of a detector {"image", "mask"}, as in `padded`.
 
     Pictures are uint8 or float in 0..255.
     """
 
-    def __init__(self, image_size, preprocessing):
-        self.image_size, self.preprocessing = tuple(image_size), preprocessing
+    def __init__(self, take):
+        self.image_size, self.preprocessing = tuple(take.image_size), take.preprocessing
+        self._prepare = padded if take.queries else preprocess
 
     def __call__(self, images):
         if pictures := _of_several_sizes(images):
-            return ops.stack([self(picture) for picture in pictures])
+            return tree.map_structure(lambda *each: ops.stack(each), *map(self, pictures))
         images = ops.convert_to_tensor(images)
         channels = len(self.preprocessing.mean)
         if len(images.shape) not in (3, 4) or images.shape[-1] != channels:
@@ -91,8 +92,9 @@ class Preprocessor:
                 f"expected pictures of shape (h, w, {channels}) or (B, h, w, {channels}), found {tuple(images.shape)}."
             )
         if len(images.shape) == 3:
-            return preprocess(images[None], self.image_size, self.preprocessing)[0]
-        return preprocess(images, self.image_size, self.preprocessing)
+            one = self._prepare(images[None], self.image_size, self.preprocessing)
+            return tree.map_structure(lambda batch: batch[0], one)
+        return self._prepare(images, self.image_size, self.preprocessing)
 
 
 def _of_several_sizes(images):

@@ -154,11 +154,10 @@ def preprocessor(model):
     from kzoo.preprocess import Preprocessor
 
     if isinstance(model, str) and not pathlib.Path(model).exists() and registry.is_name(model):
-        take = registry.config_of(model)[1].take
-        return Preprocessor(take.image_size, take.preprocessing)
+        return Preprocessor(registry.config_of(model)[1].take)
     if isinstance(model, str | pathlib.Path):
         from kzoo.weights import load
 
         model = load(model)
     registry.spec_of_model(model)
-    return Preprocessor(model.take.image_size, model.take.preprocessing)
+    return Preprocessor(model.take)

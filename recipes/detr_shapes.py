@@ -15,7 +15,9 @@ RECIPES = {
         model="detr_small",
         overrides={"image_size": 64, "num_queries": 12, "embed_dim": 96, "depth": 2, "decoder_depth": 3},
         task=Detect(),
-        data=Data(source="shapes:n=4000,size=64,max=4", batch_size=32, augment=BoxAugment(flip=0.5, crop=0.0, scales=())),
+        data=Data(
+            source="shapes:n=4000,size=64,max=4", batch_size=32, augment=BoxAugment(flip=0.5, crop=0.0, scales=())
+        ),
         optim=Optim(lr=1e-3, weight_decay=1e-4, clip_norm=0.1),
         schedule=Schedule(warmup_epochs=1),
         epochs=40,

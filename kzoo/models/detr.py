@@ -45,7 +45,7 @@ class DetrConfig(OnBackbone, ModelConfig):
     norm_eps: float = 1e-5
     drop_rate: float = 0.1
     aux_outputs: bool = False  # also what every block of the decoder but the last gives, as training asks for it
-    preprocessing: Preprocessing = Preprocessing(**IMAGENET, crop_mode="border", interpolation="bilinear")
+    preprocessing: Preprocessing = Preprocessing(**IMAGENET, crop_mode="squash", interpolation="bilinear")
 
     below = "features/backbone/"
     numerics = ("backbone_options",)

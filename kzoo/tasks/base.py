@@ -158,6 +158,16 @@ class Task:
         """
         return np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures]), None
 
+    def resizing(self, image_size):
+        """What `inputs` does to a picture of any size, in words, where it is not what the preprocessing says."""
+        return None
+
+    def rescaled(self, outputs, size, image_size):
+        """The outputs about one picture that was brought to image_size, for the picture as it was, `size` (height,
+        width).
+        """
+        return outputs
+
     def outputs(self, network, raw, sizes):
         """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own
         output.

@@ -30,7 +30,7 @@ class Detect(Task):
     targets = "objects"
     curves = ("loss", "ap", "ap50")
     asks = {"threshold": float}
-    checks = ()
+    checks = ("overfits",)
 
     @property
     def building(self):
@@ -103,6 +103,15 @@ class Detect(Task):
         image, mask, _ = zip(*(canvas_of(p, take.image_size, take.preprocessing) for p in pictures), strict=True)
         sizes = np.array([picture.shape[:2] for picture in pictures], np.float32)
         return {"image": np.stack(image), "mask": np.stack(mask)}, sizes
+
+    def resizing(self, image_size):
+        height, width = image_size
+        return f"aspect ratio kept, until it fits into {height} x {width} (height x width), upper left; the rest is padding"
+
+    def rescaled(self, outputs, size, image_size):
+        (height, width), (tall, wide) = size, image_size
+        scale = np.float32([width / wide, height / tall] * 2)
+        return outputs | {"boxes": outputs["boxes"] * scale}
 
     def outputs(self, network, raw, sizes):
         """boxes, scores and labels; of a network that gives a map, that."""
