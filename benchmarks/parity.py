@@ -434,6 +434,8 @@ seed {seed}), bicubic, ImageNet's mean and standard deviation, weights frozen; {
 linear probe of `kzoo evaluate --probe linear`. The 37x37 positions become 7x7: kzoo resizes them as timm does, with antialiasing,
 transformers and (without registers) DINOv2's own code without it. So the class token differs from transformers' by {kzoo:.1e}; with
 transformers' positions in the file, by {same:.1e}. An accuracy on {test:,} pictures has a standard error of up to {error:.1f} points.
+The figures are of this file, on pictures of 32 px enlarged to {side}. They are not DINOv2's published ones, and how much of the distance is
+the small pictures' and how much the package's own training was not measured.
 
 | weights | positions | k-NN, % | linear probe, % |
 |---|---|---|---|
