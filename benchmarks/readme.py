@@ -148,6 +148,21 @@ def _parity(r):
     )
 
 
+def _published(r):
+    probes, agreed = r["probes"], r["agreement"]
+    apart = max(agreed["transformers"].values())
+
+    def both(case):
+        told = probes["cases"][case]
+        return f"k-NN {100 * told['knn_accuracy']:.1f} %, linear probe {100 * told['linear_accuracy']:.1f} %"
+
+    return (
+        f"`{r['model']}` from a trained file: within {apart:.1e} of transformers at {agreed['image_size']} px; "
+        f"{probes['data']} at {probes['image_size']} px: {both('trained')} (random weights: {both('random')}) "
+        "([section](benchmarks/results/parity.md#on-a-trained-file))"
+    )
+
+
 def _fuzz(r):
     found = r["total"]
     bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "over 2 GB", "other exception")
@@ -215,6 +230,7 @@ ROWS = {
     "memory": _memory,
     "load": _load,
     "parity": _parity,
+    "published": _published,
     "fuzz": _fuzz,
     "odd_usage": _odd_usage,
     "kill_resume": _kill_resume,
