@@ -240,13 +240,18 @@ def test_evaluation_is_the_loss_of_all_pictures_and_their_neighbours(run):
     assert found["knn_accuracy"] == np.mean(votes.argmax(axis=1) == labels)
 
 
-def test_pictures_without_labels_are_judged_by_the_loss(run, tmp_path):
+def test_pictures_without_labels_are_judged_by_the_loss(run, tmp_path, monkeypatch):
     bare, labelled = (kind("pictures", "train", size=16, n=16) for kind in (Bare, FakeSource))
     unlabelled = kzoo.train(RECIPE, tmp_path / "run", {"steps": 1}, data=(bare, bare))
     assert unlabelled.metrics.keys() == {"loss", "images"} and unlabelled.history[0]["eval_loss"] > 0
     assert kzoo.evaluate(unlabelled.workdir, data=bare)["images"] == 16
-    with pytest.raises(kzoo.UserError, match="pictures has labels and pictures has none: evaluate on such with labels"):
-        kzoo.train(RECIPE, tmp_path / "mixed", {"steps": 1}, data=(labelled, bare))
+    more = FakeSource("more", "test", size=16, n=16, classes=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("kzoo.training.engine.Stage", None)  # refused before a network is built
+        with pytest.raises(kzoo.UserError, match="pictures has labels and pictures has none: evaluate on such with"):
+            kzoo.train(RECIPE, tmp_path / "mixed", data=(labelled, bare))
+        with pytest.raises(kzoo.UserError, match="more has other classes than pictures"):
+            kzoo.train(RECIPE, tmp_path / "mixed", data=(labelled, more))
     with pytest.raises(kzoo.UserError, match="other classes than fake"):
         kzoo.evaluate(run.workdir, data="fake:n=8,size=16,classes=3")
     for changes, told in (
