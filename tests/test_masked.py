@@ -358,6 +358,33 @@ def test_probes_of_any_runs_features(run, tmp_path, capsys):
         encoder_of(tokens)
 
 
+def test_probes_of_names_and_files_with_weights(run, tmp_path, capsys):
+    source = "fake:n=24,size=32,classes=4"
+    asked, words = ["--probe", "knn", "--data", source, "--json"], {}
+    model = randomise(kzoo.get("vit_toy"))
+    kzoo.save_weights(model, tmp_path / "vit.safetensors", layout="timm")
+    words["name"] = ["vit_toy", "--weights", str(tmp_path / "vit.safetensors")]
+    words["file"], models = [str(run.workdir / "model.keras")], {"name": model, "file": run.model}
+    for kind, given in words.items():
+        assert main(["evaluate", *given, *asked]) == 0
+        told = json.loads(capsys.readouterr().out)
+        encoder = encoder_of(models[kind])
+        pictures = [
+            kzoo.preprocessor(encoder)([s.read(i)[0] for i in range(24)])
+            for s in (open_source(source, split) for split in ("train", "test"))
+        ]
+        vectors = [encoder.predict_on_batch(keras.ops.convert_to_numpy(batch)) for batch in pictures]
+        votes = neighbours.votes(vectors[0], np.arange(24) % 4, vectors[1], 4, 20, 0.07)
+        assert told["knn_accuracy"] == np.mean(votes.argmax(axis=1) == np.arange(24) % 4)
+        assert (told["reference"], told["images"], told["features"], told["k"]) == (24, 24, 32, 20)
+    assert main(["evaluate", "vit_toy", "--random-weights", *asked]) == 0 and capsys.readouterr().out
+    for refused, sentence in (
+        (["vit_toy", "--random-weights", "--best"], "--best goes with the folder of a run"),
+        ([str(run.workdir), "--random-weights"], "--random-weights goes with the NAME of a model"),
+    ):
+        assert main(["evaluate", *refused, *asked]) == 2 and sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [name for name in registry.toys("kzoo") if registry.find(name).task == "classify"])
 def test_the_encoder_of_any_family_is_what_its_head_is_given(name):
     model = randomise(kzoo.get(name))
