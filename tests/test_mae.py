@@ -19,6 +19,7 @@ from kzoo.models.base import computing_in
 from kzoo.registry import config_of
 from kzoo.training.optimizer import undecayed
 from kzoo.weights import fill, transfer
+from kzoo.weights.hub import Resolved
 from kzoo.weights.names import pieces
 from tests.equality import CLOSE, XLA, assert_equal, pair, saved
 from tests.torch_reference import import_timm
@@ -279,6 +280,27 @@ def test_a_vit_starts_from_the_encoder(kind, files):
         "pos_embed/table",
     )
     assert len(report.unused) == 2 and all("norm" in name for name in report.unused)
+
+
+def test_the_hubs_file_has_a_tag(files, monkeypatch):
+    """What the address of mae_vit_base_patch16_224.fb_in1k leads to, here of a toy's sizes, becomes the whole
+    autoencoder, and a ViT's encoder.
+    """
+    paths, names, inputs, pixels = files
+    asked = []
+    monkeypatch.setattr(
+        "kzoo.weights.hub.resolve",
+        lambda uri: asked.append(uri) or Resolved(paths["transformers"], "hf://facebook/vit-mae-base@0/x"),
+    )
+    toy = {"image_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    decoder = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+    model = kzoo.get("mae_vit_base_patch16_224.fb_in1k", **toy, **decoder)
+    assert asked == ["hf://facebook/vit-mae-base"]
+    assert (model.spec.tag, model.spec.license, model.spec.source[:27]) == ("fb_in1k", "cc-by-nc-4.0", asked[0] + "@")
+    assert difference(called(model, inputs)["pred"], pixels) <= CLOSE
+    assert "num_classes" not in model.spec.overrides
+    report = fill(kzoo.get("vit_base_patch16_224", **toy), asked[0], asked=("num_classes",))
+    assert len(report.training_only) >= 16 and set(report.reinitialised) == {"head/kernel", "head/bias"}
 
 
 def test_another_pooling_is_not_taken_for_granted(files):
