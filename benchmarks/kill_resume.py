@@ -62,7 +62,7 @@ MASKED = dataclasses.replace(
     overrides={"in_channels": 1, "drop_path_rate": 0.1},
     task=schema.Masked(knn_reference=300, knn_queries=100),
     data=dataclasses.replace(CLASSIFY.data, augment=dataclasses.replace(CLASSIFY.data.augment, mixup=0.0)),
-    steps=900,
+    steps=500,
 )
 RECIPES = {
     "classify": (CLASSIFY, {}),
