@@ -201,6 +201,7 @@ def _kill_resume(r):
 
 KILLED = {
     "classify": "final and best weights, averages and optimizer",
+    "masked": "those of a masked autoencoder, which hides the same patches,",
     "rotation": "those of a plugin's encoder and of the head in its view",
 }
 
@@ -234,7 +235,7 @@ ROWS = {
     "fuzz": _fuzz,
     "odd_usage": _odd_usage,
     "kill_resume": _kill_resume,
-    "kill_resume_rotation": _kill_resume,
+    **{f"kill_resume_{task}": _kill_resume for task in ("masked", "rotation")},
     "small_data": _small_data,
     **{
         f"train_{recipe}": _train
@@ -257,8 +258,8 @@ def results():
                 command = f"train {r['recipe']}"
             elif command.endswith("_224"):
                 command = f"{command.partition('_')[0]} --model {r['model']}"
-            elif command == "kill_resume_rotation":
-                command = "kill_resume --task rotation"
+            elif command.startswith("kill_resume_"):
+                command = f"kill_resume --task {r['task']}"
             command += " --gpu" if name.endswith("_gpu") else ""
             hardware = f"{r['cpu']}, {r['cores']} cores" if r["device"] == "cpu" else r["device"]
             lines.append(f"| `python -m benchmarks.{command}` | {say(r)} | {r['date'][:10]}, {hardware} |")
