@@ -223,6 +223,34 @@ def _small_data(r):
 
 
 SPEEDS = [f"{of}{model}" for of in ("infer", "step") for model in ("", "_vit_base_r50_s16_224", "_coatnet_0_224")]
+
+
+def _masking(r):
+    peaks, saved = r["peak_gflops"], r["masking_saves"]
+    (peer, faster), rates = *r["kzoo_faster"].items(), r["images_per_second"]
+    return (
+        f"pre-training step of {r['model']}, batch {r['batch']}: {rates['kzoo_masked']:.2f} images/s, "
+        f"{saved['ratio']:.2f} times as many as with all patches seen, {faster['ratio']:.2f} times "
+        f"{peer.replace('_', ', ')} (matrix products: TensorFlow {peaks['tensorflow_matmul_float32']:.0f}, torch "
+        f"{peaks['torch_matmul_float32']:.0f} GFLOP/s)"
+    )
+
+
+def _pretraining(r):
+    def told(arm, figure):
+        return f"{100 * r['arms'][arm][figure]['mean']:.1f}"
+
+    def both(arm):
+        return f"k-NN {told(arm, 'knn_accuracy')}, linear probe {told(arm, 'linear_accuracy')}"
+
+    seeds = len(r["arms"]["finetune_75"]["seeds"])
+    return (
+        f"CIFAR-10 with a tenth of its labels, {seeds} seeds: {told('finetune_75', 'test_accuracy')} % after "
+        f"{r['pretrain_epochs']} epochs of masked pre-training, {told('scratch', 'test_accuracy')} % without; features: "
+        f"{both('pretrain_75')} %, untrained: {both('random')} %; [more](benchmarks/results/pretraining.md)"
+    )
+
+
 ROWS = {
     "startup": _startup,
     **{f"{name}{device}": _speed for name in SPEEDS for device in ("", "_gpu")},
@@ -230,6 +258,8 @@ ROWS = {
     "input": _input,
     "memory": _memory,
     "load": _load,
+    "masking": _masking,
+    "pretraining": _pretraining,
     "parity": _parity,
     "published": _published,
     "fuzz": _fuzz,
