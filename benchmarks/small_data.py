@@ -119,25 +119,31 @@ def digest(name, seed, options):
     return hashlib.sha256(dump(recipe(name, seed, options, named(options))).encode()).hexdigest()[:12]
 
 
-def pictures(options):
-    """(training, evaluation) sources: as many pictures of each class as of any other, drawn once for all; the whole
-    test set.
+def balanced(source, count, name):
+    """A source of that name: pictures of another, as many of each class as of any other, `count` in all, drawn by DRAW.
 
     Raises ValueError where a class has too few of them.
     """
     import numpy as np
 
-    from kzoo.data.sources import ArraySource, open_source
+    from kzoo.data.sources import ArraySource
+
+    images, labels = source.batch(np.arange(len(source)))
+    each, generator = count // source.num_classes, np.random.default_rng(DRAW)
+    if each < 1 or min(np.bincount(labels, minlength=source.num_classes)) < each:
+        raise ValueError(f"{source.name} has no {each} pictures of every class; ask for fewer")
+    drawn = np.concatenate(
+        [generator.permutation(np.flatnonzero(labels == k))[:each] for k in range(source.num_classes)]
+    )
+    return ArraySource(name, images[drawn], labels[drawn], source.num_classes, source.class_names)
+
+
+def pictures(options):
+    """(training, evaluation) sources: balanced() of the training pictures, drawn once for all; the whole test set."""
+    from kzoo.data.sources import open_source
 
     whole, test = (open_source(options.data, split) for split in ("train", "test"))
-    images, labels = whole.batch(np.arange(len(whole)))
-    each, generator = options.images // whole.num_classes, np.random.default_rng(DRAW)
-    if each < 1 or min(np.bincount(labels, minlength=whole.num_classes)) < each:
-        raise ValueError(f"{options.data} has no {each} pictures of every class; ask for other --images")
-    drawn = np.concatenate(
-        [generator.permutation(np.flatnonzero(labels == k))[:each] for k in range(whole.num_classes)]
-    )
-    return ArraySource(named(options), images[drawn], labels[drawn], whole.num_classes, whole.class_names), test
+    return balanced(whole, options.images, named(options)), test
 
 
 def measure(name, seed, options, sources):

@@ -2,8 +2,6 @@
 
 import argparse
 
-BEST = "of a run: the weights of its best evaluation, not the last ones"
-
 
 def parser_of(commands):
     """The parser of `kzoo`; each command's `run` is the function of its name in the module `commands`."""
@@ -63,10 +61,10 @@ def _add_making(command, run):
 
 def _add_using(command, run):
     """The commands that take a trained model further."""
-    c = command("evaluate", run.evaluate, "metrics of a run on its evaluation split")
-    c.add_argument("folder", metavar="RUN")
-    c.add_argument("--data", help="another source, for example folder:PATH")
-    c.add_argument("--best", action="store_true", help=BEST)
+    c = command("evaluate", run.evaluate, "metrics of a run on its evaluation split, or of any model's features")
+    c.add_argument("target", metavar="RUN|NAME[.TAG]", help="without --probe a run")
+    c.add_argument("--data", help="another source, for example folder:PATH; for a NAME: the one to ask it about")
+    _add_weights(c)
     c.add_argument(
         "--probe",
         help="instead: what its frozen features tell of the classes; knn (neighbours) or linear (a linear head)",
@@ -75,9 +73,7 @@ def _add_using(command, run):
     c = command("predict", run.predict, "answers about pictures by a run, an artifact or a model with weights")
     c.add_argument("target", metavar="RUN|ARTIFACT|NAME[.TAG]")
     c.add_argument("images", nargs="+", metavar="IMAGE")
-    c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
-    c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
-    c.add_argument("--best", action="store_true", help=BEST)
+    _add_weights(c)
     c.add_argument("--dtype", help="bfloat16: compute in that precision and say what it costs in accuracy")
     c.add_argument(
         "--set",
@@ -97,9 +93,7 @@ def _add_using(command, run):
     c.add_argument("target", metavar="RUN|NAME[.TAG]")
     c.add_argument("--format", required=True, help="saved_model, onnx or litert")
     c.add_argument("--out", required=True, metavar="DIR")
-    c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
-    c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
-    c.add_argument("--best", action="store_true", help=BEST)
+    _add_weights(c)
     c.add_argument("--quantize", help="litert: fp16 or dynamic; saved_model: bfloat16")
 
     c = command(
@@ -110,6 +104,15 @@ def _add_using(command, run):
         "--task",
         metavar="KIND",
         help="instead: what is asked of a task, a plugin's for example, as it trains the model",
+    )
+
+
+def _add_weights(c):
+    """What says which weights a target has."""
+    c.add_argument("--weights", help="for a NAME: a run, a file of weights or hf://org/repo[@revision][/file]")
+    c.add_argument("--random-weights", action="store_true", help="for a NAME: allow untrained weights")
+    c.add_argument(
+        "--best", action="store_true", help="of a run: the weights of its best evaluation, not the last ones"
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import sys
 
 from kzoo.arguments import parser_of
@@ -150,15 +151,33 @@ def _metrics(metrics):
 
 
 def evaluate(options):
+    from kzoo import recipe_files, registry
+
+    target, given = options.target, bool(options.weights or options.random_weights)
+    of_run = recipe_files.is_run(target)
+    if options.probe is None and (given or not of_run and (registry.is_name(target) or os.path.isfile(target))):
+        raise UsageError(
+            f"evaluate tells the metrics of a run; of other models' features ({target}) add --probe knn or linear, and "
+            "--data SOURCE."
+        )
     _backend(options)
-    if options.probe is not None:
+    if options.probe is None:
+        from kzoo.training import evaluate
+
+        metrics = evaluate(target, options.data, options.best)
+    elif of_run and not given:
         from kzoo.probing import probe
 
-        metrics = probe(options.folder, options.probe, options.data, options.best)
-        return _emit(options, metrics, _metrics(metrics))
-    from kzoo.training import evaluate
+        metrics = probe(target, options.probe, options.data, options.best)
+    else:
+        from kzoo.predicting import open_model
+        from kzoo.probing import check_kind, probe_source
 
-    metrics = evaluate(options.folder, options.data, options.best)
+        check_kind(options.probe)
+        if options.data is None and not of_run:
+            raise UsageError(f"a probe of {target} needs pictures with labels: add --data SOURCE, for example digits.")
+        model = open_model(target, options.weights, options.random_weights, options.best)
+        metrics = probe_source(model, options.probe, options.data)
     _emit(options, metrics, _metrics(metrics))
 
 

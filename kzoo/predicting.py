@@ -12,7 +12,7 @@ from kzoo import data, registry, tasks, zoo
 from kzoo.errors import UsageError, UserError, require, require_backend, unknown
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
-from kzoo.recipe_files import RECORD, read_recipe
+from kzoo.recipe_files import is_run, read_recipe
 from kzoo.settings import override, plain, tupled, typed
 from kzoo.specs import Preprocessing
 from kzoo.system import output_folder, printable, say
@@ -142,7 +142,7 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
 
 def _recipe_of(target):
     """The Recipe of a run; None for other targets."""
-    return read_recipe(target)[0] if (pathlib.Path(target) / RECORD).is_file() else None
+    return read_recipe(target)[0] if is_run(target) else None
 
 
 def run_pictures(target, count=8):

@@ -14,7 +14,7 @@ from kzoo import data as kdata
 from kzoo.data.randomness import permutation
 from kzoo.errors import UserError, unknown
 from kzoo.recipe_files import read_recipe
-from kzoo.schema import Masked, Optim, Recipe, Schedule
+from kzoo.schema import Data, Masked, Optim, Recipe, Schedule
 from kzoo.tasks import neighbours
 from kzoo.training.evaluation import tell, told_of
 from kzoo.training.optimizer import Rate, make_optimizer
@@ -38,16 +38,11 @@ def probe(run, kind, data=None, best=False):
     run's evaluation.json, under "probes". Raises UsageError for another kind, UserError for a source without labels and
     for a model whose features are no vector.
     """
-    if kind not in PROBES:
-        raise unknown("probe", kind, PROBES)
+    check_kind(kind)
     recipe, model = read_recipe(run)[0], load(run, best)
-    of_run, name = recipe.data, recipe.data.source if data is None else data
-    sources = [
-        kdata.open_source(name, split, data_dir=of_run.data_dir) for split in (of_run.train_split, of_run.eval_split)
-    ]
+    name = recipe.data.source if data is None else data
     asked = recipe.task if isinstance(recipe.task, Masked) else Masked()
-    options = {"k": asked.knn_k, "temperature": asked.knn_temperature} if kind == "knn" else {}
-    found = probe_model(model, kind, *sources, of_run.eval_batch_size or of_run.batch_size, **options)
+    found = probe_source(model, kind, name, recipe.data, asked)
     told = (
         {"data": name, "step": read_checkpoint(run, ("none",))[1]["step"]}
         | ({"weights": "best"} if best else {})
@@ -58,14 +53,32 @@ def probe(run, kind, data=None, best=False):
     return found
 
 
+def check_kind(kind):
+    """Raises UsageError for a kind of probe that there is not."""
+    if kind not in PROBES:
+        raise unknown("probe", kind, PROBES)
+
+
+def probe_source(model, kind, name, data=None, asked=None):
+    """{"knn_accuracy" or "linear_accuracy", "reference", "images", ...} of any model's features, by the splits of the
+    source of that name.
+
+    data: a recipe's Data, for splits, batches and folder; asked: for "knn" the Masked that has k and temperature.
+    Raises as `probe`, nothing is written.
+    """
+    data, asked = data or Data(), asked or Masked()
+    splits = (data.train_split, data.eval_split)
+    sources = [kdata.open_source(name, split, data_dir=data.data_dir) for split in splits]
+    options = {"k": asked.knn_k, "temperature": asked.knn_temperature} if kind == "knn" else {}
+    return probe_model(model, kind, *sources, data.eval_batch_size or data.batch_size, **options)
+
+
 def probe_model(model, kind, reference, asked, batch_size=128, limits=(None, None), **options):
-    """The same of any model and two sources, `reference` with the pictures that are learnt from, `asked` with those to
-    be told.
+    """The same of two sources, `reference` with the pictures that are learnt from, `asked` with those to be told.
 
     limits: of how many pictures of each, drawn from the whole; options: k and temperature for "knn".
     """
-    if kind not in PROBES:
-        raise unknown("probe", kind, PROBES)
+    check_kind(kind)
     for source in (reference, asked):
         if source.targets != "label":
             raise UserError(

@@ -185,9 +185,13 @@ def read_record(path):
     return parse(read_file(path, "the recipe.txt of a run", _LARGEST).decode(errors="replace"), str(path))
 
 
+def is_run(target):
+    """Whether it is the folder of a run."""
+    return (pathlib.Path(target) / RECORD).is_file()
+
+
 def read_recipe(run):
     """(Recipe, record) of a run's recipe.txt."""
-    path = pathlib.Path(run) / RECORD
-    if not path.is_file():
+    if not is_run(run):
         raise UserError(f"{run} is not a run: it has no {RECORD}; give the --workdir of kzoo train.")
-    return read_record(path)
+    return read_record(pathlib.Path(run) / RECORD)

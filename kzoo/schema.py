@@ -43,7 +43,7 @@ class Data(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Optim(Settings):
-    """The optimizer. Weight decay is decoupled and leaves out biases, norms, class tokens and position tables.
+    """The optimizer. Weight decay is decoupled and leaves out biases, norms and, where a layer says so, tokens.
 
     Patterns are regular expressions, searched in a weight's path (`blocks_3/attn/qkv/kernel`).
     """

@@ -2,11 +2,11 @@
 
 "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377, in the settings of the official
 commands (facebookresearch/mae, PRETRAIN.md and FINETUNE.md), rates for the batch of each: base rate times batch / 256.
-Three things differ. The official random resized crop draws once and cuts what lies outside; ours is torchvision's,
-which draws until a window fits. Class and mask token are not decayed. The official linear probe puts a batch norm
-without affine before the head, which this ViT does not have: here the head alone learns, on the normed class token;
-`kzoo evaluate RUN --probe linear` has that norm, over features that are computed once. Fine-tuning and probe take
-runs/mae_*_pretrain_imagenet, or the published encoder: --set init_from=mae_pretrain_vit_base.pth.
+Two things differ. The official random resized crop draws once and cuts what lies outside; ours is torchvision's, which
+draws until a window fits. The official linear probe puts a batch norm without affine before the head, which this ViT
+does not have: here the head alone learns, on the normed class token; `kzoo evaluate RUN --probe linear` has that norm,
+over features that are computed once. Fine-tuning and probe take runs/mae_*_pretrain_imagenet, or the published encoder:
+--set init_from=mae_pretrain_vit_base.pth.
 Data: tfds:imagenet2012, which TFDS builds from archives that you download by hand.
 Expected: validation accuracy fine-tuned B 83.6, L 85.9, H 86.9 %; linear probe B 68.0, L 75.8, H 76.6 % (the authors',
 after 1600 epochs of pre-training; not measured here).

@@ -17,7 +17,10 @@ from kzoo.checking import outputs_of, randomise
 from kzoo.errors import UsageError, UserError
 from kzoo.models.base import computing_in
 from kzoo.registry import config_of
+from kzoo.training.optimizer import undecayed
 from kzoo.weights import fill, transfer
+from kzoo.weights.hub import Resolved
+from kzoo.weights.names import pieces
 from tests.equality import CLOSE, XLA, assert_equal, pair, saved
 from tests.torch_reference import import_timm
 
@@ -279,6 +282,27 @@ def test_a_vit_starts_from_the_encoder(kind, files):
     assert len(report.unused) == 2 and all("norm" in name for name in report.unused)
 
 
+def test_the_hubs_file_has_a_tag(files, monkeypatch):
+    """What the address of mae_vit_base_patch16_224.fb_in1k leads to, here of a toy's sizes, becomes the whole
+    autoencoder, and a ViT's encoder.
+    """
+    paths, names, inputs, pixels = files
+    asked = []
+    monkeypatch.setattr(
+        "kzoo.weights.hub.resolve",
+        lambda uri: asked.append(uri) or Resolved(paths["transformers"], "hf://facebook/vit-mae-base@0/x"),
+    )
+    toy = {"image_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    decoder = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+    model = kzoo.get("mae_vit_base_patch16_224.fb_in1k", **toy, **decoder)
+    assert asked == ["hf://facebook/vit-mae-base"]
+    assert (model.spec.tag, model.spec.license, model.spec.source[:27]) == ("fb_in1k", "cc-by-nc-4.0", asked[0] + "@")
+    assert difference(called(model, inputs)["pred"], pixels) <= CLOSE
+    assert "num_classes" not in model.spec.overrides
+    report = fill(kzoo.get("vit_base_patch16_224", **toy), asked[0], asked=("num_classes",))
+    assert len(report.training_only) >= 16 and set(report.reinitialised) == {"head/kernel", "head/bias"}
+
+
 def test_another_pooling_is_not_taken_for_granted(files):
     """Where no new head was asked for, a norm in another place is an error as before."""
     with pytest.raises(UserError, match="fc_norm/gamma"):
@@ -382,19 +406,49 @@ def test_saved_and_loaded_whole(tmp_path):
 
 
 def test_first_weights_are_the_official_ones():
-    """The patches' kernel Xavier-uniform as a matrix, tokens normal of deviation .02, positions the fixed table
-    after a row of zeros.
+    """Every matrix Xavier-uniform, the patches' and the fused projection each as the one that it is, biases 0; tokens
+    normal of deviation .02, not cut; norms 1 and 0; positions the fixed table after a row of zeros.
     """
     keras.utils.set_random_seed(0)
-    model = kzoo.get("mae_toy", embed_dim=256, decoder_embed_dim=128)
-    weights = {weight.path: np.asarray(ops.convert_to_numpy(weight)) for weight in model.weights}
-    limit = np.sqrt(6 / (8 * 8 * 3 + 256))
-    assert 0.99 * limit < np.abs(weights["patch_embed/proj/kernel"]).max() <= limit
-    for token in ("cls_token/token", "mask_token/token"):
-        assert weights[token].std() == pytest.approx(0.02, rel=0.2)
-    for table in ("pos_embed/table", "decoder_pos_embed/table"):
-        assert not weights[table][0, 0].any() and weights[table][0, 1, :8].tolist() == [0.0] * 8
-        assert table not in {weight.path for weight in model.trainable_weights}
+    model = kzoo.get("mae_toy", embed_dim=256, decoder_embed_dim=192)
+    for weight in model.weights:
+        layer, leaf = weight.path.rsplit("/", 1)
+        value = np.asarray(ops.convert_to_numpy(weight))
+        if leaf == "kernel":
+            matrix = value.reshape(-1, value.shape[-1])
+            limit = np.sqrt(6 / sum(matrix.shape))
+            assert 0.99 * limit < np.abs(value).max() <= limit, weight.path
+            assert value.std() == pytest.approx(limit / np.sqrt(3), rel=0.02), weight.path
+        elif leaf == "token":
+            assert value.std() == pytest.approx(0.02, rel=0.15) and np.abs(value).max() > 0.045, weight.path
+        elif leaf == "table":
+            assert not value[0, 0].any() and value[0, 1, :8].tolist() == [0.0] * 8 and not weight.trainable
+        elif layer == "patch_embed/proj":  # which the official code leaves as torch's convolution begins
+            assert 0.95 * 192**-0.5 < np.abs(value).max() <= 192**-0.5
+        else:
+            assert (value == (leaf == "gamma")).all(), weight.path
+    assert len(model.weights) == 2 + 2 + 2 + 12 * 3 + 2 * 2 + 2 * 2  # patches, tokens, tables, blocks, norms, decoder
+
+
+def undecayed_in(layout, model):
+    """The names that a layout has for what decay leaves alone."""
+    left = {weight.path for weight in undecayed(model)}
+    found = pieces(model, model.config.layouts()[layout], model.config)[0]
+    return {name for piece in found if piece.path in left for name in piece.names}
+
+
+def test_pre_training_decays_all_but_vectors_and_fine_tuning_spares_tokens_too():
+    """As the official scripts group their parameters: pre-training by shape alone, the ViT's also by its own list."""
+    model, module = kzoo.get("mae_toy"), HfMae("mae_toy").module
+    learnt = official({name: p for name, p in module.named_parameters() if p.requires_grad})
+    left = {name for name, p in learnt.items() if p.ndim == 1 or name.endswith(".bias")}
+    assert undecayed_in("timm", model) == left and not {"cls_token", "mask_token", "pos_embed"} & left
+    module = Timm("vit_toy").module
+    param_groups_weight_decay = import_timm("timm.optim").param_groups_weight_decay
+    spared, _ = param_groups_weight_decay(module, 0.05, no_weight_decay_list=module.no_weight_decay())
+    named = {id(p): name for name, p in module.named_parameters()}
+    left = {named[id(p)] for p in spared["params"]}
+    assert undecayed_in("timm", kzoo.get("vit_toy")) == left > {"cls_token", "pos_embed"}
 
 
 def test_attention_is_shown_of_blocks_that_see_every_patch(files):

@@ -1,5 +1,6 @@
 """Published tags and class names, each compared with what timm itself says of it."""
 
+import csv
 import json
 
 import pytest
@@ -8,17 +9,37 @@ import kzoo
 from kzoo import registry
 from kzoo.errors import UsageError, UserError
 from kzoo.exporting.card import markdown
-from kzoo.published import find_tag, published
+from kzoo.published import FOLDER, find_tag, published
 from kzoo.published.classes import SUBSETS, class_names, synsets
 from kzoo.schema import Recipe
 from tests.torch_reference import import_timm
-from tests.write_published import timm_cfgs, timm_classes
+from tests.write_published import ELSEWHERE, rows, timm_cfgs, timm_classes
 
 NAME, TAG = "vit_tiny_patch16_224", "augreg_in21k_ft_in1k"
 
 
-def test_the_tags_are_those_that_timm_lists():
-    assert set(kzoo.list_models("*.*")) == set(timm_cfgs())
+def test_the_tags_are_those_that_timm_lists_and_those_of_stated_files():
+    names = kzoo.list_models("*.*")
+    assert len(names) == len(timm_cfgs()) + len(ELSEWHERE) and set(names) == set(timm_cfgs()) | set(ELSEWHERE)
+
+
+def test_the_table_is_what_is_written():
+    with open(FOLDER / "tags.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{k: str(v) for k, v in line.items()} for line in rows()]
+
+
+@pytest.mark.parametrize("full", sorted(ELSEWHERE))
+def test_a_file_that_timm_does_not_list_is_of_the_weights_whose_encoder_it_does(full):
+    """Whole autoencoders: the licence, the pictures' size, mean and deviation are those of timm's encoder."""
+    tag, config = find_tag(*full.split(".")), registry.config_of(full)[1]
+    encoder = find_tag(tag.model.removeprefix("mae_"), "mae")
+    for field in ("license", "image_size"):
+        assert getattr(tag, field) == getattr(encoder, field)
+    assert (tag.preprocessing.mean, tag.preprocessing.std) == (encoder.preprocessing.mean, encoder.preprocessing.std)
+    assert config.num_classes is None and not config.encoder_alone and config.preprocessing == tag.preprocessing
+    told = kzoo.info(full)
+    assert (told.license, told.weights, told.num_classes) == ("cc-by-nc-4.0", tag.address, None)
+    assert kzoo.info(tag.model).tags == ("fb_in1k",) and full in kzoo.list_models(f"{tag.model}.*")
 
 
 def test_every_tag_says_what_timm_says():
@@ -54,7 +75,7 @@ def test_every_tag_with_class_names_has_one_for_each_logit():
 
 def test_listing_finds_names_and_tags():
     names = kzoo.list_models(weights=True)
-    assert names == sorted({full.partition(".")[0] for full in timm_cfgs()})
+    assert names == sorted({full.partition(".")[0] for full in (*timm_cfgs(), *ELSEWHERE)})
     assert set(names) | set(kzoo.list_models(weights=False)) == set(
         kzoo.list_models()
     ) and "vit_toy" in kzoo.list_models(weights=False)

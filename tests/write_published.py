@@ -1,5 +1,5 @@
 """`python -m tests.write_published` writes kzoo/published/tags.csv and imagenet.tsv.gz: what the installed timm lists
-for kzoo's names.
+for kzoo's names, and the files of ELSEWHERE, which it does not list.
 """
 
 import csv
@@ -9,6 +9,23 @@ from kzoo import registry
 from kzoo.published import FIELDS, FOLDER
 from kzoo.published.classes import SUBSETS, TABLE
 from tests.torch_reference import import_timm
+
+# Masked autoencoders with their decoder. Pictures by preprocessor_config.json of the repositories (resample 2, size
+# 224); the licence is that of the authors, who published the weights (facebookresearch/mae), and what timm says of
+# their encoders. The cards of the repositories, which others made of them, say apache-2.0.
+_MAE = {
+    **{"license": "cc-by-nc-4.0", "act": "", "image_size": 224, "num_classes": "", "classes": ""},
+    **{"mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225"},
+    **{"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"},
+}
+ELSEWHERE = {  # name.tag: its line
+    f"{model}.fb_in1k": {"model": model, "tag": "fb_in1k", "address": f"hf://facebook/vit-mae-{size}"} | _MAE
+    for model, size in (
+        ("mae_vit_base_patch16_224", "base"),
+        ("mae_vit_large_patch16_224", "large"),
+        ("mae_vit_huge_patch14_224", "huge"),
+    )
+}
 
 
 def timm_cfgs():
@@ -49,11 +66,17 @@ def row(full, cfg):
     }
 
 
+def rows():
+    """The lines of tags.csv, in its order."""
+    lines = {full: row(full, cfg) for full, cfg in timm_cfgs().items()} | ELSEWHERE
+    return [lines[full] for full in sorted(lines)]
+
+
 def write_tags():
     with open(FOLDER / "tags.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row(full, cfg) for full, cfg in sorted(timm_cfgs().items()))
+        writer.writerows(rows())
 
 
 def write_classes():

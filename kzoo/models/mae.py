@@ -3,9 +3,8 @@ kept.
 
 "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377; numerics of the official code and
 of transformers' ViTMAE. The encoder is `vit` under its own names: without a decoder (num_classes=0) it is called with
-images alone, and a `vit_*` model of its size starts from its weights. First weights are the official ones, but that
-queries, keys and values are drawn with the limits of matrices apart, as in the original ViT. Read top to bottom: the
-configuration, the builder, what hides and restores patches, the table of sizes.
+images alone, and a `vit_*` model of its size starts from its weights. First weights are drawn as the official code
+draws them. Read top to bottom: the configuration, the builder, what hides and restores patches, the table of sizes.
 """
 
 import dataclasses
@@ -159,13 +158,13 @@ def mae(config):
         return vit.vit(encoder)
     image = keras.Input((*config.size, config.in_channels), name="image")
     noise = keras.Input((config.patches,), name="noise")
-    x = LearnedTokens(stddev=0.02, name="cls_token")(embedded(config, image))
+    x = ClassToken(stddev=0.02, name="cls_token")(embedded(config, image))
     x = vit.add_positions(encoder, x, prefix=1)
     x, mask, ids_restore = HidePatches(config.seen, name="hide_patches")(x, noise)
-    x = vit.norm(encoder, "norm")(vit.blocks(encoder, x)[-1])
+    x = vit.norm(encoder, "norm")(vit.blocks(encoder, x, begin=begin)[-1])
     x = RestorePatches(name="mask_token")(dense(decoder.embed_dim, None, "decoder_embed")(x), ids_restore)
     x = PositionEmbedding(config.grid, 1, PositionEmbedding.kept, name="decoder_pos_embed")(x)
-    x = vit.norm(decoder, "decoder_norm")(vit.blocks(decoder, x, "decoder_")[-1])
+    x = vit.norm(decoder, "decoder_norm")(vit.blocks(decoder, x, "decoder_", begin)[-1])
     x = dense(config.patch_size**2 * config.in_channels, None, "decoder_pred")(x[:, 1:])
     pred = keras.layers.Activation("linear", dtype="float32", name="pred")(x)
     return ZooModel(
@@ -175,14 +174,22 @@ def mae(config):
 
 def embedded(config, image):
     """image (B, H, W, C) -> embedded patches (B, N, D); the kernel starts Xavier-uniform as the one matrix that it
-    is.
+    is, the bias as torch's convolutions have it.
     """
     layer = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")
     inputs = config.patch_size**2 * config.in_channels
     layer.proj.kernel_initializer = keras.initializers.VarianceScaling(
         2 * inputs / (inputs + config.embed_dim), "fan_in", "uniform"
     )
+    layer.proj.bias_initializer = keras.initializers.RandomUniform(-(inputs**-0.5), inputs**-0.5)
     return layer(image)
+
+
+def begin(block):
+    """Lets a TransformerBlock start as in the official code: queries, keys and values drawn as one matrix, no bias."""
+    block.attn.qkv.kernel_initializer = keras.initializers.GlorotUniform()
+    for layer in (block.mlp.fc1, block.mlp.fc2):
+        layer.bias_initializer = keras.initializers.Zeros()
 
 
 def rows_of(x, ids):
@@ -199,6 +206,15 @@ def rows_of(x, ids):
 def after_class_token(ids):
     """Places among patches (B, K) -> places among all tokens (B, 1 + K), the class token's first."""
     return ops.pad(ids + 1, ((0, 0), (1, 0)))
+
+
+@keras.saving.register_keras_serializable(package="kzoo")
+class ClassToken(LearnedTokens):
+    """The class token of pre-training: like the mask token it decays as matrices do, in the official code. A ViT that
+    starts from it leaves it alone.
+    """
+
+    no_weight_decay = False
 
 
 @keras.saving.register_keras_serializable(package="kzoo")

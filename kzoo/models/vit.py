@@ -178,11 +178,14 @@ def transformer(config, images, x):
     return ZooModel(images, outputs, name="vit")
 
 
-def blocks(config, x, prefix=""):
-    """What each of the blocks makes of the tokens x (B, N, D), in order; `prefix` comes before their names."""
+def blocks(config, x, prefix="", begin=lambda block: None):
+    """What each of the blocks makes of the tokens x (B, N, D), in order.
+
+    `prefix` comes before their names; begin(block) may change how the parts of a TransformerBlock are initialised.
+    """
     tapped = []
     for i, name in enumerate(config.block_names()):
-        x = TransformerBlock(
+        block = TransformerBlock(
             config.embed_dim,
             config.num_heads,
             head_dim=config.head_dim,
@@ -197,7 +200,9 @@ def blocks(config, x, prefix=""):
             norm_eps=config.norm_eps,
             remat=config.remat,
             name=prefix + name,
-        )(x)
+        )
+        begin(block)
+        x = block(x)
         tapped.append(x)
     return tapped
 

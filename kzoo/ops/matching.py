@@ -42,7 +42,7 @@ def linear_sum_assignment(cost, valid):
 
 
 def prepared(cost, valid):
-    """Costs with the same solutions: 0 the least of each target, at most 1 or, for what ranks last, at least 2 T + 1."""
+    """Costs with the same solutions: 0 the least of each target, at most 1, or 2 T + 1 for what ranks last."""
     infinite = float("inf")
     number = ops.logical_and(ops.isfinite(cost), valid[..., None])
     least = ops.min(ops.where(number, cost, infinite), axis=-1, keepdims=True)  # (B, T, 1)

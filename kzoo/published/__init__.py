@@ -1,7 +1,8 @@
 """Published weights by tag: where they lie, under which licence, and how pictures are prepared for them.
 
-tags.csv holds the facts, a line a tag, as timm names them; `python -m tests.write_published` writes it anew. Standard
-library only, and the file is read when it is first asked for.
+tags.csv holds the facts, a line a tag, as timm names them, and of a few files that timm does not list;
+`python -m tests.write_published` writes it anew. Standard library only, and the file is read when it is first asked
+for.
 """
 
 import csv
@@ -29,7 +30,8 @@ class Tag:
     license: str  # as an SPDX or Hugging Face identifier; "unknown" where timm tells none
     act: str  # the activation they were trained with, where timm notes that the model's own is another; else ""
     image_size: int  # side in pixels
-    num_classes: int  # channels of the head: classes, or the space shared with a text tower; 0: no head
+    # channels of the head: classes, or the space shared with a text tower; 0: no head; None: another work than classes'
+    num_classes: int | None
     classes: str  # the set of class names (kzoo.published.classes), or ""
     preprocessing: Preprocessing
 
@@ -41,7 +43,8 @@ class Tag:
     @property
     def options(self):
         """The fields of the model's config that the weights decide."""
-        return {"num_classes": self.num_classes, "image_size": self.image_size, "preprocessing": self.preprocessing}
+        head = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        return head | {"image_size": self.image_size, "preprocessing": self.preprocessing}
 
     @property
     def class_names(self):
@@ -65,7 +68,7 @@ def _tag(row):
     mean, std = (tuple(map(float, row.pop(key).split())) for key in ("mean", "std"))
     words = {key: row.pop(key) for key in ("crop_mode", "interpolation")}
     preprocessing = Preprocessing(mean=mean, std=std, crop_pct=float(row.pop("crop_pct")), **words)
-    numbers = {key: int(row.pop(key)) for key in ("image_size", "num_classes")}
+    numbers = {key: int(value) if (value := row.pop(key)) else None for key in ("image_size", "num_classes")}
     return Tag(**row, **numbers, preprocessing=preprocessing)
 
 

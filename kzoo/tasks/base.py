@@ -86,6 +86,9 @@ class Task:
                 f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0."
             )
 
+    def require_both(self, source, held_out):
+        """Raises UserError where evaluate() could not judge by both sources, those of training and of evaluation."""
+
     def batching(self, take, source, data, seed, engine):
         """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs
         it.

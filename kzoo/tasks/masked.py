@@ -84,6 +84,16 @@ class Masked(Task):
                 "at 1."
             )
 
+    def require_both(self, source, held_out):
+        if source.targets != "label":
+            return
+        if held_out.targets != "label":
+            raise UserError(
+                f"{source.name} has labels and {held_out.name} has none: evaluate on such with labels, or train "
+                "without."
+            )
+        neighbours.require_same_classes(source, held_out)
+
     def batching(self, take, source, data, seed, engine):
         return MaskedPictures(take, source, augment=data.augment, seed=seed, engine=engine)
 
@@ -112,11 +122,6 @@ class Masked(Task):
         """
         figures, s = super().evaluate(view, network, loader, reference, between), self.settings
         if loader.source.targets != "label":
-            if view is not None and (known := reference().source).targets == "label":
-                raise UserError(
-                    f"{known.name} has labels and {loader.source.name} has none: evaluate on such with labels, or "
-                    "train without."
-                )
             return figures
         known = reference()
         if known.source.targets != "label":

@@ -94,6 +94,7 @@ class _Session:
             self.plan.total_steps,
         )
         self.task.require(held_out, recipe.data)
+        self.task.require_both(source, held_out)
         self.headline, self.sign = self.task.headline(source)
         self.resumes = (workdir / CHECKPOINT).exists()
         self.stage = Stage(self.plan, self._first_side())

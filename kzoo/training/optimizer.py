@@ -60,7 +60,9 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def undecayed(model):
-    """The weights that decay leaves alone: vectors and scalars (biases, norms), class tokens and position tables."""
+    """The weights that decay leaves alone: vectors and scalars (biases, norms) and what a layer marks by
+    `no_weight_decay`, such as class tokens and position tables.
+    """
     vectors = [w for w in model.trainable_weights if len(w.shape) <= 1]
     marked = [layer for layer in layers_in(model, itself=True) if getattr(layer, "no_weight_decay", False)]
     return vectors + [w for layer in marked for w in layer.trainable_weights if len(w.shape) > 1]
