@@ -109,6 +109,7 @@ class Weighted(keras.Model):
         return sum(ops.sum(y_pred[name] * ops.convert_to_tensor(y[name])) for name in y)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.parametrize("xla", XLA)
 def test_gradients_are_torchs(xla, tmp_path):
@@ -318,22 +319,31 @@ def test_frozen_parts_without_weights_are_built_told_and_not_used(tmp_path):
 
 @pytest.mark.backends
 def test_open_sides_give_what_closed_ones_give():
-    """One model of any size, padding too, beside one built for each; a ResNet alone as well."""
+    """One model of any size beside one that was built for the size, padding too."""
     model = randomise(kzoo.get("detr_toy", open_size=True))
     assert model.input["image"].shape == (None, None, None, 3) and model.take.image_size == (64, 64)
+    mask = np.zeros((2, 48, 90), bool)
+    mask[0, 40:], mask[1, :, 50:] = True, True
+    inputs = {"image": drawn((2, 48, 90, 3), "image"), "mask": mask}
+    closed = kzoo.get("detr_toy", image_size=(48, 90))
+    closed.set_weights(model.get_weights())
+    answer = called(closed, inputs)
+    for name, value in called(model, inputs).items():
+        np.testing.assert_allclose(value, answer[name], atol=1e-6, err_msg=name)
+
+
+def test_open_sides_of_maps_and_of_what_lies_below(tmp_path):
+    """Several sizes in turn, saved and loaded; what has a table of positions is refused."""
     maps = kzoo.get("detr_toy", open_size=True, features_only=True)
-    for size in ((64, 64), (48, 90)):
-        mask = np.zeros((2, *size), bool)
-        mask[0, 40:], mask[1, :, 50:] = True, True
-        inputs = {"image": drawn((2, *size, 3), "image"), "mask": mask}
-        closed = kzoo.get("detr_toy", image_size=size)
-        closed.set_weights(model.get_weights())
-        for name, value in called(closed, inputs).items():
-            np.testing.assert_allclose(called(model, inputs)[name], value, atol=1e-6, err_msg=name)
-        assert outputs_of(maps, inputs)[0].shape == (2, -(-size[0] // 8), -(-size[1] // 8), 32)
+    maps.save(tmp_path / "maps.keras")
+    again = kzoo.load(tmp_path / "maps.keras")
+    for height, width in ((64, 64), (33, 90)):
+        inputs = {"image": drawn((2, height, width, 3), "image"), "mask": np.zeros((2, height, width), bool)}
+        ours, theirs = outputs_of(maps, inputs)[0], outputs_of(again, inputs)[0]
+        assert ours.shape == (2, -(-height // 8), -(-width // 8), 32)
+        np.testing.assert_array_equal(ours, theirs)
     classifier = randomise(kzoo.get("resnet_toy", open_size=True))
-    images = drawn((2, 40, 56, 3), "images")
-    fixed = kzoo.get("resnet_toy", image_size=(40, 56))
+    images, fixed = drawn((2, 40, 56, 3), "images"), kzoo.get("resnet_toy", image_size=(40, 56))
     fixed.set_weights(classifier.get_weights())
     np.testing.assert_allclose(outputs_of(classifier, images)[0], outputs_of(fixed, images)[0], atol=1e-6)
     for name, options in (("vit_toy", {}), ("detr_toy", {"backbone": "vit_toy", "backbone_options": {}})):
@@ -458,9 +468,9 @@ def test_first_weights_are_the_official_ones():
     assert not np.array_equal(held["bbox_embed/layers_0/kernel"][0], held["bbox_embed/layers_0/bias"])
 
 
-@pytest.mark.backends
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", XLA)
-@pytest.mark.parametrize("which", ["encoder", "decoder"])
+@pytest.mark.parametrize("which", ["encoder", pytest.param("decoder", marks=pytest.mark.backends)])
 def test_blocks_train_the_same_with_remat(which, xla):
     """Dropout included; gradients reach what comes from below, cells and positions among it."""
 
@@ -496,10 +506,9 @@ def test_in_16_bits_boxes_and_logits_stay_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.backends
 @pytest.mark.parametrize("check", ["build", "reload", "sizes", "channels", "features"])
 def test_conformance_apart_from_the_task(check, monkeypatch):
-    """The checks of any model, on generated pictures of which a part is padding."""
+    """The checks of any model, on generated pictures of which a part is padding, until tests/test_models.py has them."""
 
     def inputs(model, batch=2):
         height, width = model.take.image_size

@@ -5,6 +5,7 @@ import numpy as np
 from benchmarks.references.base import one_of
 from benchmarks.references.hugging_face import Transformers
 from kzoo.models.detr import DetrConfig
+from kzoo.models.resnet import ResNetConfig
 
 OF_TIMM = ("resnet18", "resnet34", "resnet50", "resnet101")
 FROZEN = {"stem": ("conv1.", "embedder."), "layer1": ("layer1.", "encoder.stages.0.")}  # their names below the backbone
@@ -17,12 +18,21 @@ class HfDetr(Transformers):
 
     of = DetrConfig
     model, config_class = "DetrForObjectDetection", "DetrConfig"
-    rules = {
-        "features_only": one_of(False),
-        "norm_eps": one_of(1e-5),
-        "network": lambda network: getattr(network, "norm", "group") != "group",
-    }
+    rules = {"features_only": one_of(False), "norm_eps": one_of(1e-5)}
     backbone = "model.backbone.model."
+
+    @classmethod
+    def covers(cls, config):
+        if not super().covers(config) or not isinstance(config.network, ResNetConfig):
+            return False
+        network = config.network
+        plain = (network.stem_stride, network.padding, network.weight_std) == (4, "symmetric", "none")
+        return cls.of_timm(config) or (plain and network.output_stride == 32 and network.norm != "group")
+
+    @staticmethod
+    def of_timm(config):
+        """Whether the backbone is a row of timm's, perhaps dilated."""
+        return config.backbone in OF_TIMM and set(config.backbone_options) <= {"norm", "output_stride"}
 
     def build(self):
         import transformers
@@ -32,7 +42,7 @@ class HfDetr(Transformers):
         for part, depth in (("encoder", config.depth), ("decoder", config.decoder_depth)):
             sizes |= {f"{part}_layers": depth, f"{part}_attention_heads": config.num_heads}
             sizes |= {f"{part}_ffn_dim": int(config.embed_dim * config.mlp_ratio)}
-        if config.backbone in OF_TIMM:
+        if self.of_timm(config):
             on = {"backbone": config.backbone, "use_timm_backbone": True, "use_pretrained_backbone": False}
             on |= {"dilation": network.output_stride == 16}
         else:

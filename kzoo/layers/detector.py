@@ -60,6 +60,9 @@ class FitPadding(ZooLayer):
             padded = ops.take(padded, nearest(side(padded, axis), side(features, axis)), axis=axis)
         return padded
 
+    def compute_output_spec(self, padded, features):
+        return keras.KerasTensor(features.shape[:3], dtype="bool")
+
 
 @keras.saving.register_keras_serializable(package="kzoo")
 class SinePositions(ZooLayer):
@@ -83,7 +86,7 @@ class SinePositions(ZooLayer):
         parts = (rows / (rows[:, -1:] + 1e-6), columns / (columns[:, :, -1:] + 1e-6))
         half = self.dim // 2
         wavelengths = np.float32(self.temperature) ** (np.arange(0, half, 2, dtype="float32") / np.float32(half))
-        encoded = []
+        wavelengths, encoded = ops.convert_to_tensor(wavelengths), []
         for part in parts:
             angles = (part * (2 * math.pi))[..., None] / wavelengths
             pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)

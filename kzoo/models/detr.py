@@ -272,8 +272,8 @@ class BoxHead(ZooLayer):
 # The official code's: batch norm as loaded, the stem and the first stage too; DC5 dilates the last stage instead of striding.
 FROZEN = {"backbone_frozen": ("stem", "layer1")}
 AS_LOADED, DC5 = {"norm": "frozen"}, {"norm": "frozen", "output_stride": 16}
-# For small pictures and few of them: all of it learns, no norm depends on the batch.
-LIGHT = {"block": "basic", "norm": "group", "width": 32, "depths": (2, 2, 2, 2), "output_stride": 16}
+# For small pictures and few of them, to learn from nothing: live norms, nothing frozen.
+LIGHT = {"width": 32, "output_stride": 16}
 
 VARIANTS = {
     "detr_toy": DetrConfig(
