@@ -24,9 +24,10 @@ class ObjectBatching(Batching):
     "original" float32 (B, T, 4), x0, y0, x1, y1 in pixels of the picture as the source has it, "size" int32 (B, 2), its
     height and width, and "image_id" int64 (B,).
 
-    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. Pictures are at the
-    size of evaluation where their shorter and longer side are the network's, or less to fit. Raises UserError for a
-    number of channels that cannot be converted or jittered, and for a picture with more than T objects.
+    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. In evaluation a
+    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
+    that canvas's, less. Raises UserError for a number of channels that cannot be converted or jittered, and for a
+    picture with more than T objects.
     """
 
     def __init__(self, take, source, *, max_boxes, canvases=(), augment=None, seed=0, engine="numpy"):
@@ -44,7 +45,7 @@ class ObjectBatching(Batching):
             set(map(tuple, canvases)) or {tuple(take.image_size)}, key=lambda hw: (hw[0] * hw[1], hw)
         )
         self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
-        self.sides = min(take.image_size), max(take.image_size)
+        self.sides = min(take.image_size), max(self.largest)
         if engine == "tf":
             from kzoo.data.jpeg import pixels as of_window
         else:
