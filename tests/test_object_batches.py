@@ -6,6 +6,7 @@ import pytest
 
 from kzoo import data
 from kzoo.data.box_augment import fitted, moved_boxes, plan
+from kzoo.data.object_report import padding, padding_line
 from kzoo.data.object_sources import ObjectSource
 from kzoo.data.objects import ObjectBatching, canvas_of
 from kzoo.errors import UserError
@@ -27,6 +28,10 @@ class Blocks(ObjectSource):
 
     def __len__(self):
         return self._count
+
+    def annotated(self, i):
+        picture, objects = self.open(i)
+        return objects, picture.shape[:2]
 
     def open(self, i):
         random = np.random.default_rng(int(i))
@@ -213,9 +218,20 @@ def test_pictures_without_objects_are_batches_too():
     assert x["image"].shape == (len(empty), 32, 32, 3)
 
 
-def of_epoch(source, engine, **options):
+def of_epoch(source, engine, epoch=1, **options):
     made = data.Loader(source, batching(source, engine=engine, **options), 4, seed=3, engine=engine)
-    return made, [keras.tree.map_structure(np.asarray, batch) for batch in made.epoch(1)]
+    return made, [keras.tree.map_structure(np.asarray, batch) for batch in made.epoch(epoch)]
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": None}, {"canvases": ()}], ids=["changed", "plain", "one size"])
+def test_the_share_of_padding_is_known_before_a_picture_is_decoded(options):
+    made, batches = of_epoch(Blocks(14), "numpy", epoch=0, **options)
+    found, masks = padding(made), [x["mask"] for x, _ in batches]
+    assert found["share"] == pytest.approx(sum(m.sum() for m in masks) / sum(m.size for m in masks))
+    shapes = [mask.shape[1:] for mask in masks]
+    assert found["canvases"] == {shape: shapes.count(shape) for shape in shapes} and len(shapes) == 3
+    assert padding_line(found).startswith(f"padding: {found['share']:.0%} of a batch's pixels")
+    assert len(padding(made, most=1)["canvases"]) == 1
 
 
 @pytest.mark.parametrize("canvases", [CANVASES, ()], ids=["canvases", "one size"])

@@ -73,6 +73,29 @@ def test_coco_splits_by_name_or_a_tenth_by_id(tmp_path):
         data.open_source(whole, "extra")
 
 
+def test_a_picture_of_another_size_is_told_and_one_that_exif_turns_lies_as_its_boxes_do(tmp_path):
+    name, path = coco(tmp_path), tmp_path / "train2017" / f"{30:012}.png"
+    picture, exif = Image.new("RGB", (30, 20)), Image.Exif()  # 20 high, as the file says
+    picture.paste((255, 0, 0), (0, 0, 4, 4))
+    exif[0x0112] = 6  # a quarter turn
+    picture.save(path, exif=exif)
+    found, objects = data.open_source(name, "train").read(3)
+    assert (
+        found.shape == (20, 30, 3)
+        and found[1, 1].tolist() == [255, 0, 0]
+        and objects["boxes"][1].tolist() == [*(0, 0, 30, 20)]
+    )
+    content = json.loads((tmp_path / "instances_train2017.json").read_text())
+    content["images"][0] |= {"height": 30, "width": 20}  # as it is seen
+    (tmp_path / "instances_train2017.json").write_text(json.dumps(content))
+    assert data.open_source(name, "train").read(3)[0].shape == (30, 20, 3)
+    picture.resize((15, 10)).save(path)
+    with pytest.raises(
+        UserError, match=r"30.png is 10 x 15 \(height, width\), its annotations .* of 30 x 20: put that"
+    ):
+        data.open_source(name, "train").read(3)
+
+
 def with_first(**changed):
     return {"annotations": [ANNOTATIONS[0] | changed, *ANNOTATIONS[1:]]}
 

@@ -8,8 +8,7 @@ import pathlib
 import numpy as np
 
 from kzoo.archives.reading import parsing, require_regular
-from kzoo.data.decode import Picture, read_picture
-from kzoo.data.object_sources import SYNONYMS, Table, TableSource, held_out
+from kzoo.data.object_sources import SYNONYMS, Table, TableSource, held_out, picture_of_size
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError
 from kzoo.system import printable
@@ -39,11 +38,11 @@ def open_coco(spec, where, split):
         raise UserError(f"{spec} has no pictures in the split {split!r}; add some to {path}.")
     chosen = [pictures[i] for i in index]
 
-    def picture(i):
-        file = folder / chosen[i]["file_name"]
-        return Picture(read_picture(file), file)
-
     sizes = np.array([[_side(image.get(side)) for side in ("height", "width")] for image in chosen])
+
+    def picture(i):
+        return picture_of_size(folder / chosen[i]["file_name"], sizes[i])
+
     names = [name for _, name in classes]
     told = {"category_ids": tuple(number for number, _ in classes), "box_format": "xywh"}
     return TableSource(spec, table, picture, names, sizes=sizes, **told)

@@ -1,8 +1,11 @@
 """What a set of objects holds, told before a detector is trained on it: counts, sizes, and boxes that look misread."""
 
+import collections
+
 import numpy as np
 
 from kzoo.data.object_sources import within
+from kzoo.data.randomness import permutation
 
 LOOKED_AT = 2000  # pictures of a set whose objects are not all in memory
 SMALL, MEDIUM = 32**2, 96**2  # COCO's bounds of an area, in pixels of the picture as it is
@@ -51,6 +54,30 @@ def survey(source, most=LOOKED_AT):
         "sizes": dict(zip(("small", "medium", "large"), np.bincount(bounds, minlength=3).tolist(), strict=True)),
         "suspicion": suspicion(raw, sizes, source.box_format),
     }
+
+
+def padding(loader, most=50):
+    """{"share": of padding in the pixels of a batch, "canvases": {(height, width): batches}} of the first training
+    batches, at most so many, of a Loader of an ObjectBatching; no picture is decoded. None for a stream.
+    """
+    source, batching, size = loader.source, loader.batching, loader.batch_size
+    if source.streams:
+        return None
+    order, canvases, filled, whole = permutation(loader.seed, 0, len(source)), collections.Counter(), 0, 0
+    for step in range(min(most, loader.steps_per_epoch)):
+        index = order[step * size : (step + 1) * size]
+        sizes = [source.annotated(i)[1] for i in index]
+        shown = [change.size for change in batching.changes(sizes, index, 0)] or list(map(batching.shown, sizes))
+        canvas = batching.canvas(shown)
+        canvases[canvas] += 1
+        filled, whole = filled + np.prod(shown, axis=1).sum(), whole + size * canvas[0] * canvas[1]
+    return {"share": float(1 - filled / whole), "canvases": dict(sorted(canvases.items()))}
+
+
+def padding_line(found):
+    """What `padding` found as a line of text."""
+    told = ", ".join(f"{height} x {width} {count}" for (height, width), count in found["canvases"].items())
+    return f"padding: {found['share']:.0%} of a batch's pixels; batches by their canvas (height x width): {told}"
 
 
 def suspicion(corners, sizes, claimed):

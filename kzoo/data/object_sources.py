@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kzoo.data.decode import pixels
+from kzoo.data.decode import Picture, pixels, read_picture
 from kzoo.data.randomness import permutation
 from kzoo.data.sources import EVALUATION, Source, spread
 from kzoo.errors import UserError
@@ -156,6 +156,23 @@ def check_boxes(name, boxes, called):
             f"{name}: {called(wrong[0])} has {why}, {box}; a box is x0, y0, x1, y1 in pixels, the lower numbers first: "
             "correct or remove it, and where all are x, y, width, height, add the first two to the others."
         )
+
+
+def picture_of_size(path, size):
+    """The Picture of a file whose annotations are of (height, width), 0 where they do not tell.
+
+    One that Exif would turn is left as it lies where they are of that. Raises UserError for one of another size.
+    """
+    encoded, told = read_picture(path), tuple(map(int, size))
+    for turned in (True, False):
+        picture = Picture(encoded, path, turned=turned)
+        if not all(told) or picture.shape[:2] == told:
+            return picture
+    height, width = picture.shape[:2]
+    raise UserError(
+        f"{path} is {height} x {width} (height, width), its annotations are of a picture of {told[0]} x {told[1]}: put "
+        "that one there, or correct the size and the boxes."
+    )
 
 
 def held_out(shares):

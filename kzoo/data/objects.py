@@ -25,9 +25,10 @@ class ObjectBatching(Batching):
     "original" float32 (B, T, 4), x0, y0, x1, y1 in pixels of the picture as the source has it, "size" int32 (B, 2), its
     height and width, and "image_id" int64 (B,).
 
-    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. Pictures are at the
-    size of evaluation where their shorter and longer side are the network's, or less to fit. Raises UserError for a
-    number of channels that cannot be converted or jittered, and for a picture with more than T objects.
+    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. In evaluation a
+    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
+    that canvas's, less. Raises UserError for a number of channels that cannot be converted or jittered, and for a
+    picture with more than T objects.
     """
 
     def __init__(self, take, source, *, max_boxes, canvases=(), augment=None, seed=0, engine="numpy"):
@@ -45,7 +46,7 @@ class ObjectBatching(Batching):
             set(map(tuple, canvases)) or {tuple(take.image_size)}, key=lambda hw: (hw[0] * hw[1], hw)
         )
         self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
-        self.sides = min(take.image_size), max(take.image_size)
+        self.sides = min(take.image_size), max(self.largest)
         if engine == "tf":
             from kzoo.data.jpeg import pixels as of_window
         else:
@@ -57,13 +58,20 @@ class ObjectBatching(Batching):
         height, width = np.max(np.asarray(sizes), axis=0)
         return next(canvas for canvas in self.canvases if canvas[0] >= height and canvas[1] >= width)
 
+    def changes(self, sizes, keys, epoch):
+        """The BoxChange of each picture of a training batch, by their sizes (B, 2); [] without augmentation."""
+        return plan(self.augment, self.seed, epoch, keys, sizes, self.sides, self.largest) if self.augment else []
+
+    def shown(self, size):
+        """(height, width) in evaluation of a picture of that size."""
+        return fitted_size(*size, *self.sides, self.largest)
+
     def train(self, pictures, targets, keys, epoch, step):
         if self.augment is None:
-            x, _ = self._whole(pictures, len(pictures))
+            x = self._whole(pictures, len(pictures))
             windows = [((0, 0, *picture.shape[:2]), False) for picture in pictures]
         else:
-            sizes = [picture.shape[:2] for picture in pictures]
-            changes = plan(self.augment, self.seed, epoch, keys, sizes, self.sides, self.largest)
+            changes = self.changes([picture.shape[:2] for picture in pictures], keys, epoch)
             x = self._placed([change.size for change in changes], len(pictures), self._changed, pictures, changes)
             windows = [(change.window, change.flip) for change in changes]
         y = self._empty(len(pictures))
@@ -74,7 +82,7 @@ class ObjectBatching(Batching):
         return x, y
 
     def evaluate(self, pictures, targets, keys, rows):
-        x, sizes = self._whole(pictures, rows)
+        x = self._whole(pictures, rows)
         y, count = self._empty(rows), self.max_boxes
         y |= {"crowd": np.zeros((rows, count), bool), "area": np.zeros((rows, count), np.float32)}
         y |= {"original": np.zeros((rows, count, 4), np.float32)}
@@ -104,9 +112,9 @@ class ObjectBatching(Batching):
         return x, y | {"image_id": Array((rows,), np.int64)}, Array((rows,), np.float32)
 
     def _whole(self, pictures, rows):
-        """(x of the pictures as evaluation sees them, padded to so many rows; their sizes in it)."""
-        sizes = [fitted_size(*picture.shape[:2], *self.sides, self.largest) for picture in pictures]
-        return self._placed(sizes, rows, self._prepared, pictures, sizes), sizes
+        """x of the pictures as evaluation sees them, padded to so many rows."""
+        sizes = [self.shown(picture.shape[:2]) for picture in pictures]
+        return self._placed(sizes, rows, self._prepared, pictures, sizes)
 
     def _placed(self, sizes, rows, make, *sequences):
         """x of pictures of those sizes; make(*items) gives one, (h, w, C) in 0..255."""

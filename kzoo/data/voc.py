@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 
 from kzoo.archives.reading import TEXT_LIMIT, parsing
-from kzoo.data.decode import EXTENSIONS, Picture, read_picture
-from kzoo.data.object_sources import SYNONYMS, Table, TableSource, check_boxes, held_out
+from kzoo.data.decode import EXTENSIONS
+from kzoo.data.object_sources import SYNONYMS, Table, TableSource, check_boxes, held_out, picture_of_size
 from kzoo.data.sources import spread
 from kzoo.errors import UserError
 from kzoo.system import printable, read_file, say
@@ -51,7 +51,7 @@ def open_voc(spec, path, split):
     sizes = np.array([read[file][0] for file in wanted])
 
     def picture(i):
-        return Picture(read_picture(pictures[i]), pictures[i])
+        return picture_of_size(pictures[i], sizes[i])
 
     return TableSource(spec, table, picture, list(map(printable, names)), sizes=sizes)
 
