@@ -17,7 +17,7 @@ from keras import ops
 
 from benchmarks.match import compiled
 from kzoo.errors import UsageError
-from kzoo.tasks.views.detect import DetectView, match, matching_cost
+from kzoo.tasks.views.detect import DetectView, match, matching_cost, targets_of
 from tests.test_boxes import overlaps
 from tests.test_packaging import ROOT
 from tests.torch_reference import import_timm
@@ -195,6 +195,15 @@ def test_a_sample_weight_weighs_a_pictures_terms():
     assert 2 * each[0] + 0.5 * each[2] + each[3] == pytest.approx(weighed, rel=1e-5)
 
 
+def test_a_label_that_is_no_class_makes_the_loss_nan():
+    outputs, targets = example(7)
+    view = view_of(Detect())
+    for label, weights, wanted in ((CLASSES, None, True), (-1, None, True), (CLASSES, np.eye(4)[1], False)):
+        targets["labels"][0, 1] = label
+        view.reset_metrics()
+        assert np.isnan(logs(view, outputs, targets, weights)["loss"]) == wanted
+
+
 def test_equal_to_transformers_and_its_gradient():
     """The gradient of the whole loss with respect to every layer's logits and boxes."""
     import torch
@@ -234,10 +243,12 @@ def test_every_layer_is_matched_by_itself():
     logits, boxes = (
         np.concatenate([outputs[f"aux_{name}"], outputs[name][:, None]], axis=1) for name in ("logits", "boxes")
     )
-    targets["boxes"][~targets["valid"]], targets["labels"][~targets["valid"]] = 0.5, 0
-    solve = compiled(
-        lambda logits, boxes: match(matching_cost(logits, boxes, targets), targets["valid"]), keras.backend.backend()
-    )
+
+    def matched(logits, boxes):
+        wanted = targets_of(targets, CLASSES)
+        return match(matching_cost(logits, boxes, wanted), wanted["valid"])
+
+    solve = compiled(matched, keras.backend.backend())
     together = ops.convert_to_numpy(solve(logits, boxes))
     apart = [ops.convert_to_numpy(solve(logits[:, n : n + 1], boxes[:, n : n + 1])) for n in range(LAYERS)]
     np.testing.assert_array_equal(together, np.concatenate(apart, axis=1))

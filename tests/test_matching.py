@@ -74,6 +74,15 @@ def test_costs_farther_apart_than_numbers_reach():
     np.testing.assert_array_less(ours - best, ROUNDING * size)
 
 
+def test_a_wrong_answer_would_be_seen():
+    cost, valid = np.array([[[1.0, 2.0, 4.0], [0.0, 1.0, 1.0]]]), np.array([[True, True]])
+    assert [list(sums(cost, valid, [answer])[:2, 0]) for answer in ([0, 2], [1, 0])] == [[2.0, 2.0], [2.0, 2.0]]
+    assert sums(cost, valid, [[2, 0]])[0] == 4.0
+    for answer, real in (([1, 1], [True, True]), ([1, -1], [True, True]), ([1, 0], [True, False])):
+        with pytest.raises(ValueError, match="gives no query"):
+            sums(cost, np.array([real]), np.array([answer]))
+
+
 def test_no_target_at_all():
     assert solved(np.zeros((4, 0, 5), "float32"), np.zeros((4, 0), bool)).shape == (4, 0)
 

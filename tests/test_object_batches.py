@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from kzoo import data
-from kzoo.data.box_augment import fitted, moved_boxes, plan
+from kzoo.data.box_augment import moved_boxes, plan
 from kzoo.data.object_report import padding, padding_line
 from kzoo.data.object_sources import ObjectSource
 from kzoo.data.objects import ObjectBatching, canvas_of
 from kzoo.errors import UserError
+from kzoo.ops.resize import fitted_size
 from kzoo.schema import BoxAugment
 from kzoo.specs import Preprocessing, Take
 
@@ -136,9 +137,9 @@ def test_sizes_are_those_of_detrs_transforms():
     random = np.random.default_rng(1)
     for height, width in random.integers(40, 700, (300, 2)).tolist():
         size = int(random.choice(BoxAugment().scales))
-        assert fitted(height, width, size, 1333) == official_size(height, width, size, 1333)
-        assert fitted(height, width, size) == official_size(height, width, size)
-        tall, wide = fitted(height, width, size, 1333, (512, 640))
+        assert fitted_size(height, width, size, 1333) == official_size(height, width, size, 1333)
+        assert fitted_size(height, width, size) == official_size(height, width, size)
+        tall, wide = fitted_size(height, width, size, 1333, (512, 640))
         assert (
             tall <= 512
             and wide <= 640
@@ -190,7 +191,7 @@ def test_evaluation_has_every_object_and_what_cocos_figures_need():
         corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
         np.testing.assert_allclose(corners * np.tile(y["size"][row, ::-1], 2), objects[row]["boxes"], atol=1e-4)
         size = (~x["mask"][row]).any(axis=1).sum(), (~x["mask"][row]).any(axis=0).sum()
-        assert size == fitted(*pictures[row].shape[:2], 48, 64, (64, 64))
+        assert size == fitted_size(*pictures[row].shape[:2], 48, 64, (64, 64))
         image, mask, filled = canvas_of(pictures[row], (48, 64), PLAIN)
         assert image.shape == (48, 64, 3) and (~mask).sum() == filled[0] * filled[1] and not image[mask].any()
         if filled == size:

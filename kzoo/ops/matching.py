@@ -10,7 +10,7 @@ from keras import ops
 
 from kzoo.errors import UsageError
 
-FAR = 1e30  # the distance of a query that no path has reached; the costs that the search sees are at most 2 (T + 1)
+FAR = 1e30  # the distance of a query that no path has reached; the costs that the search sees are at most 2 T + 2
 
 
 def linear_sum_assignment(cost, valid):
@@ -42,7 +42,9 @@ def linear_sum_assignment(cost, valid):
 
 
 def prepared(cost, valid):
-    """Costs with the same solutions: 0 the least of each target, at most 1, or 2 T + 1 for what ranks last."""
+    """Costs with the same solutions: 0 the least of each target, no other above 1 but what ranks last, 2 T + 1 or
+    more.
+    """
     infinite = float("inf")
     number = ops.logical_and(ops.isfinite(cost), valid[..., None])
     least = ops.min(ops.where(number, cost, infinite), axis=-1, keepdims=True)  # (B, T, 1)

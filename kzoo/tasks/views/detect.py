@@ -27,14 +27,15 @@ def layers_of(outputs, aux_loss=True):
 
 def targets_of(y, classes):
     """{"boxes" (B, T, 4) float32, "labels" (B, T) int32, "valid" (B, T) bool}: where not valid a label of 0 and a box
-    of the whole picture, whatever stood there.
+    of the whole picture, whatever stood there. A label that is none of 0..classes-1 makes its box NaN, and so the loss.
     """
-    valid = ops.cast(y["valid"], "bool")
-    labels = ops.where(valid, ops.clip(ops.cast(y["labels"], "int32"), 0, classes - 1), 0)
+    valid, labels = ops.cast(y["valid"], "bool"), ops.cast(y["labels"], "int32")
+    known = ops.logical_and(labels >= 0, labels < classes)
+    boxes = ops.where(known[..., None], ops.cast(y["boxes"], "float32"), float("nan"))
     whole = ops.convert_to_tensor([0.5, 0.5, 1.0, 1.0], "float32")
     return {
-        "boxes": ops.where(valid[..., None], ops.cast(y["boxes"], "float32"), whole),
-        "labels": labels,
+        "boxes": ops.where(valid[..., None], boxes, whole),
+        "labels": ops.where(ops.logical_and(valid, known), labels, 0),
         "valid": valid,
     }
 
@@ -112,9 +113,11 @@ class DetectView(View):
 
     The loss is the weighted sum of classification (over the weights of all queries), L1 and GIoU (over the number of
     objects, at least 1), both counted over all replicas; the auxiliary layers' are added, each by its own matching.
-    Sample weights weigh those of a picture. Its terms: loss_ce, loss_bbox and loss_giou of the last layer without
-    their weights, loss_aux the auxiliary layers' share of the loss, matching_cost_N an object's mean cost at layer N
-    (from 1), cardinality_error.
+    Sample weights weigh those of a picture; a label that is no class makes it NaN.
+
+    Its terms: loss_ce, loss_bbox and loss_giou of the last layer without their weights, loss_aux the auxiliary layers'
+    share of the loss, matching_cost_N an object's mean cost at layer N (from 1), cardinality_error by how many queries
+    more or fewer than there are objects the last layer names one, a picture's mean.
     """
 
     @property
@@ -160,5 +163,10 @@ class DetectView(View):
 
 
 def _weighed(sums, weights):
-    """The sums (B, L), each picture's times its weight (B,) where there are any, added up: (L,)."""
-    return ops.sum(sums if weights is None else sums * ops.cast(weights, "float32")[:, None], axis=0)
+    """The sums (B, L), each picture's times its weight (B,) where there are any, added up: (L,). Those of weight 0 may
+    be anything.
+    """
+    if weights is not None:
+        weights = ops.cast(weights, "float32")[:, None]
+        sums = ops.where(weights == 0, 0.0, sums * weights)
+    return ops.sum(sums, axis=0)
