@@ -106,7 +106,7 @@ class Detect(Task):
 
     def resizing(self, image_size):
         height, width = image_size
-        return f"aspect ratio kept, until it fits into {height} x {width} (height x width), upper left; the rest is padding"
+        return f"aspect ratio kept, until it fits into the upper left of {height} x {width}; the rest is padding"
 
     def rescaled(self, outputs, size, image_size):
         (height, width), (tall, wide) = size, image_size
