@@ -178,7 +178,7 @@ def test_a_detector_is_stopped_and_resumed_bit_for_bit(run, tmp_path, monkeypatc
 def test_a_run_finds_objects_in_a_picture(run, tmp_path, capsys):
     picture = open_source(RECIPE.data.source, "test").read(0)[0]
     Image.fromarray(picture).resize((90, 60)).save(tmp_path / "a.png")
-    words = ["predict", str(run.workdir), str(tmp_path / "a.png"), "--set", "threshold=0", "--json"]
+    words = ["predict", str(run.workdir), str(tmp_path / "a.png"), "--threshold", "0", "--json"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     (told,) = json.loads(capsys.readouterr().out)
     model = kzoo.load(run.workdir)
