@@ -89,6 +89,10 @@ class Task:
     def require_both(self, source, held_out):
         """Raises UserError where evaluate() could not judge by both sources, those of training and of evaluation."""
 
+    def survey(self, loader):
+        """Lines about the training data that are worth reading before the first step."""
+        return ()
+
     def batching(self, take, source, data, seed, engine):
         """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs
         it.

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 from kzoo import schema
+from kzoo.data import object_report
 from kzoo.data.objects import ObjectBatching, canvas_of
 from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import new_figure, save, show
@@ -73,6 +74,16 @@ class Detect(Task):
                 "data.eval_crops averages the answers to several crops, which the task detect has none of; leave it "
                 "at 1."
             )
+
+    def require_both(self, source, held_out):
+        if tuple(source.class_names) != tuple(held_out.class_names) or source.num_classes != held_out.num_classes:
+            raise UserError(f"{held_out.name} has other classes than {source.name}; evaluate on data of the same ones.")
+
+    def survey(self, loader):
+        """Counts and sizes of the objects, boxes that look misread, and how much of the batches is padding."""
+        told = object_report.lines(loader.source.name, object_report.survey(loader.source))
+        padding = object_report.padding(loader)
+        return *told, *([] if padding is None else [object_report.padding_line(padding)])
 
     def batching(self, take, source, data, seed, engine):
         room, canvases = self.settings.max_boxes or take.queries, self.settings.canvases

@@ -142,7 +142,7 @@ class _Session:
 
     def run(self):
         """Trains from the last checkpoint, or from the start, to the end of the recipe."""
-        metric_values = self._resume() if self.resumes else self._record()
+        metric_values = self._resume() if self.resumes else self._begin()
         self.board = logs.TensorBoard(self.workdir, self.task.curves, self.history)
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
         while self.step < self.total_steps or self.unevaluated:
@@ -150,6 +150,11 @@ class _Session:
             metric_values = None
             self.ending.check()
         self.board.close()
+
+    def _begin(self):
+        for line in self.task.survey(self.stage.training):
+            say(line)
+        self._record()
 
     def _resume(self):
         """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two
