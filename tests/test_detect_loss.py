@@ -2,7 +2,6 @@
 against transformers' loss and its gradient.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from keras import ops
 
 from benchmarks.match import compiled
 from kzoo.errors import UsageError
+from kzoo.schema import Detect
 from kzoo.tasks.views.detect import DetectView, match, matching_cost, targets_of
 from tests.test_boxes import overlaps
 from tests.test_packaging import ROOT
@@ -24,19 +24,6 @@ from tests.torch_reference import import_timm
 
 pytestmark = pytest.mark.backends
 LAYERS, BATCH, QUERIES, CLASSES, ROOM = 3, 4, 7, 5, 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Detect:
-    kind = "detect"
-    no_object: float = 0.1
-    cost_class: float = 1.0
-    cost_bbox: float = 5.0
-    cost_giou: float = 2.0
-    loss_ce: float = 1.0
-    loss_bbox: float = 5.0
-    loss_giou: float = 2.0
-    aux_loss: bool = True
 
 
 def example(seed=0, room=ROOM):
