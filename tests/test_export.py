@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from kzoo.exporting.artifact import open_artifact
 from kzoo.predicting import ArtifactPredictor, ModelPredictor, predict
 from kzoo.system import unseen
 
-ROOT = pathlib.Path(__file__).parent.parent
 HEIGHT, WIDTH, NAMES = 32, 48, ("ant", "bee", "cat", "dog", "eel")
 FORMATS = ("saved_model", "onnx", "litert")
 
@@ -154,57 +152,42 @@ def test_litert(model, artifacts, batch):
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-4)
 
 
-# What a process of its own does with an artifact, in the artifact's folder: a SavedModel by TensorFlow alone, then the
-# snippet of the card, and last kzoo's own command, in the runtime that is already there. Prints what the two told.
+# A process without kzoo: a SavedModel by TensorFlow alone, then the snippet of the artifact's card.
 FRESH = """
-import contextlib, io, json, sys
-root, folder, batches, picture, out, snippet = sys.argv[1:]
+import sys
+folder, batches, out, snippet = sys.argv[1:]
 if batches:
     import numpy as np, tensorflow as tf
     signatures, stored = tf.saved_model.load(folder + "/1").signatures, np.load(batches)
     outputs = {name: signatures["serving_default"](images=tf.constant(stored[name])) for name in stored.files}
     np.savez(out, **{f"{n}_{k}": v.numpy() for n, o in outputs.items() for k, v in o.items()})
-told = []
-with contextlib.redirect_stdout(io.StringIO()) as said:
-    exec(snippet, {"__name__": "__main__"})
+exec(snippet, {"__name__": "__main__"})
 assert not any(name.split(".")[0] == "kzoo" for name in sys.modules)
-told.append(said.getvalue())
-sys.path.insert(0, root)
-from kzoo.cli import main
-with contextlib.redirect_stdout(io.StringIO()) as said:
-    assert main(["predict", folder, picture, "--json"]) == 0
-told.append(json.loads(said.getvalue()))
-told.append(sorted({"keras", "tensorflow", "jax", "torch", "onnxruntime", "ai_edge_litert"} & set(sys.modules)))
-print(json.dumps(told))
 """
 
 
 @pytest.fixture(scope="session")
 def fresh(artifacts, tmp_path_factory):
-    """{format: (the folder of its process, what the card's snippet printed, what kzoo predicted, the packages that were
-    imported)}; in the folder are picture.png and, of the SavedModel, in.npz and out.npz.
+    """{format: what the card's snippet printed in a process of its own}, and the folder of in.npz and out.npz, what
+    the SavedModel was given there and gave.
     """
-    found = {}
-    for format in FORMATS:
-        place, folder = tmp_path_factory.mktemp("fresh"), artifacts[0][format]
-        Image.fromarray(photos(1)[0]).save(place / "picture.png")
-        batches = {f"{h}x{w}": np.stack(photos(3, h, w)) for h, w in ((70, 60), (HEIGHT, WIDTH), (20, 90), (41, 61))}
-        np.savez(place / "in.npz", **batches)
+    place, told = tmp_path_factory.mktemp("fresh"), {}
+    batches = {f"{h}x{w}": np.stack(photos(3, h, w)) for h, w in ((70, 60), (HEIGHT, WIDTH), (20, 90), (41, 61))}
+    np.savez(place / "in.npz", **batches)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for format, folder in artifacts[0].items():
         snippet = (folder / "card.md").read_text().split("```python\n")[1].split("```")[0]
-        words = [ROOT, folder, place / "in.npz" if format == "saved_model" else ""]
-        words += [place / "picture.png", place / "out.npz", snippet]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        words = [folder, place / "in.npz" if format == "saved_model" else "", place / "out.npz", snippet]
         command = [sys.executable, "-c", FRESH, *words]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        found[format] = place, *json.loads(done.stdout.splitlines()[-1])
-    return found
+        told[format] = done.stdout
+    return told, place
 
 
 @pytest.mark.slow
 def test_saved_model_runs_where_only_tensorflow_is_imported(model, fresh):
-    folder = fresh["saved_model"][0]
-    with np.load(folder / "in.npz") as batches, np.load(folder / "out.npz") as found:
+    with np.load(fresh[1] / "in.npz") as batches, np.load(fresh[1] / "out.npz") as found:
         assert len(batches.files) == 4
         for name, images in batches.items():
             expected = model.predict_on_batch(np.concatenate([through_pillow(model, image) for image in images]))
@@ -520,14 +503,27 @@ def test_graph_rewrites_leave_other_patterns_alone():
         np.testing.assert_array_equal(a, b)
 
 
+PREDICTING = """
+import json, sys
+from kzoo.cli import main
+status = main(["predict", *sys.argv[1:], "--json"])
+print(json.dumps(sorted({"keras", "tensorflow", "jax", "torch", "onnxruntime", "ai_edge_litert"} & set(sys.modules))))
+sys.exit(status)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "runtime"), [("saved_model", "tensorflow"), ("onnx", "onnxruntime"), ("litert", "ai_edge_litert")]
 )
-def test_the_command_predicts_by_the_runtime_alone(artifacts, fresh, format, runtime):
-    place, _, answer, packages = fresh[format]
-    assert packages == [runtime]
-    assert answer == predict(ArtifactPredictor(open_artifact(artifacts[0][format])), [str(place / "picture.png")])
+def test_the_command_predicts_by_the_runtime_alone(artifacts, tmp_path, format, runtime):
+    folder, picture = str(artifacts[0][format]), str(tmp_path / "picture.png")
+    Image.fromarray(photos(1)[0]).save(picture)
+    done = subprocess.run([sys.executable, "-c", PREDICTING, folder, picture], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer, modules = map(json.loads, done.stdout.splitlines())
+    assert modules == [runtime]
+    assert answer == predict(ArtifactPredictor(open_artifact(folder)), [picture])
 
 
 def test_what_is_unseen_is_there_afterwards(monkeypatch):
@@ -573,7 +569,7 @@ def test_card(model, artifacts, format):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_snippet_of_the_card_runs(fresh, format):
-    assert fresh[format][1].strip().startswith("[[")
+    assert fresh[0][format].strip().startswith("[[")
 
 
 @pytest.mark.slow
