@@ -61,7 +61,7 @@ class FitPadding(ZooLayer):
         return padded
 
     def compute_output_spec(self, padded, features):
-        return keras.KerasTensor(features.shape[:3], dtype="bool")
+        return keras.KerasTensor(features.shape[:3], dtype=padded.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
