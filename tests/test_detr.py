@@ -13,7 +13,6 @@ import kzoo
 from benchmarks.numbers import drawn
 from benchmarks.parity import TOLERANCE, difference, parameters_of, same_tensors
 from benchmarks.references import HfVit
-from kzoo import checking
 from kzoo.checking import outputs_of, randomise
 from kzoo.errors import UsageError, UserError
 from kzoo.keras_private import skeleton
@@ -503,21 +502,6 @@ def test_in_16_bits_boxes_and_logits_stay_float32():
         for name, value in called(exact, inputs).items():
             ours = called(model, inputs)[name]
             assert ours.dtype == np.float32 and difference(ours, value) < 0.1, (policy, name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("check", ["build", "reload", "sizes", "channels", "features"])
-def test_conformance_apart_from_the_task(check, monkeypatch):
-    """The checks of any model, on generated pictures of which a part is padding, until tests/test_models.py has them."""
-
-    def inputs(model, batch=2):
-        height, width = model.take.image_size
-        mask = np.zeros((batch, height, width), bool)
-        mask[1:, height // 2 :] = True
-        return {"image": drawn((batch, height, width, model.take.channels), "image"), "mask": mask}
-
-    monkeypatch.setattr(checking, "_inputs", inputs)
-    assert getattr(checking, check)("detr_toy", None) is None
 
 
 def test_products_between_tokens_count():

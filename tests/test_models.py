@@ -6,13 +6,10 @@ import pytest
 import kzoo
 from kzoo import registry
 from kzoo.checking import checks_of, run_checks
-from kzoo.schema import SETTINGS
 from kzoo.tasks import named
 
 pytestmark = pytest.mark.backends
-# The kind of a task that is still to come: its families' own tests hold them to what does not depend on it.
-WAITING = {"detect"} - set(SETTINGS)
-TASKS = {name: named(kind) for name in kzoo.list_models("*_toy") if (kind := registry.find(name).task) not in WAITING}
+TASKS = {name: named(registry.find(name).task) for name in kzoo.list_models("*_toy")}
 CHECKS = [
     pytest.param(name, check, id=f"{name}-{check.__name__}")
     for name, task in TASKS.items()
