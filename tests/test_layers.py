@@ -225,6 +225,7 @@ CASES = {
     "LayerScale": ({"init_value": 0.1}, (2, 5, 4), "gamma"),
     "LearnedQueries": ({"count": 3}, (2, 5, 4), "table"),
     "LearnedTokens": ({"count": 2}, (2, 5, 4), "token"),
+    "ClassToken": ({}, (2, 5, 4), "token"),
     "MBConv": ({"in_dim": 8, "dim": 16, "stride": 2, "drop_path_rate": 0.1}, (2, 5, 5, 8), "norm2"),
     "MaxPool": ({}, (2, 5, 5, 4), None),
     "Mlp": ({"dim": 8, "hidden_dim": 16, "drop_rate": 0.1}, (2, 5, 8), "fc2"),

@@ -50,6 +50,7 @@ class DetrConfig(OnBackbone, ModelConfig):
     below = "features/backbone/"
     numerics = ("backbone_options",)
     head_layers = ("class_embed",)
+    last_norms = ("decoder_norm",)
     builds_random = True
 
     def layouts(self):
@@ -97,6 +98,10 @@ class DetrConfig(OnBackbone, ModelConfig):
     def needs_weights(self):
         frozen = f"backbone_frozen={self.backbone_frozen!r}" if self.backbone_frozen else ""
         return " and ".join(filter(None, (super().needs_weights(), frozen)))
+
+    def block_names(self):
+        depths = ("encoder", self.depth), ("decoder", self.decoder_depth)
+        return tuple(f"{part}_blocks_{i}" for part, depth in depths for i in range(depth))
 
     def feature_info(self):
         return [{"index": 0, "name": "encoder", "stride": self.tapped["stride"], "channels": self.embed_dim}]

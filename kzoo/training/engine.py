@@ -194,13 +194,10 @@ class _Session:
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             self._evaluate(means)
-            told = {
-                name: self.metrics[name]
-                for name in dict.fromkeys((self.headline, *self.task.curves))
-                if name in self.metrics
-            }
-            row |= {f"eval_{name}": value for name, value in told.items()}
-            told = ", ".join(f"{name} {value:.4f}" for name, value in told.items())
+            known = [name for name in dict.fromkeys((*self.task.curves, self.headline)) if name in self.metrics]
+            row |= {f"eval_{name}": self.metrics[name] for name in known}
+            known.sort(key=lambda name: name != self.headline)  # which is told first
+            told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in known)
             say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
