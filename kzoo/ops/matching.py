@@ -20,8 +20,7 @@ def linear_sum_assignment(cost, valid):
     target is not valid. T <= Q, both fixed; computed in float32, without a gradient.
 
     NaN and infinite costs rank last: a problem has as few of those pairs as its targets allow, and the smallest sum
-    over all others. So does a cost more than 3.4e38 above the smallest of its target. Among equal sums any may be the
-    answer. Raises UsageError for more targets than queries.
+    over all others. Among equal sums any may be the answer. Raises UsageError for more targets than queries.
     """
     cost, valid = ops.stop_gradient(ops.convert_to_tensor(cost)), ops.cast(valid, "bool")
     targets, queries = cost.shape[1:]
@@ -47,15 +46,17 @@ def prepared(cost, valid):
     """
     infinite = float("inf")
     number = ops.logical_and(ops.isfinite(cost), valid[..., None])
+    # so that no two are too far apart for float32, nor is the reciprocal of their distance, by which XLA divides
+    cost = cost / 16.0
     least = ops.min(ops.where(number, cost, infinite), axis=-1, keepdims=True)  # (B, T, 1)
     some = least < infinite  # a target without any cost takes what is left
-    lowest = ops.min(least, axis=1, keepdims=True)
+    least = ops.where(some, least, 0.0)
+    lowest = ops.min(ops.where(some, least, infinite), axis=1, keepdims=True)
     most = ops.max(ops.where(number, cost, -infinite), axis=(1, 2), keepdims=True)
-    half = ops.where(lowest < infinite, most / 2 - lowest / 2, 0.0)  # which no two costs are too far apart for
-    half = ops.maximum(half, 1e-37)
+    span = ops.maximum(ops.where(lowest < infinite, most - lowest, 0.0), 1e-37)
     # what ranks last costs every target the same, before its least is taken off
-    last = 2.0 * (cost.shape[1] + 1) - ops.where(some, (least / 2 - lowest / 2) / half, 0.0)
-    above = ops.where(number, (cost - ops.where(some, least, 0.0)) / half * 0.5, infinite)
+    last = 2.0 * (cost.shape[1] + 1) - ops.where(some, (least - lowest) / span, 0.0)
+    above = ops.where(number, (cost - least) / span, infinite)
     return ops.where(some, ops.minimum(above, last), 0.0)
 
 
@@ -125,7 +126,8 @@ def _search(cost, owner, pending):
     nothing, zeros = ops.zeros_like(cost[:, 0]), ops.zeros_like(cost[:, 0, 0])
     start = (root, root, ops.zeros_like(root) - 1, zeros, zeros, nothing + FAR, ops.zeros_like(owner) - 1)
     start += (ops.zeros_like(owner, dtype="bool"), nothing, owner, pending)
-    return ops.while_loop(unfinished, turn, start)[-2]
+    # each path scans as many queries as there are targets at most
+    return ops.while_loop(unfinished, turn, start, maximum_iterations=targets * (targets + 1))[-2]
 
 
 def _handed_over(owner, before, column, ends, root, at, number):
@@ -143,4 +145,4 @@ def _handed_over(owner, before, column, ends, root, at, number):
         owner = ops.where(ops.logical_and(walks[:, None], number == column[:, None]), heir[:, None], owner)
         return ops.where(first, column, earlier), ops.logical_and(walks, ops.logical_not(first)), owner
 
-    return ops.while_loop(on_the_way, step, (column, ends, owner))[-1]
+    return ops.while_loop(on_the_way, step, (column, ends, owner), maximum_iterations=owner.shape[1])[-1]
