@@ -34,7 +34,6 @@ RECIPE = Recipe(
     ),
     optim=Optim(lr=1e-3),
     epochs=2,
-    xla="off",
 )
 
 
