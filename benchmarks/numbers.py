@@ -66,6 +66,10 @@ FAMILIES = {  # family: its real row, then overrides of its toy
         ONE_STAGE,
     ),
     "mae": ("mae_vit_tiny_patch16_224", {"num_classes": 0}),
+    "detr": (
+        "detr_small",
+        {"backbone_options": {"norm": "frozen", "depths": (1, 1, 2), "output_stride": 8}, "backbone_frozen": ("stem",)},
+    ),
 }
 FILE, PROJECTIONS = "file", "projections"
 CLOSE = 1e-5  # of projections, relative to the arrays' norms
@@ -158,16 +162,30 @@ def network_of(model):
 
 
 def result_of(model):
-    """The symbolic output that is compared; of a masked autoencoder, the pixels."""
-    return model.output["pred"] if isinstance(model.output, dict) else model.output
+    """The symbolic output that is compared; of a masked autoencoder the pixels, of a detector logits and boxes side by
+    side.
+    """
+    import keras
+
+    if not isinstance(model.output, dict):
+        return model.output
+    if "pred" in model.output:
+        return model.output["pred"]
+    return keras.ops.concatenate([model.output["logits"], model.output["boxes"]], axis=-1)
 
 
 def taken(model, images):
-    """What the model takes of images (B, H, W, C): them, or a dictionary with the noise of a masked autoencoder
-    beside them.
+    """What the model takes of images (B, H, W, C): them, or a dictionary with the noise of a masked autoencoder beside
+    them, or with a detector's mask, where a third of the columns and a quarter of the rows are padding.
     """
+    import numpy as np
+
     if not isinstance(model.input, dict):
         return images
+    if "mask" in model.input:
+        mask = np.ones(images.shape[:3], bool)
+        mask[:, : -images.shape[1] // 4, : -images.shape[2] // 3] = False
+        return {"image": images, "mask": mask}
     noise = drawn((len(images), *model.input["noise"].shape[1:]), "noise")
     return {"image": images, "noise": abs(noise) / (1 + abs(noise))}
 

@@ -35,6 +35,10 @@ LINES = {
     "coatnet_0_rw_224": "coatnet_{pico,nano,0,1,2,3}_rw_224",
     "coatnet_rmlp_1_rw_224": "coatnet_rmlp_{nano_rw,0_rw,1_rw,1_rw2,2_rw,3_rw}_224",
     "resnet50": "resnet{18,34,50,101}",
+    "mae_vit_base_patch16_224": "mae_vit_{tiny,base,large}_patch16_224",
+    "mae_vit_huge_patch14_224": "mae_vit_huge_patch14_224",
+    "detr_resnet50": "detr_resnet{50,101}",
+    "detr_resnet50_dc5": "detr_resnet{50,101}_dc5",
 }
 
 

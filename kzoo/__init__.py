@@ -14,6 +14,7 @@ _HOME = {
     "load": "weights", "load_weights": "weights", "save_weights": "weights",
     "preprocessor": "zoo", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
+    "postprocess": "tasks.detect",
 }
 # fmt: on
 __all__ = sorted(_HOME)

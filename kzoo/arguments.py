@@ -81,8 +81,9 @@ def _add_using(command, run):
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="of autoencoders: mask_ratio, norm_pix, seed",
+        help="of autoencoders: mask_ratio, norm_pix, seed; of detectors: threshold",
     )
+    c.add_argument("--threshold", metavar="T", help="of detectors: the score in 0..1 from which to show (default 0.5)")
     c.add_argument("--top", type=int, default=5, help="how many classes to show (default 5)")
     c.add_argument(
         "--attention", action="store_true", help="also draw what the model looks at (without --out into kzoo-attention)"

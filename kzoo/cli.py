@@ -186,7 +186,7 @@ def predict(options):
     from kzoo.predicting import check_drawing, check_top, draw, draw_attention, open_target, predict
 
     check_top(options.top)
-    asked = _settings(options.set, "seed=1")
+    asked = _settings(options.set, "seed=1") | ({} if options.threshold is None else {"threshold": options.threshold})
     folder = options.out or ("kzoo-attention" if options.attention else None)
     if folder:
         output_folder(folder, make=False)  # told before the work, which may be long

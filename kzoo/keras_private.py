@@ -44,6 +44,19 @@ class BuiltLayer(keras.layers.Layer):
         """Called once the layer's weights are there."""
 
 
+class BuiltModel(keras.Model):
+    """A model whose weights are all there before `fit` sees a batch."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """TensorFlow's, over several devices: for the shapes of what is not built yet it takes the mean of the devices'
+        first batches, which booleans do not have.
+        """
+        asked = (self._compile_loss, self._compile_metrics)
+        if all(layer.built for layer in self._flatten_layers()) and asked == (None, None):
+            iterator = None  # the optimizer alone is then built
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+
 class TooManyWeights(Exception):
     """A model declared more weights than it was allowed."""
 

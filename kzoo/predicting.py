@@ -59,10 +59,12 @@ class ArtifactPredictor:
         self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
+        size, fitted = picture.shape[:2], picture
         if not self.artifact.any_size:
             fitted = data.resized(picture, self.artifact.image_size, self.preprocessing)
-            picture = np.clip(np.rint(fitted), 0, 255).astype("uint8")
-        return {name: array[0] for name, array in self.artifact.predict(picture[None]).items()}
+            fitted = np.clip(np.rint(fitted), 0, 255).astype("uint8")
+        outputs = {name: array[0] for name, array in self.artifact.predict(fitted[None]).items()}
+        return outputs if self.artifact.any_size else self.task.rescaled(outputs, size, self.artifact.image_size)
 
 
 def open_model(target, weights=None, random_weights=False, best=False):
@@ -90,7 +92,11 @@ def open_model(target, weights=None, random_weights=False, best=False):
             f"{target} is a bare name: add --weights FILE (or hf://org/repo){tags}, or --random-weights to go without."
         )
     require_backend()
-    return zoo.get(target, weights=weights)
+    from kzoo.weights import require_trained
+
+    model = zoo.get(target, weights=weights)
+    require_trained(model)
+    return model
 
 
 def _refuse_weights(what, weights, random_weights):

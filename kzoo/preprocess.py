@@ -1,9 +1,9 @@
 """From pictures to a model's input, on keras.ops: the same numbers in Python, in a graph and inside a SavedModel."""
 
-from keras import ops
+from keras import ops, tree
 
 from kzoo.errors import UserError
-from kzoo.ops.resize import border, crop_offset, resample, resize_weights, resized_size
+from kzoo.ops.resize import border, crop_offset, fitted_size, resample, resize_weights, resized_size
 
 
 def preprocess(images, image_size, preprocessing):
@@ -27,6 +27,37 @@ def preprocess(images, image_size, preprocessing):
     return (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
 
 
+def padded(images, image_size, preprocessing):
+    """The same pictures as detectors take them: {"image": float32 (B, H, W, C), normalised, "mask": bool (B, H, W)}.
+
+    They keep their proportions, their shorter and longer side at most those of image_size, and lie in the upper left;
+    the rest is padding, where the mask is True and the image 0.
+    """
+    have, dynamic = images.shape[1:3], ops.shape(images)
+    size = fitted_size(dynamic[1], dynamic[2], min(image_size), max(image_size), image_size)
+    x, inside = (
+        ops.cast(images, "float32"),
+        [ops.arange(side) < grown for side, grown in zip(image_size, size, strict=True)],
+    )
+    if tuple(have) != tuple(image_size) or size != tuple(image_size):
+        rows, columns = (
+            resize_weights(
+                side,
+                target,
+                preprocessing.interpolation,
+                scale=ops.cast(side, "float32") / ops.cast(grown, "float32"),
+                xp=ops,
+            )
+            for side, target, grown in zip(dynamic[1:3], image_size, size, strict=True)
+        )
+        x = ops.clip(resample(x, rows, columns, xp=ops), 0.0, 255.0)  # bicubic overshoots
+    shown = ops.logical_and(inside[0][:, None], inside[1][None, :])
+    x = (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
+    image = ops.where(shown[None, ..., None], x, 0.0)
+    mask = ops.broadcast_to(ops.logical_not(shown)[None], ops.shape(image)[:3])
+    return {"image": image, "mask": mask}
+
+
 def _axis(size_in, size_out, grown, method):
     """The matrix of one axis: resized to `grown` pixels, of which the middle `size_out` are kept."""
     offset = crop_offset(grown, size_out)
@@ -42,17 +73,18 @@ def _constant(values):
 
 class Preprocessor:
     """Callable from one picture (h, w, C), a batch of equal sizes (B, h, w, C) or a list of pictures of any sizes to
-    the model's input.
+    the model's input; of a detector {"image", "mask"}, as in `padded`.
 
     Pictures are uint8 or float in 0..255.
     """
 
-    def __init__(self, image_size, preprocessing):
-        self.image_size, self.preprocessing = tuple(image_size), preprocessing
+    def __init__(self, take):
+        self.image_size, self.preprocessing = tuple(take.image_size), take.preprocessing
+        self._prepare = padded if take.queries else preprocess
 
     def __call__(self, images):
         if pictures := _of_several_sizes(images):
-            return ops.stack([self(picture) for picture in pictures])
+            return tree.map_structure(lambda *each: ops.stack(each), *map(self, pictures))
         images = ops.convert_to_tensor(images)
         channels = len(self.preprocessing.mean)
         if len(images.shape) not in (3, 4) or images.shape[-1] != channels:
@@ -60,8 +92,9 @@ class Preprocessor:
                 f"expected pictures of shape (h, w, {channels}) or (B, h, w, {channels}), found {tuple(images.shape)}."
             )
         if len(images.shape) == 3:
-            return preprocess(images[None], self.image_size, self.preprocessing)[0]
-        return preprocess(images, self.image_size, self.preprocessing)
+            one = self._prepare(images[None], self.image_size, self.preprocessing)
+            return tree.map_structure(lambda batch: batch[0], one)
+        return self._prepare(images, self.image_size, self.preprocessing)
 
 
 def _of_several_sizes(images):

@@ -133,6 +133,7 @@ def smoke(recipe, toy):
         eval_batch_size=4,
     )
     small = {
+        "task": recipe.task.smoked(),
         "progressive": (),
         "data_parallel": False,
         "init_from": None,

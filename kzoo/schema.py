@@ -7,6 +7,8 @@ import runpy
 import sys
 from dataclasses import dataclass, field
 
+from kzoo.augments import Augment, BoxAugment
+from kzoo.augments import RandAugment as RandAugment  # recipe files take all from here
 from kzoo.errors import UsageError
 from kzoo.settings import Settings, coerce
 from kzoo.specs import OURS, Preprocessing, spell_options
@@ -15,75 +17,13 @@ SETTINGS = {}  # {kind: the class of its settings}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandAugment(Settings):
-    """Random operations on a picture, timm's `rand-m9-mstd0.5-inc1` and its like (https://arxiv.org/abs/1909.13719)."""
-
-    part = "augment.rand_augment"
-    layers: int = 2  # operations in a row
-    magnitude: float = 9.0  # 0..10 and beyond, in the operations' own scales
-    magnitude_std: float = 0.0  # of a normal draw around the magnitude
-    increasing: bool = True  # every operation grows stronger with the magnitude
-    probability: float = 0.5  # of each operation
-
-    def __post_init__(self):
-        self.require_at_least(1, "layers")
-        self.require_at_least(0, "magnitude", "magnitude_std")
-        self.require_probabilities("probability")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augment(Settings):
-    """Random changes of a training picture; each is a pure function of seed, epoch and sample index, or for mixing of
-    the batch.
-    """
-
-    part = "augment"
-    # (low, high) share of the area of a random resized crop; empty: the evaluation resize
-    crop_scale: tuple[float, ...] = ()
-    crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)  # (low, high) width / height of that crop
-    flip: float = 0.0  # probability of a horizontal flip
-    shift: int = 0  # largest translation in pixels of the model's input, each way, the edge pixels repeated
-    # simple random crop (DeiT III): short side resized, this many pixels reflected around, a random crop
-    crop_pad: int | None = None
-    color_jitter: float = 0.0  # brightness, contrast and saturation times a factor drawn from 1 - this .. 1 + this
-    rand_augment: RandAugment | None = None
-    three_augment: bool = False  # one of grey, solarised, blurred (DeiT III, https://arxiv.org/abs/2204.07118)
-    erase: float = 0.0  # probability of random erasing, by noise (https://arxiv.org/abs/1708.04896)
-    mixup: float = 0.0  # alpha of the Beta distribution (https://arxiv.org/abs/1710.09412)
-    cutmix: float = 0.0  # alpha of the Beta distribution (https://arxiv.org/abs/1905.04899)
-    mix_probability: float = 1.0  # of mixing a batch at all
-    mix_switch: float = 0.5  # probability of CutMix rather than MixUp where both are on
-    # times each drawn picture comes in an epoch, every time changed anew (https://arxiv.org/abs/1901.09335)
-    repeats: int = 1
-    # of rand_augment: kzoo | keras_cv (its randomness cannot be replayed: a resumed run sees other pictures)
-    library: str = "kzoo"
-
-    def __post_init__(self):
-        for name in ("crop_scale", "crop_ratio"):
-            pair = getattr(self, name)
-            if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
-                raise UsageError(f"augment.{name} must be two numbers, 0 < low <= high, not {pair}.")
-        if self.crop_scale and self.crop_scale[1] > 1:
-            raise UsageError(f"augment.crop_scale is a share of the area, at most 1, not {self.crop_scale}.")
-        if self.crop_scale and self.crop_pad is not None:
-            raise UsageError("augment.crop_scale and augment.crop_pad are two ways to crop; set one of them.")
-        self.require_choices(library=("kzoo", "keras_cv"))
-        self.require_probabilities("flip", "erase", "mix_probability", "mix_switch")
-        self.require_at_least(0, "shift", "crop_pad", "color_jitter", "mixup", "cutmix")
-        self.require_at_least(1, "repeats")
-
-    @property
-    def mixes(self):
-        """Whether targets become probabilities, mixed from two pictures."""
-        return bool((self.mixup or self.cutmix) and self.mix_probability)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Data(Settings):
     """Where pictures come from and how they are batched."""
 
     part = "data"
-    source: str = "fake"  # tfds:NAME | folder:PATH | npz:FILE | digits | fake | KIND:REST of a plugin
+    # tfds:NAME | folder:PATH | npz:FILE | digits | fake | with objects coco:IMAGES,ANNOTATIONS.json | voc:PATH | shapes
+    # | KIND:REST of a plugin
+    source: str = "fake"
     data_dir: str | None = None  # of TFDS; None: the setting KZOO_DATA_DIR, else TFDS' own default
     train_split: str = "train"
     eval_split: str = "test"
@@ -213,6 +153,10 @@ class TaskSettings(Settings):
         if "kind" in vars(cls):
             SETTINGS[cls.kind] = cls
 
+    def smoked(self):
+        """The same for a smoke run, without sizes that a toy does not have."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classify(TaskSettings):
@@ -255,6 +199,47 @@ class Masked(TaskSettings):
         self.require_at_least(1, "knn_k", "knn_reference", "knn_queries")
         if not self.knn_temperature > 0:
             raise UsageError(f"task.knn_temperature must be above 0, not {self.knn_temperature}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detect(TaskSettings):
+    """Boxes and classes of the objects in a picture, each found by one query (DETR, https://arxiv.org/abs/2005.12872).
+
+    Predictions are matched to objects at the least total cost, and the losses are of the pairs; those of boxes are
+    divided by the number of objects in the batch.
+    """
+
+    kind = "detect"
+    augments = BoxAugment
+    smoke_source = "shapes"
+    # objects of a picture, to which targets are padded; more are an error; None: as many as the model has queries
+    max_boxes: int | None = None
+    # (height, width) of the padded pictures: a batch takes the smallest that holds it, and each makes one compiled
+    # step; empty: the model's own size alone
+    canvases: tuple[tuple[int, ...], ...] = ()
+    no_object: float = 0.1  # weight of the class "no object" in the class loss
+    cost_class: float = 1.0  # of the matching: minus the probability of the object's class,
+    cost_bbox: float = 5.0  # the L1 distance of the boxes, in 0..1 of the picture,
+    cost_giou: float = 2.0  # and minus their generalised IoU
+    loss_ce: float = 1.0  # weights of the losses
+    loss_bbox: float = 5.0
+    loss_giou: float = 2.0
+    aux_loss: bool = True  # the same losses of every decoder layer before the last, each with a matching of its own
+
+    def __post_init__(self):
+        self.require_at_least(1, "max_boxes")
+        self.require_at_least(0, "no_object", "cost_class", "cost_bbox", "cost_giou", "loss_ce", "loss_bbox")
+        self.require_at_least(0, "loss_giou")
+        if any(len(canvas) != 2 or min(canvas) < 1 for canvas in self.canvases):
+            raise UsageError(f"task.canvases lists pairs (height, width) in pixels, not {self.canvases}.")
+        largest = tuple(map(max, zip(*self.canvases, strict=True)))
+        if self.canvases and largest not in self.canvases:
+            raise UsageError(
+                f"task.canvases must hold any batch, a tall picture beside a wide one too; add {largest} to them."
+            )
+
+    def smoked(self):
+        return dataclasses.replace(self, canvases=())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ class Take(typing.NamedTuple):
     preprocessing: Preprocessing
     classes: int | None = None  # 0 and None: the source's own
     patch_size: int | None = None  # of the patches, side by side, that a picture is cut into; None: into none
+    queries: int | None = None  # the most objects that a detector finds in a picture
 
     @property
     def grid(self):

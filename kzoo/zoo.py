@@ -5,7 +5,7 @@ import pathlib
 from dataclasses import dataclass
 
 from kzoo import registry
-from kzoo.errors import UserError, require_backend
+from kzoo.errors import UsageError, UserError, require_backend
 from kzoo.specs import Preprocessing
 
 
@@ -44,6 +44,7 @@ def get(
     in_channels=None,
     features_only=False,
     out_indices=None,
+    backbone_weights=None,
     **overrides,
 ):
     """A built Keras model by name, NAME or NAME.TAG.
@@ -51,8 +52,10 @@ def get(
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives
     a list of maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights`
     reads: a run, a file of any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without
-    `weights`, the weights published under it; what else is asked for stands above its settings. Raises UsageError for
-    unknown names and options, naming the nearest valid ones, and for frozen parts without weights.
+    `weights`, the weights published under it; what else is asked for stands above its settings. backbone_weights: of a
+    model that stands on another network, that one's own, as of timm's or torchvision's ResNet; the rest is random.
+    Raises UsageError for unknown names and options, naming the nearest valid ones, and for frozen parts without
+    weights; a detector is built even so, and its load_report tells.
     """
     common = {
         "num_classes": num_classes,
@@ -66,13 +69,30 @@ def get(
     require_backend()
     from kzoo.models.base import build
 
+    if backbone_weights is not None:
+        if tag or weights is not None:
+            raise UsageError("weights fill the backbone too; give them or backbone_weights, not both.")
+        from kzoo.weights.backbone import fill_backbone
+
+        model = build(name, overrides, filled=True)
+        model.load_report = fill_backbone(model, backbone_weights)
+        return model
     weights = _address(tag) if tag and weights is None else weights
     if weights is None:
-        return build(name, overrides)
+        return _told(build(name, overrides))
     from kzoo.weights import build_and_fill
 
     model = build_and_fill(lambda settings: build(name, settings, filled=True), name, weights, overrides)
     model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
+    return model
+
+
+def _told(model):
+    """The random model, its load_report telling of parts that make no sense so."""
+    if lacking := model.config.needs_weights():
+        from kzoo.weights import LoadReport
+
+        model.load_report = LoadReport(lacking=lacking)
     return model
 
 
@@ -134,11 +154,10 @@ def preprocessor(model):
     from kzoo.preprocess import Preprocessor
 
     if isinstance(model, str) and not pathlib.Path(model).exists() and registry.is_name(model):
-        take = registry.config_of(model)[1].take
-        return Preprocessor(take.image_size, take.preprocessing)
+        return Preprocessor(registry.config_of(model)[1].take)
     if isinstance(model, str | pathlib.Path):
         from kzoo.weights import load
 
         model = load(model)
     registry.spec_of_model(model)
-    return Preprocessor(model.take.image_size, model.take.preprocessing)
+    return Preprocessor(model.take)

@@ -1,20 +1,38 @@
 """What every test shares. Quiet backends; real data where it was prepared."""
 
+import gc
 import os
 import pathlib
 import sys
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# XLA compiles a toy for seconds to run it for milliseconds: of its optimisations, the cheap ones do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process has compiled, others and later ones need not
+    CACHE = tempfile.TemporaryDirectory(prefix="kzoo-compiled-")
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The files that take longest begin first, so that in the end no process waits for another that has a long one left.
+LONGEST = (
+    "models readme recipes training_run parity export counts quickstart vit masked cli training_breadth layers coatnet "
+    "hub mae best tasks claims registry cifar10 plugins"
+).split()
 
 
 def pytest_collection_modifyitems(config, items):
     """Tests marked cifar10 need the prepared CIFAR-10: elsewhere they are skipped with the reason, in CI that is an
     error.
     """
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     folder = os.environ.get("KZOO_DATA_DIR", "")
     if pathlib.Path(folder, "cifar10").is_dir() and folder:
         return
@@ -25,6 +43,14 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(
             pytest.mark.skip(reason="needs CIFAR-10: set KZOO_DATA_DIR to a TFDS folder that holds cifar10")
         )
+
+
+def pytest_collection_finish(session):
+    """What has been imported by now stays: the garbage collector need not look through its millions of objects again
+    and again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

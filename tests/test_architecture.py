@@ -4,6 +4,7 @@ fresh processes.
 
 import ast
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     ("errors", "files"),
     ("settings", "plugins", "figures", "system", "archives"),
-    ("specs",),
+    ("specs", "augments"),
     ("schema",),
     ("published",),
     ("registry",),
@@ -37,8 +38,8 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
-    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "schema", "published"),
-    *("registry", "recipe_files", "zoo", "arguments", "cli"),
+    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "augments", "schema"),
+    *("published", "registry", "recipe_files", "zoo", "arguments", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed
@@ -85,12 +86,15 @@ def violations(part, source):
 
 
 def loaded_after(code):
-    """The names of the modules a fresh process holds after `code`, whose own output goes to stderr."""
+    """The names of the modules a fresh process holds after `code`, whose own output goes to stderr; under JAX, which
+    starts soonest.
+    """
     code = (
         "import contextlib, json, sys\nwith contextlib.redirect_stdout(sys.stderr):\n    "
         f"{code}\nprint(json.dumps(list(sys.modules)))"
     )
-    return json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    command, environment = [sys.executable, "-c", code], os.environ | {"KERAS_BACKEND": "jax"}
+    return json.loads(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "kzoo").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))

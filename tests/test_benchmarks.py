@@ -1,5 +1,6 @@
 """What the benchmarks say about their measurements, on measurements made up here."""
 
+import dataclasses
 import statistics
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import kzoo
 from benchmarks import kill_resume, odd_usage, small_data
 from benchmarks.common import interleave, quotient, spread
 from benchmarks.networks import keras_network
@@ -105,6 +107,8 @@ def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys)
         if name in ("vit", "hybrid")
     }
     monkeypatch.setattr(small_data, "MODELS", shrunk)
+    whole = small_data.recipe
+    monkeypatch.setattr(small_data, "recipe", lambda *asked: dataclasses.replace(whole(*asked), xla="off"))
     monkeypatch.setattr(small_data, "RESULTS", tmp_path)
     monkeypatch.setattr(small_data, "KEPT", tmp_path / "small_data.jsonl")
     monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
@@ -123,8 +127,10 @@ def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_odd_command_lines_end_in_a_sentence(tmp_path):
-    """A sample of the benchmark's, in one process."""
+def test_odd_command_lines_end_in_a_sentence(tmp_path, monkeypatch):
+    """A sample of the benchmark's, in one process; XLA is left out of the run that they are tried on."""
+    train = kzoo.train
+    monkeypatch.setattr(kzoo, "train", lambda *given: train(*given, {"xla": "off"}))
     found = odd_usage.measure(tmp_path, 40, seed=4, processes=())
     assert (
         found["wrong"] == [] and found["total"][odd_usage.TOLD] > 20 and found["largest_mib"] < odd_usage.MEMORY >> 20
@@ -150,8 +156,6 @@ def test_the_end_of_a_command_line_is_told_apart(status, said, options, wanted):
 
 
 def test_another_architecture_is_not_compared(monkeypatch):
-    import kzoo
-
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())  # keras_network sets it, for a process of its own
     model, images = keras_network("kzoo", TOY, "tensorflow", "float32")
     assert tuple(images.shape) == (2, *model.input_shape[1:])

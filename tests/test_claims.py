@@ -110,7 +110,7 @@ GIANTS = [
     {"name": "vit_gigantic_patch14_224"},
     *({"overrides": dict({"num_classes": 3}, **giant)} for giant in (
         {"depth": 100_000},
-        {"depth": 400},
+        {"depth": 60},
         {"embed_dim": 65_536, "mlp_ratio": 16.0},
         {"image_size": 1_000_000},
         {"image_size": 40_000, "pos_embed": "sincos2d"},

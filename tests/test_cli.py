@@ -252,6 +252,7 @@ def test_train_writes_json_alone_on_stdout(capsys, tmp_path):
         "--set",
         "steps=1",
         "seed=4",
+        "xla=off",
         "--json",
     )
     assert status == 0 and json.loads(out)["images"] == 64
@@ -379,7 +380,7 @@ def test_the_whole_way_without_tensorflow(tmp_path):
     """JAX, from a packed file; importing TensorFlow raises. A grey picture of another size is predicted."""
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20), dtype=np.uint8)).save(tmp_path / "grey.jpg")
     npz, run = tmp_path / "digits.npz", tmp_path / "run"
-    settings = [f"data.source=npz:{npz}", "steps=4", "checkpoint.every_steps=2"]
+    settings = [f"data.source=npz:{npz}", "steps=4", "checkpoint.every_steps=2", "overrides.depth=1"]
     train = ["train", "vit_tiny_digits", "--workdir", str(run), "--json", "--set", *settings]
     commands = [
         ["data", "pack", "digits", str(npz), "--json"],

@@ -5,8 +5,10 @@ import pytest
 
 from kzoo import data
 from kzoo.data import tfds_source
+from kzoo.data.object_report import survey
+from kzoo.data.objects import ObjectBatching
 from kzoo.errors import UserError
-from kzoo.schema import Augment
+from kzoo.schema import Augment, BoxAugment
 from kzoo.specs import Preprocessing
 from tests.loaders import labels_loader
 
@@ -16,7 +18,9 @@ NAMES = ("ant", "bee", "cow")
 
 
 def write(root, name, images, labels, features=None):
-    """A prepared TFDS set `name` with a train and a validation split, every third sample in the latter."""
+    """A prepared TFDS set `name` with a train and a validation split, every third sample in the latter; labels: numbers,
+    or what a sample of such features has beside its image.
+    """
     import tensorflow as tf
 
     shape = images[0].shape if len({image.shape for image in images}) == 1 else (None, None, 3)
@@ -32,7 +36,7 @@ def write(root, name, images, labels, features=None):
     infos = []
     for split, keep in (("train", lambda i: i % 3), ("validation", lambda i: not i % 3)):
         examples = [
-            {"image": image, "label": label}
+            {"image": image} | (label if isinstance(label, dict) else {"label": label})
             for i, (image, label) in enumerate(zip(images, labels, strict=True))
             if keep(i)
         ]
@@ -192,8 +196,76 @@ def test_what_is_not_there_is_told_with_the_remedy(root, monkeypatch):
         data.open_source("tfds:equal", "extra")
 
 
+def objects_of(name):
+    """(features, 30 samples beside their images, none of every fifth): as in COCO, VOC or with no more than boxes."""
+    feature = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=NAMES)}
+    more = {"coco": {"is_crowd": np.bool_, "area": np.int64}, "voc": {"is_difficult": np.bool_}, "plain": {}}[name]
+    top = {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="png")}
+    top |= {"image/id": np.int64} if name == "coco" else {}
+    features = tfds.features.FeaturesDict(top | {"objects": tfds.features.Sequence(feature | more)})
+    samples = []
+    for i in range(30):
+        rows = [
+            {
+                "bbox": tfds.features.BBox(ymin=0.25, xmin=0.5, ymax=0.75 + k / 16, xmax=1.0),
+                "label": (i + k) % 3,
+                "is_crowd": k == 1,
+                "is_difficult": k == 1,
+                "area": 10 * i + k,
+            }
+            for k in range(i % 5)
+        ]
+        known = [{key: row[key] for key in feature | more} for row in rows]
+        samples.append({"objects": known} | ({"image/id": 1000 - i} if name == "coco" else {}))
+    return features, samples
+
+
+@pytest.mark.parametrize("limit", [2**30, 0], ids=["memory", "stream"])
+@pytest.mark.parametrize("name", ["coco", "voc", "plain"])
+def test_objects_are_read_in_pixels(tmp_path, pictures, monkeypatch, name, limit):
+    monkeypatch.setattr(tfds_source, "IN_MEMORY", limit)
+    features, samples = objects_of(name)
+    write(tmp_path, f"my_{name}", pictures["varied"], samples, features)
+    source = data.open_source(f"tfds:my_{name}", "train", data_dir=tmp_path)
+    assert (source.targets, source.class_names, source.streams, len(source)) == ("objects", NAMES, not limit, 20)
+    numbers = [i for i in range(30) if i % 3]
+    for place in (0, 3, 13):
+        i, (picture, objects) = numbers[place], source.read(place)
+        np.testing.assert_array_equal(picture, pictures["varied"][i])
+        height, width = picture.shape[:2]
+        k = np.arange(i % 5)[:, None]
+        boxes = np.concatenate([0 * k + 0.5 * width, 0 * k + 0.25 * height, 0 * k + width, (0.75 + k / 16) * height], 1)
+        np.testing.assert_allclose(objects["boxes"], boxes.reshape(-1, 4), rtol=1e-6)
+        assert objects["labels"].tolist() == [(i + n) % 3 for n in range(i % 5)]
+        assert objects["crowd"].tolist() == [n == 1 and name != "plain" for n in range(i % 5)]
+        area = (
+            [10 * i + n for n in range(i % 5)]
+            if name == "coco"
+            else (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        )
+        np.testing.assert_allclose(objects["area"], area, rtol=1e-6)
+        assert objects["image_id"] == (1000 - i if name == "coco" else place)
+    facts = survey(source)
+    assert facts["objects"] + facts["crowds"] == sum(i % 5 for i in numbers)
+    assert facts["looked_at"] == 20 and facts["suspicion"] is None
+    take = data.Take((8, 8), 3, Preprocessing())
+    batches = data.Loader(source, ObjectBatching(take, source, max_boxes=4, augment=BoxAugment(scales=())), 4, 0, "tf")
+    (x, y), *rest = listed(batches.epoch(0))
+    assert len(rest) == 4 and x["image"].shape == (4, 8, 8, 3) and y["boxes"].shape == (4, 4, 4)
+    ids = np.concatenate([y["image_id"][weights > 0] for _, y, weights in listed(batches.evaluation())])
+    assert ids.tolist() == [source.read(place)[1]["image_id"] for place in range(20)]
+
+
+def test_a_wrong_object_is_named_by_its_sample(tmp_path, pictures, monkeypatch):
+    features, samples = objects_of("plain")
+    samples[4]["objects"][2]["label"] = -1
+    write(tmp_path, "odd", pictures["varied"], samples, features)
+    with pytest.raises(UserError, match="tfds:odd: sample 2 has label -1, outside 0..2"):
+        data.open_source("tfds:odd", "train", data_dir=tmp_path)
+
+
 def test_a_set_without_labels_is_refused(tmp_path, pictures):
     features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3))})
     write(tmp_path, "unlabelled", pictures["varied"], [0] * 30, features)
-    with pytest.raises(UserError, match="no pictures with class labels .features: image.; choose a classification set"):
+    with pytest.raises(UserError, match="no pictures with class labels or objects .features: image.; choose a set"):
         data.open_source("tfds:unlabelled", "train", data_dir=tmp_path)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,10 +253,17 @@ def model():
     return kzoo.get("vit_toy")
 
 
+@pytest.fixture(scope="module")
+def artifact_of_model(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "a"
+    kzoo.export(model, folder, format="onnx")
+    return folder
+
+
 @pytest.fixture
-def exported(model, tmp_path):
+def exported(artifact_of_model, tmp_path):
     """A real artifact and its content."""
-    kzoo.export(model, tmp_path / "a", format="onnx")
+    shutil.copytree(artifact_of_model, tmp_path / "a")
     return tmp_path / "a", content(tmp_path)
 
 

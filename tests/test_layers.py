@@ -197,15 +197,25 @@ def test_recomputing_blocks_changes_no_gradient(xla, monkeypatch):
 
 
 # A case for every layer class of kzoo: its arguments and the shape of an input, or of several by name, those of whole
-# numbers called ids; `part` is one that can be frozen for itself.
+# numbers called ids, of truth values padded; `part` is one that can be frozen for itself.
 CASES = {
+    "AsMap": ({}, {"cells_shape": (2, 6, 8), "features_shape": (2, 2, 3, 4)}, None),
     "Attention": ({"dim": 12, "num_heads": 3, "qk_norm": True, "attn_drop_rate": 0.1}, (2, 5, 12), "proj"),
     "AttentionPool": ({"dim": 12, "num_heads": 3}, (2, 5, 12), "mlp"),
+    "Backbone": ({"network": "resnet_toy", "options": {"depths": (1,)}, "indices": (0,)}, (2, 32, 32, 3), "backbone/stem"),
     "BatchNorm": ({"epsilon": 1e-5}, (2, 4, 4, 8), "gamma"),
+    "BoxHead": ({"dim": 8}, (2, 3, 8), "layers_1"),
     "Conv": ({"filters": 4, "kernel_size": 3, "stride": 2, "weight_std": "timm"}, (2, 5, 5, 3), "kernel"),
     "ConvStem": ({"patch_size": 4, "dim": 16}, (2, 8, 8, 3), "norm_1/beta"),
+    "DetrDecoderBlock": (
+        {"dim": 8, "num_heads": 2, "mlp_dim": 12, "drop_rate": 0.1},
+        {"x_shape": (2, 3, 8), "places_shape": (2, 3, 8), "cells_shape": (2, 5, 8), "positions_shape": (2, 5, 8), "padded_shape": (2, 5)},
+        "cross_attn/k/bias",
+    ),
     "Downsample": ({"in_dim": 4, "dim": 8, "stride": 2, "init": "fan_out"}, (2, 5, 5, 4), "expand/bias"),
     "DropPath": ({"rate": 0.2}, (2, 5, 4), None),
+    "FeedForward": ({"dim": 8, "hidden_dim": 16, "drop_rate": 0.1}, (2, 5, 8), "fc2"),
+    "FitPadding": ({}, {"padded_shape": (2, 9, 7), "features_shape": (2, 3, 2, 4)}, None),
     "FrozenBatchNorm": ({}, (2, 4, 4, 8), None),
     "GroupNorm": ({"groups": 4}, (2, 4, 4, 8), "beta"),
     "HidePatches": ({"seen": 2}, {"x_shape": (2, 5, 8), "noise_shape": (2, 4)}, None),
@@ -213,7 +223,9 @@ CASES = {
         {"network": "resnet_toy", "options": {"depths": (1,)}, "index": 0, "patch_size": 2, "dim": 8}, (2, 32, 32, 3), "backbone/stem",
     ),
     "LayerScale": ({"init_value": 0.1}, (2, 5, 4), "gamma"),
+    "LearnedQueries": ({"count": 3}, (2, 5, 4), "table"),
     "LearnedTokens": ({"count": 2}, (2, 5, 4), "token"),
+    "ClassToken": ({}, (2, 5, 4), "token"),
     "MBConv": ({"in_dim": 8, "dim": 16, "stride": 2, "drop_path_rate": 0.1}, (2, 5, 5, 8), "norm2"),
     "MaxPool": ({}, (2, 5, 5, 4), None),
     "Mlp": ({"dim": 8, "hidden_dim": 16, "drop_rate": 0.1}, (2, 5, 8), "fc2"),
@@ -221,11 +233,20 @@ CASES = {
     "OffsetTable": ({"map_size": (2, 3), "num_heads": 2}, None, "table"),
     "PatchEmbed": ({"patch_size": 4, "dim": 8}, (2, 8, 8, 3), "proj/kernel"),
     "PositionEmbedding": ({"grid_size": (2, 2), "prefix": 1}, (2, 5, 8), "table"),
+    "PostNormBlock": (
+        {"dim": 8, "num_heads": 2, "mlp_dim": 12, "drop_rate": 0.1},
+        {"x_shape": (2, 5, 8), "positions_shape": (2, 5, 8), "padded_shape": (2, 5)}, "norm1/gamma",
+    ),
+    "QueryAttention": (
+        {"dim": 8, "num_heads": 2, "drop_rate": 0.1},
+        {"queries_shape": (2, 3, 8), "keys_shape": (2, 5, 8), "values_shape": (2, 5, 8)}, "proj",
+    ),
     "RelativeAttention": ({"dim": 8, "num_heads": 2, "head_dim": 4, "map_size": (2, 3)}, (2, 6, 8), "rel_pos"),
     "RelativeBlock": ({"in_dim": 8, "dim": 16, "map_size": (2, 2), "head_dim": 8, "stride": 2, "mlp_dim": 8}, (2, 4, 4, 8), "attn/rel_pos"),
     "ResNetStem": ({"width": 8}, (2, 8, 8, 3), "norm"),
     "ResidualBlock": ({"width": 4, "stride": 2, "project": True}, (2, 8, 8, 8), "downsample_norm"),
     "RestorePatches": ({}, {"x_shape": (2, 3, 8), "ids_restore_shape": (2, 4)}, None),
+    "SinePositions": ({"dim": 8}, {"padded_shape": (2, 3, 4)}, None),
     "SqueezeExcite": ({"dim": 8, "hidden_dim": 4}, (2, 4, 4, 8), "fc1"),
     "TransformerBlock": ({"dim": 8, "num_heads": 2, "init_values": 0.1, "drop_path_rate": 0.1}, (2, 5, 8), "attn/qkv/bias"),
     "TwoConvStem": ({"dims": (4, 8)}, (2, 8, 8, 3), "norm1"),
@@ -250,7 +271,7 @@ def test_a_layer_passes_keras_own_test(name):
     """Building, symbolic and eager calls, two precisions; it rebuilds from its config, and so do its parts."""
     kind, (arguments, shape, _) = LAYERS[name], CASES[name]
     several = shape if isinstance(shape, dict) else {}
-    types = {name: "int32" if name.startswith("ids") else "float32" for name in several} or None
+    types = {name: "int32" if name.startswith(("ids", "padded")) else "float32" for name in several} or None
     TestCase().run_layer_test(kind, arguments, input_shape=shape, input_dtype=types, run_training_check=False)
     layer = kind(**arguments, dtype=keras.DTypePolicy("mixed_bfloat16"))
     for part in layer._flatten_layers():
@@ -269,7 +290,8 @@ def trained(model):
 
 
 def nested(model):
-    return keras.Model(again := keras.Input(model.input_shape[1:]), model(again))
+    again = keras.tree.map_structure(lambda x: keras.Input(x.shape[1:], dtype=x.dtype), model.input)
+    return keras.Model(again, model(again))
 
 
 def saved(model, folder, load=keras.models.load_model):
@@ -283,8 +305,10 @@ def saved(model, folder, load=keras.models.load_model):
 def test_what_is_frozen_of_a_layer_stays_frozen(name, whole, tmp_path):
     """A layer as a whole, or one part of it: saved, cloned, inside another model, or told so from the start."""
     kind, (arguments, shape, part) = LAYERS[name], CASES[name]
-    images, layer = keras.Input(shape[1:]), kind(**arguments, name="layer")
-    model = keras.Model(images, keras.layers.Dense(2, name="last")(layer(images)))
+    several, layer = shape if isinstance(shape, dict) else {"images": shape}, kind(**arguments, name="layer")
+    inputs = [keras.Input(s[1:], dtype="bool" if name.startswith("padded") else None) for name, s in several.items()]
+    given = keras.tree.flatten(layer(*inputs))[0]
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(given))
     of_layer, before = f"layer/{'' if whole else part}", trained(model)
     set_parts(model, {"frozen": [of_layer.rstrip("/")]})
     expected = [path for path in before if not path.startswith(of_layer)]
@@ -294,7 +318,7 @@ def test_what_is_frozen_of_a_layer_stays_frozen(name, whole, tmp_path):
         assert trained(copy) == expected
     if whole:
         still = kind(**arguments, trainable=False)
-        still.build(shape)
+        still.build(**shape) if isinstance(shape, dict) else still.build(shape)
         assert not any(weight.trainable for weight in still.weights)
 
 

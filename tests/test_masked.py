@@ -449,3 +449,14 @@ def test_a_classifier_starts_from_a_run(run, started, changes):
     }
     held = {key for key in second if key.startswith("weights/") and not key.startswith("weights/head/")}
     assert (same == held) if changes == PROBED else len(same) < 3
+
+
+def test_pictures_with_objects_serve_without_them():
+    source = open_source("shapes:n=6,size=32", "train")
+    task = make(Masked())
+    take = Take((16, 16), 3, Preprocessing(), patch_size=4)
+    loader = task.loader(take, source, Data(augment=Augment(flip=0.5)), 4)
+    ((x,),) = loader.epoch(0)
+    assert x["image"].shape == (4, 16, 16, 3) and x["noise"].shape == (4, 16)
+    (_, y, weights), (_, _, last) = loader.evaluation()
+    assert y == () and np.array(weights).tolist() == [1] * 4 and np.array(last).tolist() == [1, 1, 0, 0]

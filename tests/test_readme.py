@@ -1,8 +1,7 @@
-"""The README's tables are the ones that the models and the saved results give; its snippets and commands run in the
-order they stand in.
+"""The README's snippets and commands run in the order they stand in; its tables are held in test_counts.py.
 
-What they leave, later ones find: a run, an artifact, weights. Commands train for two steps; those of the hub and of pip
-are left out.
+What they leave, later ones find: a run, an artifact, weights. Commands train for two steps and, as every recipe's step
+is compiled by XLA elsewhere, without it; those of the hub and of pip are left out.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.readme import README, RESULTS, ROWS, render
+from benchmarks.readme import README, RESULTS, ROWS
 from kzoo import cli
 from kzoo.arguments import parser_of
 
@@ -68,11 +67,6 @@ def names():
     return {"__name__": "readme"}
 
 
-@pytest.mark.slow
-def test_the_tables_are_current():
-    assert render(TEXT) == TEXT, "run python -m benchmarks.readme"
-
-
 def test_every_quoted_result_is_kept():
     kept = {path.stem for path in RESULTS.glob("*.json")}
     assert kept <= set(ROWS), "a result that the README does not show"
@@ -119,6 +113,7 @@ def test_the_commands_run(line, capsys):
     words = words[words.index("kzoo") + 1 :]
     if words[0] == "train" and "--preview" not in words:
         words += ["--smoke"] if words[1] in LARGE else ["--set", "steps=2"]
+        words += [] if settings else ["--set", "xla=off"]
     if settings:  # another backend needs another process
         done = subprocess.run(
             [sys.executable, "-m", "kzoo", *words], env=os.environ | settings | {"PYTHONPATH": str(ROOT)}, text=True
@@ -151,6 +146,6 @@ def test_a_family_of_ones_own(place, seen, capsys):
     lines = [*used.strip().split(" && "), *recipes]
     for line in lines:
         words = shlex.split(line)[1:]
-        words += ["--set", "steps=2"] if words[0] == "train" and "--preview" not in words else []
+        words += ["--set", "steps=2", "xla=off"] if words[0] == "train" and "--preview" not in words else []
         assert cli.main(words) == 0, line
     assert "stripes_toy" in capsys.readouterr().out

@@ -80,6 +80,7 @@ def test_docstring_is_an_experiment_report(path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_fit_the_model_and_its_pictures(name):
+    from kzoo.data.box_augment import plan
     from kzoo.data.training_pictures import TrainingPictures
 
     recipe = kzoo.recipe(name)
@@ -87,8 +88,14 @@ def test_settings_fit_the_model_and_its_pictures(name):
     _, config = registry.config_of(recipe.model, recipe.overrides)
     preprocessing = recipe.preprocessing or config.preprocessing
     channels = len(preprocessing.mean)
-    augmented = TrainingPictures(recipe.data.augment, (32, 32), channels, preprocessing, name, recipe.seed, "numpy")
     images = [np.random.default_rng(i).integers(0, 256, (30 + i, 40, channels), dtype=np.uint8) for i in range(8)]
+    if isinstance(recipe.data.augment, schema.BoxAugment):
+        changes = plan(
+            recipe.data.augment, recipe.seed, 0, np.arange(8), [i.shape[:2] for i in images], (32, 32), (32, 32)
+        )
+        assert all(0 < side <= 32 for change in changes for side in change.size)
+        return
+    augmented = TrainingPictures(recipe.data.augment, (32, 32), channels, preprocessing, name, recipe.seed, "numpy")
     for epoch in range(5):  # 40 draws of every random change
         batch = augmented(images, np.arange(8), epoch)
         assert batch.shape == (8, 32, 32, channels) and np.isfinite(batch).all()

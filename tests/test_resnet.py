@@ -152,6 +152,26 @@ def test_the_stem_for_small_pictures_is_timms_with_a_3x3_and_no_pooling(tmp_path
     assert strides == [1, 2, 4]
 
 
+def test_transformers_own_files_are_read(tmp_path):
+    """The classifier of its ResNet, whose names its detectors have too."""
+    import_timm()  # for torchvision, which transformers imports
+    import torch
+    import transformers
+
+    from benchmarks.references.base import randomise
+
+    sizes = {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "layer_type": "bottleneck"}
+    theirs = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes, num_labels=10)).eval()
+    randomise(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = kzoo.get("resnet_toy", weights=tmp_path / "theirs")
+    assert set(ours.load_report.loaded) == {w.path for w in ours.weights}
+    images = picture(2, 32, 32, 3)
+    with torch.no_grad():
+        wanted = theirs(channels_first(images)).logits
+    assert_close(keras.ops.convert_to_numpy(ours(images)), wanted, 1e-5)
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -9,7 +9,7 @@ import pytest
 from kzoo import schema
 from kzoo.errors import UsageError
 from kzoo.recipe_files import dump, parse, smoke
-from kzoo.schema import Augment, Classify, Data, Optim, Recipe, Schedule, TaskSettings
+from kzoo.schema import Augment, BoxAugment, Classify, Data, Detect, Optim, Recipe, Schedule, TaskSettings
 from kzoo.settings import flatten, override
 from kzoo.specs import Preprocessing
 
@@ -26,7 +26,14 @@ FULL = Recipe(
 )
 
 
-@pytest.mark.parametrize("recipe", [FULL, Recipe(model="vit_toy")], ids=["full", "plain"])
+BOXES = Recipe(
+    model="vit_toy",
+    task=Detect(canvases=((32, 64), (64, 64)), loss_giou=1),
+    data=Data(augment=BoxAugment(scales=(), max_size=None)),
+)
+
+
+@pytest.mark.parametrize("recipe", [FULL, BOXES, Recipe(model="vit_toy")], ids=["full", "boxes", "plain"])
 def test_a_dump_comes_back(recipe):
     record = {"backend": "jax", "devices": ["cpu:0"], "compiled": None}
     text = dump(recipe, record)
@@ -107,6 +114,12 @@ def test_overrides_take_effect_together_and_leave_the_rest():
         ({"seed": -1}, "seed"),
         ({"data.augment.crop_scale": (0.5, 2.0)}, "at most 1"),
         ({"preprocessing.std": (0.5, 0.0, 0.5)}, "above 0"),
+        ({"task.kind": "detect", "task.canvases": "[[32, 64], [64, 32]]"}, r"add \(64, 64\) to them"),
+        ({"task.kind": "detect", "task.canvases": "[[32, 64, 3]]"}, r"pairs \(height, width\)"),
+        ({"task.kind": "detect", "task.canvases": "[32, 64]"}, "task.canvases takes tuple"),
+        ({"task.kind": "detect", "task.max_boxes": 0}, "task.max_boxes must be at least 1"),
+        ({"task.kind": "detect", "data.augment.crop_size": "[9, 8]"}, "augment.crop_size must be two whole numbers"),
+        ({"task.kind": "detect", "data.augment.mixup": 0.5}, "data.augment."),
     ],
 )
 def test_mistakes_are_named(changes, words):
@@ -127,6 +140,12 @@ def test_settings_of_another_task_take_the_place_of_the_first(monkeypatch):
     assert recipe.task == Turn(quarters=2) and parse(dump(recipe))[0] == recipe
     with pytest.raises(UsageError, match="task.label_smoothing"):
         override(FULL, {"task.label_smoothing": 0.1, "task.kind": "turn"})
+
+
+def test_a_smoke_of_a_detector_has_no_canvases():
+    small = smoke(BOXES, "vit_toy")
+    assert (small.task, small.data.source) == (Detect(loss_giou=1), "shapes")
+    assert smoke(FULL, "vit_toy").task == FULL.task
 
 
 def test_former_keys_of_a_record_are_read():

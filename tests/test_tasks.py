@@ -62,7 +62,8 @@ def fresh(example, code):
 
 
 @pytest.mark.slow
-def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example, tmp_path):
+def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example, tmp_path, capsys):
+    """Killed in a process of its own, resumed in this one, in which Keras has named other layers before."""
     whole = kzoo.train(BASE, tmp_path / "whole", TURNS)
     recipe = tmp_path / "recipe.txt"
     recipe.write_text(dump(override(BASE, TURNS)))
@@ -76,8 +77,9 @@ def test_a_view_with_weights_of_its_own_is_killed_resumed_and_evaluated(example,
         f"{str(tmp_path / 'killed')!r})"
     )
     assert fresh(example, kill + train)[0] == -signal.SIGKILL
-    code, told = fresh(example, train)
-    assert code == 0 and "from step 4 of 6" in told
+    capsys.readouterr()
+    kzoo.train(str(recipe), tmp_path / "killed")
+    assert "from step 4 of 6" in capsys.readouterr().err
     first, second = arrays(whole.workdir), arrays(tmp_path / "killed")
     assert first.keys() == second.keys()
     assert [key for key in first if not np.array_equal(first[key], second[key])] == []

@@ -207,7 +207,7 @@ def test_a_network_of_two_inputs_trains_and_is_evaluated_as_its_config_tells(tmp
         settings_class = Settings
 
         def batching(self, take, source, data, seed, engine):
-            assert take == ((16, 12), 3, schema.Preprocessing(), 3, None)
+            assert take == ((16, 12), 3, schema.Preprocessing(), 3, None, None)
             return Noisy(take, source, augment=data.augment, seed=seed, engine=engine)
 
     data = Data(source="fake:n=12,size=16,classes=3", batch_size=4, eval_batch_size=8)

@@ -205,11 +205,12 @@ print(json.dumps([run.history for run in runs]))
 def test_several_devices_have_the_losses_of_one(tmp_path, backend):
     """Two logical CPU devices under TensorFlow's MirroredStrategy, eight under Keras' DataParallel on JAX."""
     changes = {"data.augment.shift": 0, "optim.clip_norm": 0.05, "optim.name": "sgd", "optim.lr": 0.5, "xla": "auto"}
+    changes["overrides.depth"] = 1
     (tmp_path / "recipe.txt").write_text(recipe_files.dump(settings.override(STILL, changes)))
     environment = {
         "PYTHONPATH": str(ROOT),
         "KERAS_BACKEND": backend,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }
     command = [sys.executable, "-c", CHILD, str(tmp_path / "recipe.txt"), str(tmp_path)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)

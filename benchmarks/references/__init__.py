@@ -7,6 +7,7 @@ those weights back from it. Needs torch, timm, transformers and safetensors.
 """
 
 from benchmarks.references.convolutional import GoogleHybridNpz, TimmCoatnet, TimmHybrid, TimmResNet
+from benchmarks.references.detectors import HfDetr
 from benchmarks.references.hugging_face import HfClip, HfDinov2, HfDinov2Registers, HfMae, HfSiglip, HfVit
 from benchmarks.references.vit import BigVisionNpz, GoogleNpz, Timm
 
@@ -24,4 +25,5 @@ REFERENCES = {
     "hf_clip": HfClip,
     "hf_siglip": HfSiglip,
     "hf_mae": HfMae,
+    "hf_detr": HfDetr,
 }

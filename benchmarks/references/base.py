@@ -153,6 +153,10 @@ def randomise(module):
                 statistic.normal_(0, 0.3)
             elif name.endswith("running_var"):
                 statistic.uniform_(0.5, 1.5)
+            elif name.endswith(".weight"):  # of frozen batch norms
+                statistic.normal_(1, 0.1)
+            elif name.endswith(".bias"):
+                statistic.normal_(0, 0.1)
 
 
 def fingerprints(module):

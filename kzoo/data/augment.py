@@ -101,11 +101,11 @@ def _operations(augment, u):
             (("grey", None), ("solarize", 128), ("blur", _between(radius, *_BLUR_RADIUS)))[int(which * 3)]
         )
     if augment.color_jitter:
-        operations += _jitter(augment.color_jitter, u[_JITTER])
+        operations += jitter(augment.color_jitter, u[_JITTER])
     return operations
 
 
-def _jitter(strength, u):
+def jitter(strength, u):
     """Brightness, contrast and saturation in a random order, each times a factor of its own."""
     factors = _between(u[1:], max(0.0, 1 - strength), 1 + strength)
     orders = itertools.permutations(zip(("brightness", "contrast", "color"), factors.tolist(), strict=True))

@@ -19,12 +19,13 @@ _TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that exchange height and width
 class Picture:
     """An encoded picture: its size is read at once, its pixels when they are asked for.
 
-    channels is 1 (grey), 3 (RGB) or 4 (RGBA). The first frame counts, Exif orientation is applied, transparent pixels
-    are flattened onto white unless channels is 4, and 16-bit grey is scaled to 8 bits. Raises UserError naming `name`,
-    here or when it is decoded, for what is truncated, too large or no picture of a known format.
+    channels is 1 (grey), 3 (RGB) or 4 (RGBA). The first frame counts, Exif orientation is applied unless `turned` is
+    False, transparent pixels are flattened onto white unless channels is 4, and 16-bit grey is scaled to 8 bits. Raises
+    UserError naming `name`, here or when it is decoded, for what is truncated, too large or no picture of a known
+    format.
     """
 
-    def __init__(self, encoded, name, channels=3):
+    def __init__(self, encoded, name, channels=3, turned=True):
         if channels not in _MODES:
             raise UserError(
                 f"{name}: pictures are decoded to 1, 3 or 4 channels, not {channels}; choose another number of input "
@@ -33,7 +34,7 @@ class Picture:
         self.encoded, self.name, self._channels = encoded, name, channels
         with self._named_errors():
             self._image = image = self._opened()
-            self._orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            self._orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if turned else 1
         height, width = image.size if self._orientation in _TRANSPOSED else image.size[::-1]
         self.shape = height, width, channels
         # A JPEG whose pixels are those of its file, neither turned nor of another colour model.

@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from kzoo.archives.arrays import Arrays
+from kzoo.data import npz_objects
 from kzoo.data.randomness import uniforms
 from kzoo.data.sources import EVALUATION, ArraySource
 from kzoo.errors import UserError
@@ -28,7 +29,8 @@ def open_npz(name, path, split):
     out) arrays.
 
     Images are uint8 (N, H, W) or (N, H, W, C), labels whole numbers (N,) or (N, 1); class_names (K,) and num_classes
-    are optional. Raises UserError for whatever is missing or does not fit together.
+    are optional. Where there are boxes, the labels are theirs, see npz_objects.source_of. Raises UserError for whatever
+    is missing or does not fit together.
     """
     if not pathlib.Path(path).exists():
         raise UserError(f"{name}: there is no file {path}; check the path or write one with `kzoo data pack`.")
@@ -37,6 +39,10 @@ def open_npz(name, path, split):
 
 
 def _source(name, file, split):
+    style = npz_objects.style_of(file.headers, split)
+    if style is not None:
+        names = _class_names(name, file)
+        return npz_objects.source_of(name, file, style, split, names, len(names) or _num_classes(name, file))
     keys = _keys(name, file.headers, split)
     _check(name, keys, *(file.headers[key] for key in keys))
     images, labels = (file.read(key) for key in keys)

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from kzoo.archives.zips import most_unpacked
+from kzoo.data import npz_objects
 from kzoo.data.decode import pixels
 from kzoo.data.sources import open_source, spread
 from kzoo.errors import UserError
@@ -15,8 +16,9 @@ from kzoo.system import output_folder
 def pack(source, path, data_dir=None, splits=("train", "test")):
     """Writes the splits of the source named by a text to the .npz file `path`, at once or not at all; returns the path.
 
-    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,), class_names (K,), num_classes; read back by
-    "npz:FILE". Raises UserError where the pictures differ in size or the file cannot be written.
+    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,), class_names (K,), num_classes; of a set with objects,
+    whose pictures may differ in size, those of npz_objects.source_of; read back by "npz:FILE". Raises UserError where
+    pictures with labels differ in size or the file cannot be written.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
@@ -27,15 +29,20 @@ def pack(source, path, data_dir=None, splits=("train", "test")):
     arrays = {}
     for split in splits:
         opened = open_source(source, split, data_dir)
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = _arrays(opened)
+        arrays |= _arrays(opened, split)
     arrays |= {"num_classes": np.array(opened.num_classes), "class_names": np.array(opened.class_names, dtype=str)}
+    if getattr(opened, "category_ids", ()):
+        arrays["category_ids"] = np.array(opened.category_ids, np.int64)
     _write(path, arrays)
     return path
 
 
-def _arrays(source):
+def _arrays(source, split):
+    """{key: array} of a split."""
     if source.streams:
         raise UserError(f"{source.name} is too large to be packed into one file; read it as it is.")
+    if source.targets == "objects":
+        return npz_objects.arrays_of(source, split)
     pictures, labels = source.batch(np.arange(len(source)))
     images = spread(pixels, pictures)
     sizes = {image.shape for image in images}
@@ -44,7 +51,7 @@ def _arrays(source):
             f"the pictures of {source.name} differ in size (for example {_example(sizes)}); resize them to one size "
             "first."
         )
-    return np.asarray(images), labels
+    return {f"{split}_images": np.asarray(images), f"{split}_labels": labels}
 
 
 def _example(sizes):

@@ -114,15 +114,15 @@ class FakeSource(Source):
 
 
 def open_source(spec, split, data_dir=None):
-    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits, fake[:classes=5,size=48,n=64,channels=1]
-    or a plugin's.
+    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits, fake[:classes=5,size=48,n=64,channels=1],
+    with objects coco:IMAGES,ANNOTATIONS.json, voc:PATH, shapes[:n=2000,size=64,max=6], or a plugin's.
 
     data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or
     not readable, and for a kind that two packages claim or whose plugin fails.
     """
     kind, _, rest = str(spec).partition(":")
     opener = _opener(kind, spec)
-    if kind in ("tfds", "folder", "npz") and not rest:
+    if kind in ("tfds", "folder", "npz", "coco", "voc") and not rest:
         raise UsageError(f"the data source {kind!r} needs a name or path: {kind}:WHERE.")
     return opener(spec, rest, split, data_dir)
 
@@ -210,4 +210,25 @@ def _tfds(spec, name, split, data_dir):
     return open_tfds(spec, name, split, data_dir)
 
 
-_OPENERS = {"tfds": _tfds, "folder": _folder, "npz": _npz, "digits": _digits, "fake": _fake}
+def _coco(spec, where, split, data_dir):
+    from kzoo.data.coco import open_coco
+
+    return open_coco(spec, where, split)
+
+
+def _voc(spec, path, split, data_dir):
+    from kzoo.data.voc import open_voc
+
+    return open_voc(spec, path, split)
+
+
+def _shapes(spec, options, split, data_dir):
+    from kzoo.data.shapes import Shapes
+
+    return Shapes(spec, split, **whole_options("shapes", options, ("n", "size", "max")))
+
+
+_OPENERS = {
+    **{"tfds": _tfds, "folder": _folder, "npz": _npz, "digits": _digits, "fake": _fake},
+    **{"coco": _coco, "voc": _voc, "shapes": _shapes},
+}

@@ -1,10 +1,11 @@
-"""Prepared TensorFlow Datasets for classification; nothing is ever downloaded."""
+"""Prepared TensorFlow Datasets, for classification and detection; nothing is ever downloaded."""
 
 import os
 import sys
 
 import numpy as np
 
+from kzoo.data import tfds_objects
 from kzoo.data.decode import Picture
 from kzoo.data.sources import EVALUATION, ArraySource, Source, check_labels
 from kzoo.errors import UserError, backend_name, require
@@ -72,21 +73,26 @@ def open_tfds(spec, name, split, data_dir):
     """The split of a prepared TFDS set: in memory (decoded where all sizes are equal, else encoded) or, above
     IN_MEMORY, a stream.
 
-    A set without a split called test answers to it with its validation split, and the other way round. Raises UserError
-    for a set that is not there, an unknown split, a set that is not for classification or a label out of range.
+    A set without a split called test answers to it with its validation split, and the other way round. One that has no
+    label for each picture, but `objects`, gives those. Raises UserError for a set that is not there, an unknown split,
+    a set that is for neither or a label out of range.
     """
     require("tensorflow", "tensorflow_datasets", why=f"the data source {spec}")
     _leave_accelerators_alone()
     builder = _builder(name, data_dir or os.environ.get("KZOO_DATA_DIR"))
-    image, label = _features(spec, builder.info.features)
+    detects = tfds_objects.detects(builder.info.features)
+    image, label = (builder.info.features["image"], None) if detects else _features(spec, builder.info.features)
     split = _split(spec, split, builder.info.splits)
     count = builder.info.splits[split].num_examples
     channels = image.shape[-1] or 3
+    small = int(builder.info.dataset_size) * count <= IN_MEMORY * builder.info.splits.total_num_examples
+    if detects:
+        return tfds_objects.opened(spec, builder, split, count, small)
     if None not in image.shape and count * int(np.prod(image.shape)) <= IN_MEMORY:
         images, labels = _batches(_read(builder, split, decoded=True))
         return ArraySource(spec, images, labels, label.num_classes, label.names)
     records = _read(builder, split, decoded=False)
-    if int(builder.info.dataset_size) * count <= IN_MEMORY * builder.info.splits.total_num_examples:
+    if small:
         encoded, labels = _batches(records)
         return EncodedSource(spec, encoded, labels, label, channels)
     return StreamSource(spec, records, count, label, channels)
@@ -125,7 +131,8 @@ def _features(spec, features):
     image, label = (features[key] if key in features else None for key in ("image", "label"))
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
-            f"{spec} has no pictures with class labels (features: {', '.join(features)}); choose a classification set."
+            f"{spec} has no pictures with class labels or objects (features: {', '.join(features)}); choose a set for "
+            "classification or detection."
         )
     return image, label
 

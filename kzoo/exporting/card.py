@@ -108,7 +108,9 @@ def resize_text(serving, any_size):
         f", padded with the colour {pre.fill}" if pre.crop_mode == "border" else ""
     )
     if any_size:
-        return f"Any height and width; done inside: resize {steps}, {crop}, normalise."
+        done = serving.task.resizing(serving.image_size)
+        done = f"{pre.interpolation} with antialiasing, {done}" if done else f"{steps}, {crop}"
+        return f"Any height and width; done inside: resize {done}, normalise."
     return f"Resize {steps} and {crop}; normalisation is inside."
 
 

@@ -8,6 +8,7 @@ from kzoo.exporting.formats import FORMATS
 from kzoo.exporting.papers import whole_card
 from kzoo.exporting.place import check_target, move, staging
 from kzoo.registry import spec_of_model
+from kzoo.tasks import of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -100,14 +101,17 @@ def _loaded(model_or_run):
 
         model = load(model)
     spec = spec_of_model(model)
+    from kzoo.weights import require_trained
+
+    require_trained(model)
     if model.config.features_only:
         raise UserError(
             f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only."
         )
-    names = spec.class_names
-    if names and len(names) != model.classes:
+    names, classes = spec.class_names, of(model).facts(model)["classes"]
+    if names and len(names) != classes:
         raise UserError(
-            f"the spec names {len(names)} classes and {spec.name} returns {model.classes or 'no'} numbers for classes; "
+            f"the spec names {len(names)} classes and {spec.name} returns {classes or 'no'} numbers for classes; "
             "mend the names."
         )
     return model

@@ -114,8 +114,8 @@ class Remat(ZooLayer):
     """A layer whose training pass may keep its input alone and compute the rest again in the backward pass (`remat`).
 
     Gradient checkpointing, https://arxiv.org/abs/1604.06174, with the same dropout and the same running statistics as
-    without. A subclass defines `compute(x, training)` (`forward` is torch's), which passes `training` on to whatever
-    heeds it.
+    without. A subclass defines `compute(x, training)` (`forward` is torch's), or of several inputs, which passes
+    `training` on to whatever heeds it.
     """
 
     def __init__(self, remat=False, **kwargs):
@@ -123,13 +123,17 @@ class Remat(ZooLayer):
         self.remat = remat
 
     def call(self, x, training=None):
-        return self._recomputed(x) if self.remat and training else self.compute(x, training)
+        return self.computed(x, training=training)
 
-    def _recomputed(self, x):
-        """The training pass as a pure function of input and weights, which `keras.remat` may run twice.
+    def computed(self, *inputs, training):
+        """What `compute` makes of the inputs, as `remat` asks. For the `call` of a subclass that takes several."""
+        return self._recomputed(inputs) if self.remat and training else self.compute(*inputs, training)
+
+    def _recomputed(self, inputs):
+        """The training pass as a pure function of inputs and weights, which `keras.remat` may run twice.
 
         Random states are drawn and moved on outside it: were they inside, the second run would drop other values than
-        the first. Running statistics come out of it, to be assigned once.
+        the first. Running statistics come out of it, to be assigned once. Inputs that are no floats have no gradient.
         """
         generators = [
             layer.seed_generator for layer in layers_in(self, itself=True) if getattr(layer, "seed_generator", None)
@@ -137,14 +141,17 @@ class Remat(ZooLayer):
         seeds = [(generator.state, generator.next()) for generator in generators]
         statistics = self.non_trainable_weights
         held = [(weight, weight.value) for weight in statistics]
+        floats = [x for x in inputs if keras.backend.is_float_dtype(x.dtype)]
 
-        def forward(x, *weights):
+        def forward(*values):
+            given, weights = iter(values[: len(floats)]), values[len(floats) :]
             mapping = [*zip(self.trainable_weights, weights, strict=True), *held, *seeds]
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                y = self.compute(x, training=True)
+                own = [next(given) if keras.backend.is_float_dtype(x.dtype) else x for x in inputs]
+                y = self.compute(*own, training=True)
                 return [y, *(scope.get_current_value(weight) for weight in statistics)]
 
-        y, *updated = keras.remat(forward)(x, *(weight.value for weight in self.trainable_weights))
+        y, *updated = keras.remat(forward)(*floats, *(weight.value for weight in self.trainable_weights))
         for weight, value in zip(statistics, updated, strict=True):
             weight.assign(value)
         return y

@@ -104,8 +104,8 @@ class Conv(ZooLayer):
         return ops.conv(x, kernel, self.stride, padding, dilation_rate=self.dilation)
 
     def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return (batch, -(-height // self.stride), -(-width // self.stride), self.filters)
+        batch, *sides, _ = input_shape
+        return (batch, *(side and -(-side // self.stride) for side in sides), self.filters)  # open ones stay open
 
     def macs(self, input_shape):
         """Multiply-accumulates for one picture."""

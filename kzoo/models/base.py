@@ -40,6 +40,8 @@ class ModelConfig(Settings):
     num_classes: int = 1000  # 0: no head, the pooled vector
     features_only: bool = False  # a list of feature maps (B, H, W, C) instead
     out_indices: tuple[int, ...] | None = None  # which of feature_info; None: the family's default
+    # height and width left open: pictures of any size, which image_size then prepares them for
+    open_size: bool = False
     # in training, compute each block again in the backward pass instead of keeping what it computed
     remat: bool = False
     preprocessing: Preprocessing = Preprocessing()
@@ -53,6 +55,10 @@ class ModelConfig(Settings):
     stem_kernels = ()  # paths of the kernels that other input channels change
     # how the paths of weights begin that only this family's own training needs; models that start from it leave them
     training_only = ()
+    opens = False  # whether its models can be built with open_size: none of their weights belongs to one size
+    # whether get() builds without weights, and tells in the load_report, what needs_weights() speaks of
+    builds_random = False
+    still = ()  # how the paths of weights begin that get no gradient, in the published architecture either
 
     # What layer-wise rates ask beside block_names().
     last_norms = ("norm",)  # layers after the blocks that count with the last of them, as in timm
@@ -68,6 +74,8 @@ class ModelConfig(Settings):
         self.require_at_least(0, "num_classes")
         if self.out_indices is not None and not self.features_only:
             raise UsageError("out_indices selects feature maps; it needs features_only=True.")
+        if self.open_size and not self.opens:
+            raise UsageError("open_size: weights of this model belong to one size of pictures; give it by image_size.")
 
     def require_blocks(self, name):
         """Raises UsageError where the field of that name is no number of blocks, or numbers of each stage's, or they
@@ -93,10 +101,16 @@ class ModelConfig(Settings):
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
 
     @property
+    def sides(self):
+        """(height, width) of the model's input as it is built; (None, None) where they are open."""
+        return (None, None) if self.open_size else self.size
+
+    @property
     def take(self):
         """The Take of the models that are built by this config."""
         own = self.preprocessing.for_channels(self.in_channels)
-        return Take(self.size, self.in_channels, own, self.num_classes, getattr(self, "patch_size", None))
+        parts = (getattr(self, name, None) for name in ("patch_size", "num_queries"))
+        return Take(self.size, self.in_channels, own, self.num_classes, *parts)
 
     def needs_weights(self):
         """What of this configuration makes no sense without loaded weights, such as frozen parts, in a few words; ""
@@ -176,11 +190,11 @@ class ZooModel(keras.Model):
 
     def call(self, inputs, training=None, mask=None, **kwargs):
         for images in keras.tree.flatten(inputs):
-            if not keras.backend.is_float_dtype(images.dtype):
+            dtype = keras.backend.standardize_dtype(images.dtype)
+            if not keras.backend.is_float_dtype(dtype) and dtype != "bool":  # as a padding mask is
                 warnings.warn(
-                    f"pictures of whole numbers ({keras.backend.standardize_dtype(images.dtype)}) reach this model as "
-                    "they are; it takes "
-                    "normalised ones: kzoo.preprocessor(model)(pictures).",
+                    f"pictures of whole numbers ({dtype}) reach this model as they are; it takes normalised ones: "
+                    "kzoo.preprocessor(model)(pictures).",
                     stacklevel=2,
                 )
         return super().call(inputs, training=training, mask=mask, **kwargs)
@@ -237,10 +251,10 @@ class ZooModel(keras.Model):
 
 def build(name, overrides, filled=False):
     """A random model with its spec; filled: the caller fills in the weights. Raises UsageError for frozen parts that
-    stay random.
+    stay random, where the config does not have builds_random.
     """
     builder, config = registry.config_of(name, overrides)
-    if (needs := config.needs_weights()) and not filled:
+    if (needs := config.needs_weights()) and not filled and not config.builds_random:
         raise UsageError(
             f"{name} with {needs} would stay as random as it starts: give it trained weights by weights=PATH."
         )

@@ -21,7 +21,7 @@ def macs(model):
     """Sum over the leaf layers, each used once, from the shapes they were built for. Norms and activations count
     nothing.
 
-    A layer of ours that multiplies tokens with each other says so itself by `macs(input_shape)`.
+    A layer of ours that multiplies tokens with each other says so itself by `macs` of the shapes that it was built for.
     """
     return sum(_layer_macs(layer) for layer in layers_in(model) if layer.built)
 
@@ -34,5 +34,6 @@ def _layer_macs(layer):
         shape = layer.get_build_config()["input_shape"]
         return math.prod(layer.compute_output_shape(shape)[1:3]) * math.prod(layer.kernel.shape)
     if hasattr(layer, "macs"):
-        return layer.macs(layer.get_build_config()["input_shape"])
+        told = layer.get_build_config()
+        return layer.macs(*told.get("shapes_dict", told).values())
     return 0

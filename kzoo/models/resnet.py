@@ -48,6 +48,7 @@ class ResNetConfig(ModelConfig):
 
     numerics = ("norm_eps", "weight_std", "padding")
     stem_kernels = ("stem/conv/kernel", "root/conv/kernel")
+    opens = True
 
     def layouts(self):
         from kzoo.models.names.resnet import LAYOUTS, WS_LAYOUTS
@@ -104,7 +105,7 @@ def resnet(config):
     """images (B, H, W, C) -> logits (B, num_classes) float32; the pooled vector (B, D) without a head; all stages with
     features_only.
     """
-    images = keras.Input((*config.size, config.in_channels), name="images")
+    images = keras.Input((*config.sides, config.in_channels), name="images")
     maps = stages(config, images)
     if config.features_only:
         outputs = [maps[i] for i in config.selected_features(range(len(maps)))]

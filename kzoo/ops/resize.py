@@ -110,6 +110,38 @@ def _scaled(side, target, other):
     return half_up - (half_up - half_down) * (half_up % 2)
 
 
+def fitted_size(height, width, shortest, longest=None, canvas=None):
+    """(height, width) of a picture whose shorter side becomes `shortest` or, where the other would exceed `longest`,
+    less, as DETR rounds it; smaller still where it would not fit `canvas` (height, width). Of Python integers and
+    backend tensors alike.
+    """
+    taller = height > width
+    low, high = _choose(taller, width, height), _choose(taller, height, width)
+    if longest is not None:
+        shortest = _choose(high * shortest > longest * low, _at_least_1(_scaled(low, longest, high)), shortest)
+    size = _choose(taller, shortest * height // low, shortest), _choose(taller, shortest, shortest * width // low)
+    if canvas is None:
+        return size
+    (most_h, most_w), fits = canvas, (size[0] <= canvas[0]) & (size[1] <= canvas[1])
+    binds = most_h * width < most_w * height  # the height is what does not fit
+    less_h = _choose(binds, most_h, _at_least_1(_scaled(height, most_w, width)))
+    less_w = _choose(binds, _at_least_1(_scaled(width, most_h, height)), most_w)
+    return _choose(fits, size[0], less_h), _choose(fits, size[1], less_w)
+
+
+def _choose(condition, one, other):
+    """One where the condition holds, else the other; of a tensor's condition a tensor."""
+    if isinstance(condition, (bool, np.bool_)):
+        return one if condition else other
+    from keras import ops
+
+    return ops.where(condition, one, other)
+
+
+def _at_least_1(side):
+    return _choose(side < 1, 1, side)
+
+
 def crop_offset(grown, size, place=0.5):
     """Where a crop of `size` pixels begins in an axis of `grown` pixels; below 0 where that is smaller, by half of what
     is missing.

@@ -82,6 +82,9 @@ def task(model, kind=None, *, teacher=None, **settings):
     for option in set(settings) - set(valid):
         raise unknown(f"option of the task {kind}", option, valid)
     made = make(chosen(**settings))
+    from kzoo.weights import require_trained
+
+    require_trained(model)
     if teacher is None:
         return made.view(model)
     if not made.taught:

@@ -89,6 +89,10 @@ class Task:
     def require_both(self, source, held_out):
         """Raises UserError where evaluate() could not judge by both sources, those of training and of evaluation."""
 
+    def survey(self, loader):
+        """Lines about the training data that are worth reading before the first step."""
+        return ()
+
     def batching(self, take, source, data, seed, engine):
         """The Batching of a source for what a network takes, by a recipe's Data; engine: "tf" or "numpy", which runs
         it.
@@ -160,6 +164,16 @@ class Task:
         with.
         """
         return np.stack([prepare(picture, take.image_size, take.preprocessing) for picture in pictures]), None
+
+    def resizing(self, image_size):
+        """What `inputs` does to a picture of any size, in words, where it is not what the preprocessing says."""
+        return None
+
+    def rescaled(self, outputs, size, image_size):
+        """The outputs about one picture that was brought to image_size, for the picture as it was, `size` (height,
+        width).
+        """
+        return outputs
 
     def outputs(self, network, raw, sizes):
         """{name: float32} of what the network gave, a tensor or a structure of them; the first is the network's own

@@ -38,7 +38,8 @@ class MaskedPictures(Labels):
         return ({"image": super().train(pictures, targets, keys, epoch, step)[0], "noise": self._noise(epoch, keys)},)
 
     def evaluate(self, pictures, targets, keys, rows):
-        images, labels, weights = super().evaluate(pictures, targets, keys, rows)
+        labels = targets if self.labelled else np.zeros(len(pictures), np.int32)
+        images, labels, weights = super().evaluate(pictures, labels, keys, rows)
         return (
             {"image": images, "noise": padded(self._noise(EVALUATION, keys), rows)},
             labels if self.labelled else (),

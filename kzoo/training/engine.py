@@ -30,7 +30,8 @@ from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
 from kzoo.training.watch import Watch
 from kzoo.training.workdir import RECEIPT, claimed
-from kzoo.weights import fill, load
+from kzoo.weights import load
+from kzoo.weights.backbone import start_from
 from kzoo.weights.fill import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
@@ -135,13 +136,13 @@ class _Session:
 
     def _initialise(self):
         network, source = self.stage.network, self.recipe.init_from
-        report = fill(network, source, asked=("image_size", "num_classes"))
+        report = start_from(network, source)
         write_text(self.workdir / RECEIPT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         say(f"started from {source}: {report}")
 
     def run(self):
         """Trains from the last checkpoint, or from the start, to the end of the recipe."""
-        metric_values = self._resume() if self.resumes else self._record()
+        metric_values = self._resume() if self.resumes else self._begin()
         self.board = logs.TensorBoard(self.workdir, self.task.curves, self.history)
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
         while self.step < self.total_steps or self.unevaluated:
@@ -149,6 +150,11 @@ class _Session:
             metric_values = None
             self.ending.check()
         self.board.close()
+
+    def _begin(self):
+        for line in self.task.survey(self.stage.training):
+            say(line)
+        self._record()
 
     def _resume(self):
         """Takes up the checkpoint's state; returns the running means of the epoch it lies in, or None between two
@@ -188,10 +194,10 @@ class _Session:
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             self._evaluate(means)
-            row |= {f"eval_{name}": self.metrics[name] for name in dict.fromkeys((*self.task.curves, self.headline))}
-            told = ", ".join(
-                f"{name} {self.metrics[name]:.4f}" for name in dict.fromkeys((self.headline, *self.task.curves))
-            )
+            known = [name for name in dict.fromkeys((*self.task.curves, self.headline)) if name in self.metrics]
+            row |= {f"eval_{name}": self.metrics[name] for name in known}
+            known.sort(key=lambda name: name != self.headline)  # which is told first
+            told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in known)
             say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)

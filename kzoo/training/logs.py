@@ -114,6 +114,8 @@ def draw_curve(run, curves, history):
     for axis, name in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves, strict=True):
         for key, label in ((name, "training"), (f"eval_{name}", "evaluation")):
             rows = [row for row in history if key in row]
+            if not rows:  # a figure of the other alone
+                continue
             axis.plot(
                 [row["epoch"] for row in rows],
                 [row[key] for row in rows],

@@ -12,6 +12,7 @@ from kzoo.recipe_files import smoke as shrink
 from kzoo.settings import flatten, override
 from kzoo.tasks import make
 from kzoo.training.optimizer import Rate, updates
+from kzoo.weights import require_trained
 from kzoo.weights.read import spec_of
 from kzoo.zoo import get
 
@@ -112,6 +113,7 @@ class Plan:
         options = self.options if side is None else self.options | {"image_size": side}
         name = self.recipe.model
         model = build(name, options, filled=True) if self.recipe.init_from else get(name, **options)
+        require_trained(model)
         names, trained_with = self.task.accept(model, self.source), {"remat", *self.task.building}
         architecture = {key: value for key, value in model.spec.overrides.items() if key not in trained_with}
         model.spec = dataclasses.replace(model.spec, overrides=architecture, class_names=names)

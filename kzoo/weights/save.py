@@ -70,9 +70,11 @@ def _save_transformers(model, path, config):
 
 def _labels(model):
     """The classes as a config.json of transformers names them; without a head it counts none."""
-    if not model.classes:
+    told = isinstance(model.output, dict) and "logits" in model.output  # a detector's
+    classes = model.config.num_classes if told else model.classes
+    if not classes:
         return {}
-    names = model.spec.class_names or [f"LABEL_{i}" for i in range(model.classes)]
+    names = model.spec.class_names or [f"LABEL_{i}" for i in range(classes)]
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},

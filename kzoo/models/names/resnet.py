@@ -15,7 +15,23 @@ TIMM = Layout(  # torchvision's too
     },
     ignored=r".*\.num_batches_tracked",
 )
-LAYOUTS = {"timm": TIMM}
+_HF_PARTS = (("conv", "convolution"), ("norm", "normalization"))
+TRANSFORMERS = Layout(  # its own ResNet, alone and below its detectors
+    style="torch",
+    layers={"stem/conv": "embedder.embedder.convolution", "stem/norm": "embedder.embedder.normalization"}
+    | {
+        f"layer{i + 1}_blocks_{{j}}/{a}": f"encoder.stages.{i}.layers.{{j}}.{b}"
+        for i in range(4)
+        for a, b in (
+            *((f"{ours}{k + 1}", f"layer.{k}.{theirs}") for k in range(3) for ours, theirs in _HF_PARTS),
+            *((f"downsample_{ours}", f"shortcut.{theirs}") for ours, theirs in _HF_PARTS),
+        )
+    }
+    | {"head": "classifier.1"},
+    aliases=((r"^resnet\.", ""),),
+    ignored=r".*\.num_batches_tracked",
+)
+LAYOUTS = {"timm": TIMM, "hf": TRANSFORMERS}
 _TIMM_PARTS = {
     "conv{k}": "conv{k}",
     "norm{k}": "norm{k}",

@@ -6,12 +6,13 @@ import keras
 
 from kzoo.archives.typed import from_json
 from kzoo.errors import UserError
+from kzoo.keras_private import BuiltModel
 from kzoo.layers.base import parts_config, set_parts, split_config
 from kzoo.schema import settings_class
 
 
 @keras.saving.register_keras_serializable("kzoo")
-class View(keras.Model):
+class View(BuiltModel):
     """What `fit` trains: a network, the loss (Keras' own hook compute_loss) and running figures, by a task's settings.
 
     Layers of a view's own, a pretext's head say, are built in its constructor, as attributes: what a run keeps of them

@@ -1,0 +1,184 @@
+"""Batches for detectors: pictures in a few fixed canvases with masks of their padding, and objects that move with
+them.
+"""
+
+import numpy as np
+
+from kzoo.data.batching import Array, Batching, padded
+from kzoo.data.box_augment import moved_boxes, plan
+from kzoo.data.decode import pixels, to_channels
+from kzoo.data.operations import operate
+from kzoo.data.pixels import normalise, resized_window
+from kzoo.data.resample import resample
+from kzoo.data.sources import spread
+from kzoo.errors import UserError
+from kzoo.ops.resize import fitted_size
+
+
+class ObjectBatching(Batching):
+    """x = {"image" float32 (B, H, W, C), normalised, 0 where "mask" bool (B, H, W) is True, which is padding}, the
+    picture in the upper left of the smallest canvas that holds the batch.
+
+    y = {"boxes" float32 (B, T, 4), cx, cy, w, h in 0..1 of the picture without its padding, "labels" int32 (B, T),
+    "valid" bool (B, T)}, T being max_boxes. Training leaves crowds out. Evaluation, where rows without a picture have
+    weight 0, has them behind the others, in none of them valid, and beside: "crowd" bool (B, T), "area" float32 (B, T),
+    "original" float32 (B, T, 4), x0, y0, x1, y1 in pixels of the picture as the source has it, "size" int32 (B, 2), its
+    height and width, and "image_id" int64 (B,).
+
+    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. In evaluation a
+    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
+    that canvas's, less. Raises UserError for a number of channels that cannot be converted or jittered, and for a
+    picture with more than T objects.
+    """
+
+    def __init__(self, take, source, *, max_boxes, canvases=(), augment=None, seed=0, engine="numpy"):
+        self.channels, self.name, self.seed = take.channels, source.name, seed
+        to_channels(np.zeros((1, 1, source.channels), np.uint8), self.channels, source.name)
+        if augment and augment.color_jitter and self.channels not in (1, 3):
+            raise UserError(
+                f"augment.color_jitter changes grey and RGB pictures, not those of {self.channels} channels; leave it "
+                "out."
+            )
+        self.preprocessing = take.preprocessing.for_channels(self.channels)
+        self.max_boxes, self.augment = max_boxes, augment
+        # the smallest first, of equal areas the lower
+        self.canvases = sorted(
+            set(map(tuple, canvases)) or {tuple(take.image_size)}, key=lambda hw: (hw[0] * hw[1], hw)
+        )
+        self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
+        self.sides = min(take.image_size), max(self.largest)
+        if engine == "tf":
+            from kzoo.data.jpeg import pixels as of_window
+        else:
+            of_window = pixels
+        self._pixels = of_window
+
+    def canvas(self, sizes):
+        """(height, width) of the smallest canvas that holds pictures of those sizes (B, 2)."""
+        height, width = np.max(np.asarray(sizes), axis=0)
+        return next(canvas for canvas in self.canvases if canvas[0] >= height and canvas[1] >= width)
+
+    def changes(self, sizes, keys, epoch):
+        """The BoxChange of each picture of a training batch, by their sizes (B, 2); [] without augmentation."""
+        return plan(self.augment, self.seed, epoch, keys, sizes, self.sides, self.largest) if self.augment else []
+
+    def shown(self, size):
+        """(height, width) in evaluation of a picture of that size."""
+        return fitted_size(*size, *self.sides, self.largest)
+
+    def train(self, pictures, targets, keys, epoch, step):
+        if self.augment is None:
+            x = self._whole(pictures, len(pictures))
+            windows = [((0, 0, *picture.shape[:2]), False) for picture in pictures]
+        else:
+            changes = self.changes([picture.shape[:2] for picture in pictures], keys, epoch)
+            x = self._placed([change.size for change in changes], len(pictures), self._changed, pictures, changes)
+            windows = [(change.window, change.flip) for change in changes]
+        y = self._empty(len(pictures))
+        for row, (objects, (window, flip)) in enumerate(zip(targets, windows, strict=True)):
+            boxes, kept = moved_boxes(_chosen(objects, ~objects["crowd"]), window, flip)
+            self._require_room(objects, (~objects["crowd"]).sum())
+            self._fill(y, row, boxes, objects["labels"][~objects["crowd"]][kept])
+        return x, y
+
+    def evaluate(self, pictures, targets, keys, rows):
+        x = self._whole(pictures, rows)
+        y, count = self._empty(rows), self.max_boxes
+        y |= {"crowd": np.zeros((rows, count), bool), "area": np.zeros((rows, count), np.float32)}
+        y |= {"original": np.zeros((rows, count, 4), np.float32)}
+        for row, (picture, objects) in enumerate(zip(pictures, targets, strict=True)):
+            self._require_room(objects, len(objects["labels"]))
+            objects = _chosen(objects, np.argsort(objects["crowd"], kind="stable"))
+            boxes, kept = moved_boxes(objects, (0, 0, *picture.shape[:2]), False)
+            objects = _chosen(objects, kept)
+            self._fill(y, row, boxes, objects["labels"])
+            found = len(boxes)
+            y["valid"][row, :found] = ~objects["crowd"]
+            for key, name in (("crowd", "crowd"), ("area", "area"), ("original", "boxes")):
+                y[key][row, :found] = objects[name]
+        y["size"] = padded(np.array([picture.shape[:2] for picture in pictures], np.int32), rows)
+        y["image_id"] = padded(np.array([objects["image_id"] for objects in targets], np.int64), rows)
+        return x, y, padded(np.ones(len(pictures), np.float32), rows)
+
+    def signature(self, rows, *, training):
+        count, sides = self.max_boxes, self.canvases[0] if len(self.canvases) == 1 else (None, None)
+        x = {"image": Array((rows, *sides, self.channels), np.float32), "mask": Array((rows, *sides), np.bool_)}
+        y = {"boxes": Array((rows, count, 4), np.float32), "labels": Array((rows, count), np.int32)}
+        y |= {"valid": Array((rows, count), np.bool_)}
+        if training:
+            return x, y
+        y |= {"crowd": Array((rows, count), np.bool_), "area": Array((rows, count), np.float32)}
+        y |= {"original": Array((rows, count, 4), np.float32), "size": Array((rows, 2), np.int32)}
+        return x, y | {"image_id": Array((rows,), np.int64)}, Array((rows,), np.float32)
+
+    def _whole(self, pictures, rows):
+        """x of the pictures as evaluation sees them, padded to so many rows."""
+        sizes = [self.shown(picture.shape[:2]) for picture in pictures]
+        return self._placed(sizes, rows, self._prepared, pictures, sizes)
+
+    def _placed(self, sizes, rows, make, *sequences):
+        """x of pictures of those sizes; make(*items) gives one, (h, w, C) in 0..255."""
+        canvas = self.canvas(sizes)
+        image = np.zeros((rows, *canvas, self.channels), np.float32)
+        mask = np.zeros((rows, *canvas), bool)  # rows of no picture hide nothing: attention to nothing is no number
+        mask[: len(sizes)] = True
+
+        def place(row, size, *items):
+            image[row, : size[0], : size[1]] = normalise(make(*items), self.preprocessing)
+            mask[row, : size[0], : size[1]] = False
+
+        spread(place, range(len(sizes)), sizes, *sequences)
+        return {"image": image, "mask": mask}
+
+    def _prepared(self, picture, size):
+        return whole_picture(to_channels(pixels(picture), self.channels, self.name), size, self.preprocessing)
+
+    def _changed(self, picture, change):
+        image = to_channels(self._pixels(picture, change.window), self.channels, self.name)
+        image = resized_window(image, change.size, self.preprocessing.interpolation, change.flip)
+        if change.operations:
+            image = operate(image, change.operations, self.preprocessing.fill, self.preprocessing.interpolation)
+        return image
+
+    def _empty(self, rows):
+        count = self.max_boxes
+        return {
+            "boxes": np.zeros((rows, count, 4), np.float32),
+            "labels": np.zeros((rows, count), np.int32),
+            "valid": np.zeros((rows, count), bool),
+        }
+
+    def _fill(self, y, row, boxes, labels):
+        found = len(boxes)
+        y["boxes"][row, :found], y["labels"][row, :found], y["valid"][row, :found] = boxes, labels, True
+
+    def _require_room(self, objects, count):
+        if count > self.max_boxes:
+            raise UserError(
+                f"{self.name}: the image {objects['image_id']} has {count} objects, more than task.max_boxes="
+                f"{self.max_boxes}; set it to {count} or more."
+            )
+
+
+def whole_picture(image, size, preprocessing):
+    """uint8 (h, w, C) resized to `size` (H, W) as evaluation does it: float32 in 0..255, or `image` if it fits."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.clip(resample(image, size, preprocessing.interpolation), 0, 255)  # bicubic overshoots
+
+
+def canvas_of(picture, image_size, preprocessing, name="the picture"):
+    """uint8 (h, w, C) as a detector of one size takes it: (image float32 (H, W, C), normalised, mask bool (H, W), True
+    where it is padding, (height, width) that the picture fills of it).
+    """
+    image = to_channels(picture, len(preprocessing.mean), name)
+    height, width = size = fitted_size(*image.shape[:2], min(image_size), max(image_size), image_size)
+    out, mask = np.zeros((*image_size, image.shape[-1]), np.float32), np.ones(image_size, bool)
+    out[:height, :width] = normalise(whole_picture(image, size, preprocessing), preprocessing)
+    mask[:height, :width] = False
+    return out, mask, size
+
+
+def _chosen(objects, which):
+    """The objects that an index or a mask names."""
+    return {key: value if key == "image_id" else value[which] for key, value in objects.items()}

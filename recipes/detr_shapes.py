@@ -1,0 +1,28 @@
+"""A small DETR on generated shapes: boxes and classes of circles, squares and triangles.
+
+"End-to-End Object Detection with Transformers", https://arxiv.org/abs/2005.12872, has no run of this size: the recipe
+is ours.
+Data: shapes, drawn as they are read.
+Expected: not measured here yet.
+Cost: not measured here yet.
+Command: kzoo train detr_shapes
+"""
+
+from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe, Schedule, run_as_script
+
+RECIPES = {
+    "detr_shapes": Recipe(
+        model="detr_small",
+        overrides={"image_size": 64, "num_queries": 12, "embed_dim": 96, "depth": 2, "decoder_depth": 3},
+        task=Detect(),
+        data=Data(
+            source="shapes:n=4000,size=64,max=4", batch_size=32, augment=BoxAugment(flip=0.5, crop=0.0, scales=())
+        ),
+        optim=Optim(lr=1e-3, weight_decay=1e-4, clip_norm=0.1),
+        schedule=Schedule(warmup_epochs=1),
+        epochs=40,
+        eval_every=4,
+    )
+}
+
+run_as_script(__name__, RECIPES)

@@ -1,0 +1,239 @@
+"""The task of detection: what becomes of a picture and its boxes, COCO's figures, a run from its start to its answers."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import kzoo
+from kzoo.cli import main
+from kzoo.data import open_source
+from kzoo.data.objects import canvas_of
+from kzoo.errors import UserError
+from kzoo.ops.detections import detections
+from kzoo.ops.resize import fitted_size
+from kzoo.preprocess import padded
+from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe
+from kzoo.specs import Preprocessing
+from kzoo.tasks import make
+from kzoo.tasks.average_precision import FIGURES, AveragePrecision
+from tests.test_training_run import interrupt_after
+
+RECIPE = Recipe(
+    model="detr_toy",
+    overrides={"image_size": (32, 40)},
+    preprocessing=Preprocessing(crop_mode="squash"),
+    task=Detect(),
+    data=Data(
+        source="shapes:n=16,size=32,max=3", batch_size=8, augment=BoxAugment(scales=(24, 32), crop_size=(20, 28))
+    ),
+    optim=Optim(lr=1e-3),
+    epochs=2,
+)
+
+
+@pytest.mark.backends
+def test_a_pictures_size_is_the_same_of_tensors():
+    rng = np.random.default_rng(0)
+    for height, width in [(64, 64), *rng.integers(20, 1500, (30, 2)).tolist()]:
+        for canvas in (None, (480, 640), (640, 480)):
+            tensors = fitted_size(*map(keras.ops.convert_to_tensor, (height, width)), 480, 640, canvas)
+            assert tuple(map(int, tensors)) == fitted_size(height, width, 480, 640, canvas)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("size", [(40, 60), (64, 48), (30, 200), (32, 40)])
+def test_a_picture_is_padded_in_a_graph_as_on_the_host(size):
+    picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    preprocessing = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), interpolation="bilinear")
+    image, mask, filled = canvas_of(picture, (32, 40), preprocessing)
+    found = padded(picture[None], (32, 40), preprocessing)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(found["mask"])[0], mask)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found["image"])[0], image, atol=2e-5)
+    assert not mask[: filled[0], : filled[1]].any() and mask.sum() == mask.size - filled[0] * filled[1]
+
+
+@pytest.mark.backends
+def test_detections_are_the_official_post_processing_best_first():
+    rng = np.random.default_rng(2)
+    logits, boxes = rng.normal(size=(2, 7, 4)), rng.uniform(0.1, 0.9, (2, 7, 4))
+    sizes = np.array([[100, 200], [50, 30]], np.float32)
+    found = keras.tree.map_structure(
+        keras.ops.convert_to_numpy, detections(logits.astype("float32"), boxes.astype("float32"), sizes)
+    )
+    for i, (height, width) in enumerate(sizes):
+        shares = np.exp(logits[i]) / np.exp(logits[i]).sum(axis=1, keepdims=True)
+        order = np.argsort(-shares[:, :-1].max(axis=1))
+        np.testing.assert_allclose(found["scores"][i], shares[order, :-1].max(axis=1), rtol=1e-5)
+        np.testing.assert_array_equal(found["labels"][i], shares[order, :-1].argmax(axis=1))
+        cx, cy, w, h = boxes[i, order].T
+        corners = np.stack(
+            [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height], 1
+        )
+        np.testing.assert_allclose(found["boxes"][i], corners, rtol=1e-4, atol=1e-3)
+
+
+def some_objects(rng, count, score=False):
+    low = rng.uniform(0, 150, (count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(5, 150, (count, 2))], axis=1).astype(np.float32)
+    told = {"boxes": boxes, "labels": rng.integers(0, 3, count)}
+    if score:
+        return told | {"scores": rng.uniform(size=count).astype(np.float32)}
+    return told | {"crowd": rng.uniform(size=count) < 0.2, "area": (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)}
+
+
+def near(rng, objects):
+    """Detections, most of which are some of the objects, moved a little."""
+    boxes = objects["boxes"] + rng.normal(0, 4, objects["boxes"].shape)
+    found = some_objects(rng, len(boxes) + 2, score=True)
+    found["boxes"][: len(boxes)], found["labels"][: len(boxes)] = boxes, objects["labels"]
+    return found
+
+
+def test_figures_are_those_of_cocos_files(tmp_path, capsys):
+    rng, judge, annotations, rows = np.random.default_rng(3), AveragePrecision(), [], []
+    for number in range(20):
+        objects = some_objects(rng, int(rng.integers(0, 5)))
+        found = near(rng, objects)
+        judge.add(objects, found)
+        for box, label, crowd, area in zip(*(objects[k] for k in ("boxes", "labels", "crowd", "area")), strict=True):
+            x0, y0, x1, y1 = box.tolist()
+            told = {"id": len(annotations) + 7, "image_id": 1000 - number, "category_id": int(label) * 10 + 5}
+            told |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": float(area), "iscrowd": int(crowd)}
+            annotations.append(told)
+        for box, label, score in zip(*(found[k] for k in ("boxes", "labels", "scores")), strict=True):
+            x0, y0, x1, y1 = box.tolist()
+            told = {"image_id": 1000 - number, "category_id": int(label) * 10 + 5, "score": float(score)}
+            rows.append(told | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
+    names = ("one", "two", "three")
+    kinds = [{"id": i * 10 + 5, "name": name} for i, name in enumerate(names)]
+    pictures = [{"id": 1000 - i, "height": 300, "width": 300} for i in range(20)]
+    (tmp_path / "truth.json").write_text(
+        json.dumps({"images": pictures, "annotations": annotations, "categories": kinds})
+    )
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    truth = COCO(str(tmp_path / "truth.json"))
+    told = COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), "bbox")
+    told.evaluate()
+    told.accumulate()
+    told.summarize()
+    capsys.readouterr()
+    result = judge.result(names)
+    assert capsys.readouterr().out == ""
+    assert 0.05 < result["ap"] < 0.95
+    np.testing.assert_allclose([result.get(name, -1) for name in FIGURES], told.stats, atol=1e-6)
+    for i, name in enumerate(names):
+        told.params.catIds = [i * 10 + 5]
+        told.evaluate()
+        told.accumulate()
+        told.summarize()
+        assert result[f"ap/{name}"] == pytest.approx(told.stats[0], abs=1e-6)
+
+
+def test_nothing_to_find_is_said_and_sizes_without_objects_are_left_out():
+    judge = AveragePrecision()
+    wrong = some_objects(np.random.default_rng(0), 3, score=True) | {"labels": np.zeros(3, int)}
+    judge.add(some_objects(np.random.default_rng(0), 0), wrong)
+    with pytest.raises(UserError, match="none of the pictures has an object"):
+        judge.result(("one", "two", "three"))
+    box = np.float32([[10, 10, 150, 150]])
+    whole = {"boxes": box, "labels": np.array([1]), "crowd": np.array([False]), "area": np.float32([140 * 140])}
+    judge.add(whole, {"boxes": box, "labels": np.array([1]), "scores": np.float32([0.3])})
+    result = judge.result(("one", "two", "three"))
+    assert result["ap_large"] == pytest.approx(1) == result["ap/two"] and not {"ap_small", "ap/one"} & set(result)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return kzoo.train(RECIPE, tmp_path_factory.mktemp("detect") / "run")
+
+
+def test_a_run_is_judged_by_average_precision(run):
+    rows = list(csv.DictReader((run.workdir / "log.csv").open()))
+    assert {"loss", "eval_ap", "eval_ap50"} <= set(rows[0]) and rows[-1]["eval_ap"] != ""
+    assert {"ap", "ap50", "ap75", "ar100", "ap/circle"} <= set(run.metrics) and run.metrics["images"] == 16
+    again = kzoo.evaluate(run.workdir)
+    assert again == run.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.backends
+def test_a_detector_is_stopped_and_resumed_bit_for_bit(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            kzoo.train(RECIPE, tmp_path / "run", {"checkpoint.every_steps": 1})
+    again = kzoo.train(RECIPE, tmp_path / "run", {"checkpoint.every_steps": 1})
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in run.history]
+    for one, other in zip(kzoo.load(again.workdir).weights, kzoo.load(run.workdir).weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
+
+
+def test_a_run_finds_objects_in_a_picture(run, tmp_path, capsys):
+    picture = open_source(RECIPE.data.source, "test").read(0)[0]
+    Image.fromarray(picture).resize((90, 60)).save(tmp_path / "a.png")
+    words = ["predict", str(run.workdir), str(tmp_path / "a.png"), "--threshold", "0", "--json"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    model = kzoo.load(run.workdir)
+    outputs = model.predict(
+        keras.tree.map_structure(lambda x: x[None], kzoo.preprocessor(model)(np.array(Image.open(tmp_path / "a.png")))),
+        verbose=0,
+    )
+    found = kzoo.postprocess(model, outputs, [(60, 90)])
+    assert len(told["objects"]) == model.config.num_queries
+    np.testing.assert_allclose([o["box"] for o in told["objects"]], found["boxes"][0], atol=0.02)
+    np.testing.assert_allclose([o["score"] for o in told["objects"]], found["scores"][0], atol=1e-5)
+    assert [o["label"] for o in told["objects"]] == [model.spec.class_names[i] for i in found["labels"][0]]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+    assert main([*words[:3], "--set", "threshold=2"]) == 2 and "a score in 0..1" in capsys.readouterr().err
+    with pytest.raises(UserError, match="gives no boxes"):
+        kzoo.postprocess(kzoo.get("vit_toy"), outputs, [(60, 90)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+def test_an_artifact_finds_what_the_run_does(run, tmp_path, format, capsys):
+    kzoo.export(run.workdir, tmp_path / "artifact", format=format)
+    picture = open_source(RECIPE.data.source, "test").read(1)[0]
+    # of the model's proportions, so that nothing is padded
+    Image.fromarray(picture).resize((80, 64)).save(tmp_path / "a.png")
+    capsys.readouterr()
+    answers = []
+    for target in (run.workdir, tmp_path / "artifact"):
+        main(
+            ["predict", str(target), str(tmp_path / "a.png"), "--json"]
+            + (["--set", "threshold=0.2"] if target == run.workdir else [])
+        )
+        answers.append(json.loads(capsys.readouterr().out)[0]["objects"])
+    kept = [found for found in answers[0] if found["score"] >= 0.5]
+    assert len(kept) == len(answers[1])
+    for one, other in zip(kept, answers[1], strict=True):
+        assert one["label"] == other["label"]
+        np.testing.assert_allclose(one["box"], other["box"], atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"overrides.num_classes": 2}, "has 3 classes, the model 2; set overrides.num_classes"),
+        ({"task.max_boxes": 9}, "task.max_boxes is 9, and the model finds at most 6"),
+        ({"data.source": "digits"}, "the task detect needs the objects of each picture"),
+        ({"data.eval_crops": 5}, "several crops, which the task detect has none of"),
+        ({"model": "vit_toy"}, "gives no boxes|aux_outputs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        kzoo.train(RECIPE, tmp_path / "run", changes)
+
+
+def test_captions_count_objects():
+    task = make(Detect())
+    y = {"labels": np.array([[0, 0, 1], [2, 0, 0]]), "valid": np.array([[True, True, True], [False, False, False]])}
+    assert task.captions(({}, y), ("circle", "square", "triangle")) == ["2 circle\n1 square", ""]
