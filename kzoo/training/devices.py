@@ -65,3 +65,13 @@ def mirrored():
     import tensorflow as tf
 
     return tf.distribute.has_strategy()
+
+
+def seed_step(seed, step):
+    """Makes what torch draws within a step, dropout above all, a function of the run's seed and the step: Keras' own
+    generators, which checkpoints keep, do not draw it.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.manual_seed(seed << 31 | step)

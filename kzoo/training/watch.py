@@ -7,6 +7,7 @@ import keras
 
 from kzoo.errors import UserError
 from kzoo.training import state
+from kzoo.training.devices import seed_step
 
 
 class Watch(keras.callbacks.Callback):
@@ -25,6 +26,9 @@ class Watch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self.metric_values:  # continue the epoch's running means where the checkpoint left them
             state.set_metrics(self.session.view, self.metric_values)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        seed_step(self.session.recipe.seed, self.session.step)
 
     def on_train_batch_end(self, batch, logs=None):
         session, self.logs = self.session, {k: float(v) for k, v in logs.items()}
