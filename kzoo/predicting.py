@@ -41,9 +41,7 @@ def _checked(task, asked):
     """
     for name in set(asked) - set(task.asks):
         if not task.asks:
-            raise UsageError(
-                f"the task {task.settings.kind} is asked nothing beside the picture; leave --set {name} out."
-            )
+            raise UsageError(f"the task {task.settings.kind} is asked nothing beside the picture; leave {name} out.")
         raise unknown(f"question to the task {task.settings.kind}", name, task.asks)
     return {name: typed(plain(value), task.asks[name], name) for name, value in asked.items()}
 
@@ -125,7 +123,9 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
                 "--dtype goes with a run or a model; an artifact has the precision that it was exported with."
             )
         if asked:
-            raise UsageError("--set goes with a run or a model; an artifact is asked nothing beside the picture.")
+            raise UsageError(
+                "--set and --threshold go with a run or a model; an artifact is asked nothing beside the picture."
+            )
         return ArtifactPredictor(open_artifact(target))
     model = open_model(target, weights, random_weights, best)
     if dtype:
