@@ -109,7 +109,6 @@ def measure(arm, seed, options):
         run = kzoo.train(plan, workdir, data=pictures(options))
         record |= {"test_loss": run.metrics["loss"], "test_accuracy": run.metrics["accuracy"]}
     return record | {
-        "minutes": run.history[-1]["minutes"],
         "images_per_second": statistics.median(row["images_per_second"] for row in run.history),
         "date": environment()["date"],
     }
@@ -164,9 +163,8 @@ def summary(records, options):
         told = {"what": ARMS[arm], "seeds": sorted(r["seed"] for r in own)}
         for figure in (figure for figure in FIGURES if figure in own[0]):
             told[figure] = dict(zip(("mean", "spread"), mean_and_spread([r[figure] for r in own]), strict=True))
-        for what in ("images_per_second", "minutes"):
-            if what in own[0]:
-                told[what] = statistics.median(r[what] for r in own)
+        if "images_per_second" in own[0]:
+            told["images_per_second"] = statistics.median(r["images_per_second"] for r in own)
         arms[arm] = told
     settings = {"data": options.data, "labelled": named(options)}
     settings |= {"pretrain_epochs": options.pretrain_epochs, "epochs": options.epochs}
@@ -179,8 +177,8 @@ Written by `python -m benchmarks.pretraining --save`, not by hand. A ViT-Ti of 6
 masked autoencoder for {pretrain_epochs} epochs on all training pictures of {data}, then trained for {epochs} epochs on {labelled}, as many
 of each class; `scratch` is trained on those alone, with the same random changes and epochs. Accuracy on the whole test set, in percent, of
 the model as it ends; k-NN (20 neighbours, temperature 0.07) and linear probe ask the encoder's class token, about all test pictures by all
-training pictures. Mean and standard deviation over the seeds, which draw first weights, masks and the order of pictures. Minutes and
-images a second are the median run's, other work on the machine included.
+training pictures. Mean and standard deviation over the seeds, which draw first weights, masks and the order of pictures. Images a second
+are the median epoch's, other work on the machine included.
 """
 
 CLAIMED = """
@@ -198,12 +196,12 @@ def report(result):
     dates = sorted(r["date"] for r in result["records"])
     lines = [HEAD.format(**result)]
     lines += [f"{dates[0]} to {dates[-1]} UTC, {told['cpu']}, {told['cores']} cores; {versions}.", ""]
-    columns = ("row", "seeds", "accuracy", "k-NN", "linear probe", "minutes", "images/s")
+    columns = ("row", "seeds", "accuracy", "k-NN", "linear probe", "images/s")
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, arm in result["arms"].items():
         cells = [f"`{name}`: {arm['what']}", len(arm["seeds"])]
         cells += [spread_text(arm[figure], 100) if figure in arm else "" for figure in FIGURES]
-        cells += [f"{arm[what]:.0f}" if what in arm else "" for what in ("minutes", "images_per_second")]
+        cells.append(f"{arm['images_per_second']:.0f}" if "images_per_second" in arm else "")
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [CLAIMED, "| figure | claim | what it says | difference | verdict |", "|---|---|---|---|---|"]
     for claim in result["claims"]:

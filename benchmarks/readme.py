@@ -249,7 +249,7 @@ def _pretraining(r):
 
     seeds = len(r["arms"]["finetune_75"]["seeds"])
     return (
-        f"CIFAR-10 with a tenth of its labels, {seeds} seeds: {told('finetune_75', 'test_accuracy')} % after "
+        f"CIFAR-10 with a tenth of its labels, {seeds} seed{'s' if seeds > 1 else ''}: {told('finetune_75', 'test_accuracy')} % after "
         f"{r['pretrain_epochs']} epochs of masked pre-training, {told('scratch', 'test_accuracy')} % without; features: "
         f"{both('pretrain_75')} %, untrained: {both('random')} %; [more](benchmarks/results/pretraining.md)"
     )

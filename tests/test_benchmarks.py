@@ -1,6 +1,7 @@
 """What the benchmarks say about their measurements, on measurements made up here."""
 
 import dataclasses
+import json
 import statistics
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 import scipy.stats
 
 import kzoo
-from benchmarks import kill_resume, odd_usage, small_data
+from benchmarks import kill_resume, odd_usage, pretraining, small_data
 from benchmarks.common import interleave, quotient, spread
 from benchmarks.networks import keras_network
 from benchmarks.peers import Work, compare, lacks, library_of, share_of_peak, split_peaks
@@ -124,6 +125,39 @@ def test_a_small_data_run_is_kept_judged_and_told(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(small_data, "measure", None)
     small_data.main()
     assert '"claim": "hybrid > vit"' in capsys.readouterr().out
+
+
+def test_rows_of_pre_training_are_taken_up_again_and_judged(tmp_path, monkeypatch, capsys):
+    """Those that were saved and those found since; the claims by means and standard errors."""
+    monkeypatch.setattr(pretraining, "RESULTS", tmp_path)
+    monkeypatch.setattr(pretraining, "KEPT", tmp_path / "pretraining.jsonl")
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["pretraining", "--save"])
+    figures = {"scratch": 0.50, "finetune_75": 0.55, "random": 0.3, "pretrain_75": 0.31}
+
+    def measured(arm, seed, options):
+        named = ("test_accuracy",) if arm in ("scratch", "finetune_75") else ("knn_accuracy", "linear_accuracy")
+        found = dict.fromkeys(named, figures[arm] + 0.01 * seed)
+        return {"arm": arm, "seed": seed, "digest": pretraining.digest(arm, seed, options), "date": "2026"} | found
+
+    monkeypatch.setattr(pretraining, "MEASURED", [(arm, seed) for seed in range(3) for arm in figures])
+    monkeypatch.setattr(pretraining, "measure", measured)
+    pretraining.main()
+    result = json.loads((tmp_path / "pretraining.json").read_text())
+    told = {claim["claim"]: claim for claim in result["claims"] if claim["figure"] != "linear_accuracy"}
+    pays, better = told["finetune_75 > scratch by 4 points"], told["pretrain_75 > random"]
+    # a standard deviation of 0.01 over three seeds each
+    assert pays["difference"] == pytest.approx(0.05) and pays["standard_error"] == pytest.approx(0.01 * (2 / 3) ** 0.5)
+    assert (pays["verdict"], better["verdict"]) == ("holds", "not decided")
+    assert (
+        "| `scratch`: trained on the labelled pictures alone | 3 | 51.0 ± 1.0 |"
+        in (tmp_path / "pretraining.md").read_text()
+    )
+    (tmp_path / "pretraining.jsonl").unlink()
+    monkeypatch.setattr(pretraining, "measure", None)
+    pretraining.main()
+    assert json.loads((tmp_path / "pretraining.json").read_text())["records"] == result["records"]
+    assert not pretraining.kept(pretraining.arguments(["--pretrain-epochs", "11", "--epochs", "5"]))
 
 
 @pytest.mark.slow
