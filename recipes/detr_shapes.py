@@ -3,8 +3,9 @@
 "End-to-End Object Detection with Transformers", https://arxiv.org/abs/2005.12872, has no run of this size: the recipe
 is ours.
 Data: shapes, drawn as they are read.
-Expected: not measured here yet.
-Cost: not measured here yet.
+Expected: not tuned yet. After 744 steps on 2,000 pictures the loss was at 10.9 and falling, AP50 0.01 (measured
+2026-11-28, TensorFlow, two cores of an AMD EPYC); at a rate of 1e-3 it stood still at 12.2.
+Cost: some 220 pictures a second there.
 Command: kzoo train detr_shapes
 """
 
@@ -13,12 +14,19 @@ from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe, Schedule, run_a
 RECIPES = {
     "detr_shapes": Recipe(
         model="detr_small",
-        overrides={"image_size": 64, "num_queries": 12, "embed_dim": 96, "depth": 2, "decoder_depth": 3},
+        overrides={
+            "image_size": 64,
+            "num_queries": 12,
+            "embed_dim": 96,
+            "depth": 2,
+            "decoder_depth": 3,
+            "drop_rate": 0.0,
+        },
         task=Detect(),
         data=Data(
             source="shapes:n=4000,size=64,max=4", batch_size=32, augment=BoxAugment(flip=0.5, crop=0.0, scales=())
         ),
-        optim=Optim(lr=1e-3, weight_decay=1e-4, clip_norm=0.1),
+        optim=Optim(lr=3e-4, weight_decay=1e-4, clip_norm=0.1),
         schedule=Schedule(warmup_epochs=1),
         epochs=40,
         eval_every=4,
