@@ -49,6 +49,7 @@ class Task:
     taught = False
     # the figures of `agreement`, the first two of all outputs
     agreements = ("max_abs_difference", "largest_output", "correlation")
+    crops = True  # whether the answers to several crops of a picture can be averaged
     building = {}  # overrides of the network while it trains, never in its spec
     asks = {}  # what `predictor` takes beside, {name: type}
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
@@ -84,6 +85,11 @@ class Task:
         if self.targets == "picture" and getattr(data.augment, "mixes", False):
             raise UserError(
                 f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0."
+            )
+        if not self.crops and data.eval_crops != 1:
+            raise UserError(
+                f"data.eval_crops averages the answers to several crops, which the task {kind} has none of; leave it "
+                "at 1."
             )
 
     def require_both(self, source, held_out):
@@ -273,3 +279,25 @@ class Meter:
     def result(self):
         """{figure: number}."""
         raise NotImplementedError
+
+
+def names_for(network, source, classes):
+    """The source's class names where they are those of a network that tells so many `classes` apart, () where it has
+    others. Raises UserError for a source of more classes, and of other names than the network knows.
+    """
+    known, found = network.spec.class_names, tuple(source.class_names)
+    if source.num_classes > classes:
+        raise UserError(
+            f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to "
+            "train it, and evaluate on the data that it was trained for."
+        )
+    if known and found and found != tuple(known):  # the numbers would mean other classes
+        raise UserError(
+            f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same "
+            "classes."
+        )
+    return found if len(found) == classes else ()
+
+
+def _few(names):
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -6,7 +6,7 @@ from kzoo import schema
 from kzoo.data import Labels
 from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, thumbnail
-from kzoo.tasks.base import Meter, Task, register_task
+from kzoo.tasks.base import Meter, Task, names_for, register_task
 
 
 @register_task
@@ -26,24 +26,12 @@ class Classify(Task):
 
     def accept(self, network, source):
         """The source's class names, where the network has a logit for each of its classes and no others."""
-        name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
-        classes = network.classes
-        if not classes:
+        if not network.classes:
             raise UserError(
-                f"the overrides of {name} leave it without a classifier's head; train it with one logit for each class."
+                f"the overrides of {network.spec.name} leave it without a classifier's head; train it with one logit "
+                "for each class."
             )
-        if source.num_classes > classes:
-            raise UserError(
-                f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to "
-                "train it, and "
-                "evaluate on the data that it was trained for."
-            )
-        if known and found and found != tuple(known):  # the numbers would mean other classes
-            raise UserError(
-                f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same "
-                "classes."
-            )
-        return found if len(found) == classes else ()
+        return names_for(network, source, network.classes)
 
     def batching(self, take, source, data, seed, engine):
         return Labels(take, source, augment=data.augment, crops=data.eval_crops, seed=seed, engine=engine)
@@ -177,7 +165,3 @@ def _merged(logits, crops):
     views = logits.reshape(-1, crops, logits.shape[-1]).astype("float64")
     log_p = views - np.logaddexp.reduce(views, axis=-1, keepdims=True)
     return np.logaddexp.reduce(log_p, axis=1) - np.log(crops)
-
-
-def _few(names):
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -14,7 +14,7 @@ from kzoo.data.objects import ObjectBatching, canvas_of
 from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import new_figure, save, show
 from kzoo.tasks.average_precision import AveragePrecision
-from kzoo.tasks.base import Meter, Task, register_task
+from kzoo.tasks.base import Meter, Task, names_for, register_task
 
 THRESHOLD = 0.5  # the score from which a detection is shown
 
@@ -29,6 +29,7 @@ class Detect(Task):
 
     settings_class = schema.Detect
     targets = "objects"
+    crops = False
     curves = ("loss", "ap", "ap50")
     asks = {"threshold": float}
     checks = ("overfits",)
@@ -46,34 +47,22 @@ class Detect(Task):
 
     def accept(self, network, source):
         """The source's class names, where the network has a logit for each of its classes and no others."""
-        name, known, found = network.spec.name, network.spec.class_names, tuple(source.class_names)
         if not _detects(network):
-            raise UserError(f"{name}, as built here, gives no boxes; the task detect trains kzoo list --task detect.")
+            raise UserError(
+                f"{network.spec.name}, as built here, gives no boxes; the task detect trains kzoo list --task detect."
+            )
         config = network.config
-        if source.num_classes > config.num_classes:
-            raise UserError(
-                f"{source.name} has {source.num_classes} classes, the model {config.num_classes}; set "
-                "overrides.num_classes to train it, and evaluate on the data that it was trained for."
-            )
-        if known and found and found != tuple(known):  # the numbers would mean other classes
-            raise UserError(
-                f"{source.name} has other classes than the model was trained for; evaluate on data of the same ones."
-            )
+        names = names_for(network, source, config.num_classes)
         if (self.settings.max_boxes or 0) > config.num_queries:
             raise UserError(
                 f"task.max_boxes is {self.settings.max_boxes}, and the model finds at most {config.num_queries} "
                 "objects, one with each query; lower it, or raise overrides.num_queries."
             )
-        return found if len(found) == config.num_classes else ()
+        return names
 
     def require(self, source, data):
         super().require(source, data)
         require("pycocotools", why="evaluating a detector")
-        if data.eval_crops != 1:
-            raise UserError(
-                "data.eval_crops averages the answers to several crops, which the task detect has none of; leave it "
-                "at 1."
-            )
 
     def require_both(self, source, held_out):
         if tuple(source.class_names) != tuple(held_out.class_names) or source.num_classes != held_out.num_classes:
@@ -186,13 +175,7 @@ class BoxMeter(Meter):
         self.class_names, self.judge = class_names, AveragePrecision()
 
     def update(self, outputs, y, real):
-        import keras
-
-        from kzoo.ops.detections import detections
-
-        found = keras.tree.map_structure(
-            keras.ops.convert_to_numpy, detections(outputs["logits"], outputs["boxes"], y["size"])
-        )
+        found = _found(outputs, y["size"])
         for i in np.flatnonzero(real):
             there = y["valid"][i] | y["crowd"][i]
             objects = {key: y[key][i][there] for key in ("labels", "crowd", "area")}
@@ -237,16 +220,20 @@ def postprocess(model, outputs, sizes):
     sizes (B, 2): height and width of the pictures as they were, before they were resized and padded. Raises UserError
     for outputs of another kind of model.
     """
+    if not _detects(model):
+        raise UserError(f"{model.name} gives no boxes; postprocess takes the outputs of a detector.")
+    found = _found(outputs, np.asarray(sizes, np.float32))
+    return found | {"labels": found["labels"].astype(np.int64)}
+
+
+def _found(outputs, sizes):
+    """The detections of a batch's outputs, NumPy."""
     import keras
 
     from kzoo.ops.detections import detections
 
-    if not _detects(model):
-        raise UserError(f"{model.name} gives no boxes; postprocess takes the outputs of a detector.")
-    found = keras.tree.map_structure(
-        keras.ops.convert_to_numpy, detections(outputs["logits"], outputs["boxes"], np.asarray(sizes, np.float32))
-    )
-    return found | {"labels": found["labels"].astype(np.int64)}
+    found = detections(outputs["logits"], outputs["boxes"], sizes)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
 
 
 def _detects(network):

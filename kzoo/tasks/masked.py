@@ -63,6 +63,7 @@ class Masked(Task):
 
     settings_class = schema.Masked
     targets = "picture"
+    crops = False
     asks = {"mask_ratio": float, "norm_pix": bool, "seed": int}
 
     def headline(self, source):
@@ -75,14 +76,6 @@ class Masked(Task):
                 "'mae_*'."
             )
         return ()
-
-    def require(self, source, data):
-        super().require(source, data)
-        if data.eval_crops != 1:
-            raise UserError(
-                "data.eval_crops averages the answers to several crops, which the task masked has none of; leave it "
-                "at 1."
-            )
 
     def require_both(self, source, held_out):
         if source.targets != "label":
