@@ -64,6 +64,7 @@ class Masked(Task):
     settings_class = schema.Masked
     targets = "picture"
     crops = False
+    curves = ("loss", "knn_accuracy")
     asks = {"mask_ratio": float, "norm_pix": bool, "seed": int}
 
     def headline(self, source):
