@@ -3,9 +3,9 @@
 "End-to-End Object Detection with Transformers", https://arxiv.org/abs/2005.12872, has no run of this size: the recipe
 is ours.
 Data: shapes, drawn as they are read.
-Expected: not tuned yet. After 744 steps on 2,000 pictures the loss was at 10.9 and falling, AP50 0.01 (measured
-2026-11-28, TensorFlow, two cores of an AMD EPYC); at a rate of 1e-3 it stood still at 12.2.
-Cost: some 220 pictures a second there.
+Expected: AP 0.789, AP50 0.985 on 1,200 other pictures (measured 2026-11-28, TensorFlow, two cores of an AMD EPYC); 0.597
+and 0.945 after 8 of the 20 epochs. For some 1,500 steps the boxes do not heed the picture yet.
+Cost: 23 CPU minutes there, 28 by the clock beside other work (135 to 230 pictures a second).
 Command: kzoo train detr_shapes
 """
 
