@@ -31,7 +31,12 @@ OF_FOUR = ((800, 1066), (1066, 800), (800, 1333), (1066, 1066), (1333, 1333))
 
 FOURS = {"task": Detect(canvases=OF_FOUR), "data": Data(**SOURCE, batch_size=4), "optim": Optim(**ADAMW, accumulate=16)}
 ONES = {"task": Detect(canvases=OF_ONE), "data": Data(**SOURCE, batch_size=1), "optim": Optim(**ADAMW, accumulate=64)}
-RUN = {"schedule": Schedule(name="step", drop_epochs=(200,)), "epochs": 300, "eval_every": 10}
+RUN = {
+    "overrides": {"drop_rate": 0.1},
+    "schedule": Schedule(name="step", drop_epochs=(200,)),
+    "epochs": 300,
+    "eval_every": 10,
+}
 RESNET50 = {"init_from": "hf://timm/resnet50.tv_in1k", **RUN}
 RESNET101 = {"init_from": "hf://timm/resnet101.tv_in1k", **RUN}
 
