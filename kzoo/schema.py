@@ -253,7 +253,7 @@ class Recipe(Settings):
     overrides: dict = field(default_factory=dict)
     preprocessing: Preprocessing | None = None  # None: the model's own
     init_from: str | None = None  # a run, a weights file or hf://org/repo[@revision][/file] to start from
-    # the model is that of init_from, a run or .keras file: its name, overrides, preprocessing; ours on top
+    # the model is that of init_from, where it is a run or .keras file: its name, overrides, preprocessing; ours on top
     keep_architecture: bool = False
     data: Data = Data()
     optim: Optim = Optim()

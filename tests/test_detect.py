@@ -218,6 +218,54 @@ def test_an_artifact_finds_what_the_run_does(run, tmp_path, format, capsys):
         np.testing.assert_allclose(one["box"], other["box"], atol=0.5)
 
 
+def ones_own(folder):
+    """Ten pictures: (source of a COCO json whose categories have gaps, source of a VOC folder with other names)."""
+    source, names = open_source("shapes:n=10,size=32,max=3", "train"), ("round", "square", "three")
+    images, annotations = [], []
+    for i in range(10):
+        picture, objects = source.read(i)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        images.append({"id": 7 * i + 3, "file_name": f"{i}.png"})
+        xml = ""
+        for box, label in zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True):
+            x0, y0, x1, y1 = box
+            told = {"id": len(annotations), "image_id": 7 * i + 3, "category_id": (90, 7, 40)[label]}
+            annotations.append(told | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), (x0 + 1, y0 + 1, x1, y1), strict=True)
+            xml += f"<object><name>{names[label]}</name><bndbox>"
+            xml += "".join(f"<{side}>{value}</{side}>" for side, value in sides) + "</bndbox></object>"
+        (folder / f"{i}.xml").write_text(f"<annotation>{xml}</annotation>")
+    kinds = [{"id": number, "name": name} for number, name in ((90, "circle"), (3, "none"), (40, "tri"), (7, "square"))]
+    content = {"images": images, "annotations": annotations, "categories": kinds}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return f"coco:{folder},{folder}/boxes.json", f"voc:{folder}"
+
+
+def test_a_transfer_to_ones_own_pictures(run, tmp_path, capsys):
+    """The network of any run goes on with other classes and more queries, from a COCO json and from a VOC folder."""
+    changes = {"init_from": str(run.workdir), "steps": 1, "epochs": 1, "task.aux_loss": False}
+    coco, voc = ones_own(tmp_path)
+    more = changes | {"data.source": coco, "overrides.num_queries": 8}
+    first = kzoo.train("detr_transfer", tmp_path / "coco", more)
+    receipt = json.loads((first.workdir / "init_from.json").read_text())
+    assert receipt["adapted"] == ["query_embed/table"]
+    assert set(receipt["reinitialised"]) == {"class_embed/kernel", "class_embed/bias"}
+    spec = first.model.spec
+    assert spec.name == "detr_toy" and spec.class_names == ("none", "square", "tri", "circle")
+    assert spec.overrides["num_queries"] == 8 and first.model.config.size == (32, 40)
+    second = kzoo.train(
+        "detr_transfer", tmp_path / "voc", changes | {"init_from": str(first.workdir), "data.source": voc}
+    )
+    receipt = json.loads((second.workdir / "init_from.json").read_text())
+    assert not receipt["adapted"] and len(receipt["reinitialised"]) == 2
+    assert kzoo.evaluate(second.workdir) == second.metrics and second.metrics["images"] == 1
+    assert main(["predict", str(second.workdir), str(tmp_path / "0.png"), "--set", "threshold=0", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)[0]["objects"]
+    assert len(told) == 8 and {found["label"] for found in told} <= {"round", "square", "three"}
+    with pytest.raises(UserError, match=r"objects, more than task.max_boxes=1; set overrides.num_queries to \d"):
+        kzoo.train("detr_transfer", tmp_path / "few", more | {"overrides.num_queries": 1})
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -206,6 +206,21 @@ def test_official_files_are_read_and_written(tmp_path):
     assert not any(path.startswith(("decoder", "class", "bbox")) for path in maps.load_report.loaded)
 
 
+def test_another_number_of_queries_keeps_the_first(tmp_path):
+    donor = kzoo.get("detr_toy")
+    donor.save(tmp_path / "detr.keras")
+    given = values(donor)
+    for count in (4, 9):
+        taker = kzoo.get("detr_toy", weights=tmp_path / "detr.keras", num_queries=count)
+        held, kept = values(taker), min(count, 6)
+        assert taker.load_report.adapted == ("query_embed/table",) and len(taker.load_report.loaded) == len(given) - 1
+        np.testing.assert_array_equal(held["query_embed/table"][:kept], given["query_embed/table"][:kept])
+        assert len(held["query_embed/table"]) == count and (held["query_embed/table"][kept:].std(axis=1) > 0.5).all()
+        assert start_from(taker, tmp_path / "detr.keras").adapted == ("query_embed/table",)
+    with pytest.raises(UserError, match=r"query_embed/table \(9, 32\).*num_queries=\) keeps the first rows"):
+        kzoo.load_weights(kzoo.get("detr_toy", num_queries=9), tmp_path / "detr.keras")
+
+
 def test_a_backbone_alone(tmp_path):
     """A classifier's file of timm's, with its head and counters, transformers' and one of kzoo's fill the backbone; what
     stands on it is fresh, and the receipt says so. A recipe may start from either a backbone's weights or a whole

@@ -28,7 +28,7 @@ class ObjectBatching(Batching):
     canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. In evaluation a
     picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
     that canvas's, less. Raises UserError for a number of channels that cannot be converted or jittered, and for a
-    picture with more than T objects.
+    picture with more than T objects, before any is read where the source knows its fullest.
     """
 
     def __init__(self, take, source, *, max_boxes, canvases=(), augment=None, seed=0, engine="numpy"):
@@ -41,6 +41,8 @@ class ObjectBatching(Batching):
             )
         self.preprocessing = take.preprocessing.for_channels(self.channels)
         self.max_boxes, self.augment = max_boxes, augment
+        if fullest := source.fullest():
+            self._require_room(*fullest)
         # the smallest first, of equal areas the lower
         self.canvases = sorted(
             set(map(tuple, canvases)) or {tuple(take.image_size)}, key=lambda hw: (hw[0] * hw[1], hw)
@@ -77,7 +79,7 @@ class ObjectBatching(Batching):
         y = self._empty(len(pictures))
         for row, (objects, (window, flip)) in enumerate(zip(targets, windows, strict=True)):
             boxes, kept = moved_boxes(_chosen(objects, ~objects["crowd"]), window, flip)
-            self._require_room(objects, (~objects["crowd"]).sum())
+            self._require_room(objects["image_id"], (~objects["crowd"]).sum())
             self._fill(y, row, boxes, objects["labels"][~objects["crowd"]][kept])
         return x, y
 
@@ -87,7 +89,7 @@ class ObjectBatching(Batching):
         y |= {"crowd": np.zeros((rows, count), bool), "area": np.zeros((rows, count), np.float32)}
         y |= {"original": np.zeros((rows, count, 4), np.float32)}
         for row, (picture, objects) in enumerate(zip(pictures, targets, strict=True)):
-            self._require_room(objects, len(objects["labels"]))
+            self._require_room(objects["image_id"], len(objects["labels"]))
             objects = _chosen(objects, np.argsort(objects["crowd"], kind="stable"))
             boxes, kept = moved_boxes(objects, (0, 0, *picture.shape[:2]), False)
             objects = _chosen(objects, kept)
@@ -152,11 +154,11 @@ class ObjectBatching(Batching):
         found = len(boxes)
         y["boxes"][row, :found], y["labels"][row, :found], y["valid"][row, :found] = boxes, labels, True
 
-    def _require_room(self, objects, count):
+    def _require_room(self, image_id, count):
         if count > self.max_boxes:
             raise UserError(
-                f"{self.name}: the image {objects['image_id']} has {count} objects, more than task.max_boxes="
-                f"{self.max_boxes}; set it to {count} or more."
+                f"{self.name}: the image {image_id} has {count} objects, more than task.max_boxes={self.max_boxes}; "
+                f"set overrides.num_queries to {count} or more, and task.max_boxes too where it is given."
             )
 
 

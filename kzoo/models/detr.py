@@ -50,6 +50,7 @@ class DetrConfig(OnBackbone, ModelConfig):
     below = "features/backbone/"
     numerics = ("backbone_options",)
     head_layers = ("class_embed",)
+    counted = {"query_embed/table": "num_queries"}
     last_norms = ("decoder_norm",)
     builds_random = True
 
