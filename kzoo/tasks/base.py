@@ -128,11 +128,12 @@ class Task:
         """A Meter of the figures of this data."""
         raise NotImplementedError
 
-    def evaluate(self, view, network, loader, reference, between=lambda: None):
+    def evaluate(self, view, network, loader, reference, between=lambda: None, memory=None):
         """{figure: number} over the loader's evaluation pass, with `images`, how many pictures there were; padding is
         left out.
 
         reference() gives the training split's loader, without augmentation. between() is called before every batch.
+        memory: of a run, what its evaluation before left there (see Meter.since), to be replaced; None: of no run.
         """
         import keras
 
@@ -148,7 +149,8 @@ class Task:
                     keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real
                 )
                 images += int(real.sum())
-        return meter.result() | {"images": images}
+        moved = {} if memory is None else meter.since(memory)
+        return meter.result() | moved | {"images": images}
 
     def served(self, network):
         """What of the network an artifact holds; all of it."""
@@ -279,6 +281,14 @@ class Meter:
     def result(self):
         """{figure: number}."""
         raise NotImplementedError
+
+    def since(self, memory):
+        """{figure: number} of what differs from the evaluation before, of the same pictures in the same order.
+
+        memory: a dictionary of what JSON has, {} at first, in which it left what it is to be compared by, and in which
+        this one does. It is kept in the run's checkpoint.
+        """
+        return {}
 
 
 def names_for(network, source, classes):

@@ -15,6 +15,7 @@ from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import new_figure, save, show
 from kzoo.tasks.average_precision import AveragePrecision
 from kzoo.tasks.base import Meter, Task, names_for, register_task
+from kzoo.tasks.instability import Instability
 
 THRESHOLD = 0.5  # the score from which a detection is shown
 
@@ -25,12 +26,16 @@ class Detect(Task):
 
     Artifacts give boxes (B, Q, 4), x0, y0, x1, y1 in pixels of the picture that was handed in, scores (B, Q) and labels
     (B, Q), best first.
+
+    A run's log has AP50 twice: `ap50` of every epoch's training batches, augmented, by the way (see RunningAP50), and
+    `eval_ap50` of the held-out pictures, every eval_every epochs, where the whole of COCO's figures is due.
+    `eval_instability` says how many objects' query is another than at the evaluation before.
     """
 
     settings_class = schema.Detect
     targets = "objects"
     crops = False
-    curves = ("loss", "ap", "ap50")
+    curves = ("loss", "ap", "ap50", "instability")
     asks = {"threshold": float}
     checks = ("overfits",)
 
@@ -86,7 +91,7 @@ class Detect(Task):
         return DetectView(network, self.settings)
 
     def meter(self, network, source):
-        return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))))
+        return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))), self.settings.costs)
 
     def inputs(self, images, take):
         """A picture keeps its proportions: in the upper left of the model's size, the rest of it padding."""
@@ -169,12 +174,17 @@ class Detect(Task):
 
 
 class BoxMeter(Meter):
-    """COCO's twelve figures, and ap/NAME of each class, in pixels of the pictures as they are."""
+    """COCO's twelve figures, and ap/NAME of each class, in pixels of the pictures as they are; of a run's second
+    evaluation and those after it `instability`, the share of objects that the matching now gives another query.
 
-    def __init__(self, class_names):
-        self.class_names, self.judge = class_names, AveragePrecision()
+    costs: the weights of the matching's costs, by their names in matching_cost.
+    """
+
+    def __init__(self, class_names, costs):
+        self.class_names, self.judge, self.instability = class_names, AveragePrecision(), Instability(costs)
 
     def update(self, outputs, y, real):
+        self.instability.update(outputs, y, real)
         found = _found(outputs, y["size"])
         for i in np.flatnonzero(real):
             there = y["valid"][i] | y["crowd"][i]
@@ -185,6 +195,11 @@ class BoxMeter(Meter):
 
     def result(self):
         return self.judge.result(self.class_names)
+
+    def since(self, memory):
+        share = self.instability.share(memory.get("queries", []))
+        memory["queries"] = self.instability.queries
+        return {} if share is None else {"instability": share}
 
 
 def draw_objects(path, picture, objects):

@@ -11,6 +11,7 @@ from keras import ops
 from kzoo.ops.boxes import cxcywh_to_xyxy, generalized_box_iou
 from kzoo.ops.matching import linear_sum_assignment
 from kzoo.tasks.views.base import View
+from kzoo.tasks.views.running_ap import RunningAP50
 
 
 def layers_of(outputs, aux_loss=True):
@@ -117,8 +118,13 @@ class DetectView(View):
 
     Its terms: loss_ce, loss_bbox and loss_giou of the last layer without their weights, loss_aux the auxiliary layers'
     share of the loss, matching_cost_N an object's mean cost at layer N (from 1), cardinality_error by how many queries
-    more or fewer than there are objects the last layer names one, a picture's mean.
+    more or fewer than there are objects the last layer names one, a picture's mean. And ap50, of the last layer on the
+    batches as they are trained on, augmented (see RunningAP50).
     """
+
+    def __init__(self, network, settings):
+        super().__init__(network, settings)
+        self.ap50 = RunningAP50(network.output["logits"].shape[-1] - 1, self.total)
 
     @property
     def terms(self):
@@ -131,8 +137,7 @@ class DetectView(View):
         settings = self.settings
         logits, boxes = layers_of(y_pred, settings.aux_loss)
         targets = targets_of(y, logits.shape[-1] - 1)
-        costs = {name: getattr(settings, name) for name in ("cost_class", "cost_bbox", "cost_giou")}
-        cost = matching_cost(ops.stop_gradient(logits), ops.stop_gradient(boxes), targets, **costs)
+        cost = matching_cost(ops.stop_gradient(logits), ops.stop_gradient(boxes), targets, **settings.costs)
         matched = match(cost, targets["valid"])
 
         ce, weights = class_losses(logits, targets, matched, settings.no_object)
@@ -149,6 +154,9 @@ class DetectView(View):
         layers = sum(getattr(settings, name) * part for name, part in parts.items())
         self._report(parts, layers, cost, matched, objects)
         self.tell(cardinality_error=cardinality_error(logits[:, -1], targets))
+        self.ap50.update_state(
+            ops.stop_gradient(logits[:, -1]), ops.stop_gradient(boxes[:, -1]), targets, sample_weight
+        )
         return ops.sum(layers) + sum(self.losses) / self.replicas()
 
     def _report(self, parts, layers, cost, matched, objects):
