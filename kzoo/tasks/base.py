@@ -26,6 +26,7 @@ from kzoo.errors import UserError
 from kzoo.schema import TaskSettings
 
 _TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
+FALL = 0.2  # of `overfits`: the share by which the loss has to fall
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
@@ -53,6 +54,7 @@ class Task:
     building = {}  # overrides of the network while it trains, never in its spec
     asks = {}  # what `predictor` takes beside, {name: type}
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
+    overfit_steps = 20  # of `overfits`, at most
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -219,6 +221,15 @@ class Task:
     def facts(self, network):
         """What an artifact's card says of the network's answers: `classes`, how many there are, None for none."""
         return {"classes": None}
+
+    def unlearnt(self, view, batch, logs):
+        """What a view has not learnt of the one batch that it is trained on again and again, in a sentence; "" once it
+        has. Asked by the check `overfits` after every step, of which `logs` has the figures.
+        """
+        first, last = logs[0]["loss"], logs[-1]["loss"]
+        if len(logs) >= self.overfit_steps and first - last >= FALL * abs(first):
+            return ""
+        return f"{len(logs)} steps on one batch bring its loss from {first:.3g} to {last:.3g}, no lower"
 
     def example(self, network, batch, seed=0):
         """Generated inputs of the network, in their own structure; sides that it leaves open are those of its Take."""

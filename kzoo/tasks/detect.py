@@ -17,6 +17,7 @@ from kzoo.tasks.average_precision import AveragePrecision
 from kzoo.tasks.base import Meter, Task, names_for, register_task
 from kzoo.tasks.instability import Instability
 
+LEARNT = 0.95  # AP50 of `overfits`, and from where a part of it counts as learnt
 THRESHOLD = 0.5  # the score from which a detection is shown
 
 
@@ -38,6 +39,7 @@ class Detect(Task):
     curves = ("loss", "ap", "ap50", "instability")
     asks = {"threshold": float}
     checks = ("overfits",)
+    overfit_steps = 300  # a toy needs some 150
 
     @property
     def building(self):
@@ -123,6 +125,28 @@ class Detect(Task):
         from kzoo.ops.detections import detections
 
         return detections(raw["logits"], raw["boxes"], sizes)
+
+    def unlearnt(self, view, batch, logs):
+        """AP50 of the batch, where it is too low; after the last step also what keeps it there: classes, boxes or
+        both.
+        """
+        found = logs[-1]["ap50"]
+        if found >= LEARNT:
+            return ""
+        told = f"after {len(logs)} steps on one batch its AP50 is {found:.2f}, not {LEARNT}"
+        if len(logs) < self.overfit_steps:
+            return told
+        from kzoo.tasks.views.detect import parts_learnt
+
+        x, y = batch
+        count, named, near, others = parts_learnt(view.network(x, training=True), y, self.settings.costs)
+        parts = [] if near >= LEARNT * count else ["boxes"]
+        if named < LEARNT * count or not parts:
+            parts.insert(0, "classes")
+        return (
+            f"{told}: it does not learn the {' and the '.join(parts)} (of {count} objects {named} are named rightly by "
+            f"their queries and {near} overlapped by half, and {others} other queries name one)"
+        )
 
     def facts(self, network):
         return {"classes": network.config.num_classes}

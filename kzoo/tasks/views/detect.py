@@ -6,9 +6,10 @@ are, and it is the network that learns the frame from its padding mask. So it is
 a picture's own sides before it pads.
 """
 
+import numpy as np
 from keras import ops
 
-from kzoo.ops.boxes import cxcywh_to_xyxy, generalized_box_iou
+from kzoo.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from kzoo.ops.matching import linear_sum_assignment
 from kzoo.tasks.views.base import View
 from kzoo.tasks.views.running_ap import RunningAP50
@@ -106,6 +107,23 @@ def cardinality_error(logits, targets):
     named = ops.argmax(logits, axis=-1) != logits.shape[-1] - 1
     counts = [ops.sum(ops.cast(each, "float32"), axis=-1) for each in (named, targets["valid"])]
     return ops.abs(counts[0] - counts[1])
+
+
+def parts_learnt(outputs, y, costs):
+    """(objects, those that the query of the last layer's matching names rightly, those that its box overlaps by half,
+    queries of no object that name one), counts.
+    """
+    logits, boxes = layers_of(outputs, aux_loss=False)
+    targets = targets_of(y, logits.shape[-1] - 1)
+    matched = match(matching_cost(logits, boxes, targets, **costs), targets["valid"])
+    given = _taken(boxes, ops.maximum(matched, 0))[:, 0]  # (B, T, 4)
+    overlap = box_iou(*(cxcywh_to_xyxy(each)[..., None, :] for each in (given, targets["boxes"])))[..., 0, 0]
+    told = overlap, ops.argmax(logits[:, 0], axis=-1), matched[:, 0], targets["valid"], targets["labels"]
+    overlap, names, matched, valid, labels = map(ops.convert_to_numpy, told)
+    theirs = np.take_along_axis(names, np.maximum(matched, 0), axis=1)[valid]
+    none = logits.shape[-1] - 1
+    others = (names != none).sum() - (theirs != none).sum()
+    return len(theirs), *map(int, ((theirs == labels[valid]).sum(), (overlap[valid] >= 0.5).sum(), others))
 
 
 class DetectView(View):
