@@ -238,6 +238,11 @@ class Detect(TaskSettings):
                 f"task.canvases must hold any batch, a tall picture beside a wide one too; add {largest} to them."
             )
 
+    @property
+    def costs(self):
+        """{name: weight} of the matching's costs."""
+        return {name: getattr(self, name) for name in ("cost_class", "cost_bbox", "cost_giou")}
+
     def smoked(self):
         return dataclasses.replace(self, canvases=())
 

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -22,6 +23,10 @@ from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe
 from kzoo.specs import Preprocessing
 from kzoo.tasks import make
 from kzoo.tasks.average_precision import FIGURES, AveragePrecision
+from kzoo.tasks.instability import PICTURES, assigned
+from kzoo.tasks.views.detect import targets_of
+from kzoo.tasks.views.running_ap import RunningAP50
+from tests.test_detect_loss import giou
 from tests.test_training_run import interrupt_after
 
 RECIPE = Recipe(
@@ -148,6 +153,120 @@ def test_nothing_to_find_is_said_and_sizes_without_objects_are_left_out():
     assert result["ap_large"] == pytest.approx(1) == result["ap/two"] and not {"ap_small", "ap/one"} & set(result)
 
 
+def guessed(seed, count, queries=12, classes=4, room=6, noise=0.03):
+    """(outputs, y as evaluation has it) of `count` pictures of 100 pixels: most objects are found, some twice, some by
+    another name.
+    """
+    rng = np.random.default_rng(seed)
+    boxes, logits = rng.uniform(0.1, 0.9, (count, queries, 4)), rng.normal(size=(count, queries, classes + 1))
+    sides = rng.uniform(0.1, 0.5, (count, room, 2))
+    wanted, labels = (
+        np.concatenate([rng.uniform(0.2, 0.8, sides.shape), sides], 2),
+        rng.integers(0, classes, (count, room)),
+    )
+    there, logits[..., -1] = np.arange(room) < rng.integers(0, room + 1, (count, 1)), 4
+    for i, j in np.argwhere(there):
+        for query in (j, j + room)[: 1 + (rng.uniform() < 0.2)]:
+            boxes[i, query] = np.abs(wanted[i, j] + rng.normal(0, noise, 4))
+            named = labels[i, j] if rng.uniform() < 0.9 else rng.integers(0, classes)
+            logits[i, query, named] += rng.uniform(2, 11)
+    middle, half = wanted[..., :2], wanted[..., 2:] / 2
+    y = {"boxes": wanted.astype("float32"), "labels": labels.astype("int32"), "valid": there}
+    y |= {"crowd": np.zeros_like(there), "area": (sides.prod(axis=2) * 1e4).astype("float32")}
+    y |= {"original": (100 * np.concatenate([middle - half, middle + half], 2)).astype("float32")}
+    y["size"] = np.full((count, 2), 100, np.int32)
+    return {"logits": logits.astype("float32"), "boxes": boxes.astype("float32")}, y
+
+
+def part(structure, rows):
+    return keras.tree.map_structure(lambda array: array[rows], structure)
+
+
+@pytest.mark.backends
+def test_ap50_while_training_is_cocos():
+    figure = RunningAP50(4)
+    for seed, noise in ((0, 0.02), (1, 0.06)):
+        outputs, y = guessed(seed, 150, noise=noise)
+        judge = make(Detect()).meter(None, open_source("shapes:n=4", "test"))
+        judge.class_names = tuple("abcd")
+        judge.update(outputs, y, np.ones(150, bool))
+        expected = judge.result()["ap50"]
+        figure.reset_state()
+        for start in (0, 50, 100):
+            now, rows = part((outputs, y), slice(start, start + 50)), np.arange(60) < 50
+            # pictures without weight are none
+            found, told = keras.tree.map_structure(lambda a: np.concatenate([a, a[:10]]), now)
+            figure.update_state(found["logits"], found["boxes"], targets_of(told, 4), rows)
+        assert 0.15 < expected < 0.9 and float(figure.result()) == pytest.approx(expected, abs=0.01)
+
+
+def queries_of(outputs, y, settings):
+    """The query of each object, picture by picture, by SciPy, in float64."""
+    found = []
+    for logits, boxes, wanted, labels, there in zip(
+        *(outputs[k].astype("float64") for k in ("logits", "boxes")),
+        *(y[k] for k in ("boxes", "labels", "valid")),
+        strict=True,
+    ):
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        cost = [
+            [
+                settings.cost_bbox * np.abs(box - other).sum()
+                - settings.cost_class * shares[q, label]
+                - settings.cost_giou * giou(box, other)
+                for q, other in enumerate(boxes)
+            ]
+            for box, label in zip(wanted[there].astype("float64"), labels[there], strict=True)
+        ]
+        found += scipy.optimize.linear_sum_assignment(np.reshape(cost, (-1, len(boxes))))[1].tolist()
+    return found
+
+
+@pytest.mark.backends
+def test_instability_is_the_share_of_objects_that_changed_their_query():
+    settings, source, memory = Detect(cost_class=2.0, cost_giou=1.0), open_source("shapes:n=4", "test"), {}
+    task, queries, told = make(settings), [], []
+    truth = guessed(0, 24)[1]
+    for seed in range(3):
+        meter, outputs = task.meter(None, source), guessed(0, 24)[0]
+        moved = np.random.default_rng(seed).permuted(np.tile(np.arange(12), (24, 1)), axis=1)  # queries change places
+        rows = slice(0, 8 * seed)  # in some pictures
+        outputs = {
+            k: np.concatenate([a[np.arange(24)[:, None], moved][rows], a[rows.stop :]]) for k, a in outputs.items()
+        }
+        for start in (0, 16):  # the second batch is half padding
+            taken = [*range(start, min(start + 16, 24)), *[0] * (start // 2)]
+            meter.update(*part((outputs, truth), np.array(taken)), np.arange(16) < 24 - start)
+        queries.append(queries_of(outputs, truth, settings))
+        told.append(meter.since(memory))
+        assert memory == json.loads(json.dumps(memory)) == {"queries": queries[-1]}
+    shares = [np.mean(np.array(one) != np.array(other)) for one, other in zip(queries[1:], queries, strict=False)]
+    assert 0 < shares[0] < shares[1] < 1
+    assert told == [{}, *({"instability": pytest.approx(share)} for share in shares)]
+    assert task.meter(None, source).since(memory) == {}  # of other objects: not compared
+
+
+def test_instability_is_of_so_many_pictures():
+    outputs, y = part(guessed(0, 8), np.arange(PICTURES + 30) % 8)
+    meter = make(Detect()).meter(None, open_source("shapes:n=4", "test"))
+    for start in (0, PICTURES - 10):
+        now = part((outputs, y), slice(start, start + PICTURES - 10))
+        meter.update(*now, np.ones(len(now[1]["valid"]), bool))
+    assert len(meter.instability.queries) == y["valid"][:PICTURES].sum()
+
+
+def test_the_assignment_outside_of_steps_is_scipys():
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        queries = int(rng.integers(1, 16))
+        shape = int(rng.integers(0, queries + 1)), queries
+        cost = rng.integers(0, 3, shape).astype(float) if number % 3 else rng.normal(size=shape)
+        found, (rows, columns) = assigned(cost), scipy.optimize.linear_sum_assignment(cost)
+        assert len(set(found.tolist())) == len(rows)
+        assert cost[rows, found].sum() == pytest.approx(cost[rows, columns].sum())
+    assert sorted(assigned(np.full((3, 4), np.nan)).tolist()) == [0, 1, 2]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return kzoo.train(RECIPE, tmp_path_factory.mktemp("detect") / "run")
@@ -155,10 +274,12 @@ def run(tmp_path_factory):
 
 def test_a_run_is_judged_by_average_precision(run):
     rows = list(csv.DictReader((run.workdir / "log.csv").open()))
+    assert rows[0]["eval_instability"] == "" and 0 <= float(rows[1]["eval_instability"]) <= 1
+    assert all(0 <= float(row["ap50"]) <= 1 for row in rows)
     assert {"loss", "eval_ap", "eval_ap50"} <= set(rows[0]) and rows[-1]["eval_ap"] != ""
     assert {"ap", "ap50", "ap75", "ar100", "ap/circle"} <= set(run.metrics) and run.metrics["images"] == 16
-    again = kzoo.evaluate(run.workdir)
-    assert again == run.metrics
+    # of one evaluation, which has none before it
+    assert kzoo.evaluate(run.workdir) | {"instability": run.metrics["instability"]} == run.metrics
 
 
 @pytest.mark.slow
@@ -169,7 +290,8 @@ def test_a_detector_is_stopped_and_resumed_bit_for_bit(run, tmp_path, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             kzoo.train(RECIPE, tmp_path / "run", {"checkpoint.every_steps": 1})
     again = kzoo.train(RECIPE, tmp_path / "run", {"checkpoint.every_steps": 1})
-    assert [row["loss"] for row in again.history] == [row["loss"] for row in run.history]
+    for name in ("loss", "ap50", "eval_ap", "eval_instability"):
+        assert [row.get(name) for row in again.history] == [row.get(name) for row in run.history]
     for one, other in zip(kzoo.load(again.workdir).weights, kzoo.load(run.workdir).weights, strict=True):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 

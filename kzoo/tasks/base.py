@@ -26,6 +26,7 @@ from kzoo.errors import UserError
 from kzoo.schema import TaskSettings
 
 _TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
+FALL = 0.2  # of `overfits`: the share by which the loss has to fall
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
@@ -53,6 +54,7 @@ class Task:
     building = {}  # overrides of the network while it trains, never in its spec
     asks = {}  # what `predictor` takes beside, {name: type}
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
+    overfit_steps = 20  # of `overfits`, at most
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -128,11 +130,12 @@ class Task:
         """A Meter of the figures of this data."""
         raise NotImplementedError
 
-    def evaluate(self, view, network, loader, reference, between=lambda: None):
+    def evaluate(self, view, network, loader, reference, between=lambda: None, memory=None):
         """{figure: number} over the loader's evaluation pass, with `images`, how many pictures there were; padding is
         left out.
 
         reference() gives the training split's loader, without augmentation. between() is called before every batch.
+        memory: of a run, what its evaluation before left there (see Meter.since), to be replaced; None: of no run.
         """
         import keras
 
@@ -148,7 +151,8 @@ class Task:
                     keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real
                 )
                 images += int(real.sum())
-        return meter.result() | {"images": images}
+        moved = {} if memory is None else meter.since(memory)
+        return meter.result() | moved | {"images": images}
 
     def served(self, network):
         """What of the network an artifact holds; all of it."""
@@ -218,6 +222,15 @@ class Task:
         """What an artifact's card says of the network's answers: `classes`, how many there are, None for none."""
         return {"classes": None}
 
+    def unlearnt(self, view, batch, logs):
+        """What a view has not learnt of the one batch that it is trained on again and again, in a sentence; "" once it
+        has. Asked by the check `overfits` after every step, of which `logs` has the figures.
+        """
+        first, last = logs[0]["loss"], logs[-1]["loss"]
+        if len(logs) >= self.overfit_steps and first - last >= FALL * abs(first):
+            return ""
+        return f"{len(logs)} steps on one batch bring its loss from {first:.3g} to {last:.3g}, no lower"
+
     def example(self, network, batch, seed=0):
         """Generated inputs of the network, in their own structure; sides that it leaves open are those of its Take."""
         import keras
@@ -279,6 +292,14 @@ class Meter:
     def result(self):
         """{figure: number}."""
         raise NotImplementedError
+
+    def since(self, memory):
+        """{figure: number} of what differs from the evaluation before, of the same pictures in the same order.
+
+        memory: a dictionary of what JSON has, {} at first, in which it left what it is to be compared by, and in which
+        this one does. It is kept in the run's checkpoint.
+        """
+        return {}
 
 
 def names_for(network, source, classes):

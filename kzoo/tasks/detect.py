@@ -15,7 +15,9 @@ from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import new_figure, save, show
 from kzoo.tasks.average_precision import AveragePrecision
 from kzoo.tasks.base import Meter, Task, names_for, register_task
+from kzoo.tasks.instability import Instability
 
+LEARNT = 0.95  # AP50 of `overfits`, and from where a part of it counts as learnt
 THRESHOLD = 0.5  # the score from which a detection is shown
 
 
@@ -25,14 +27,19 @@ class Detect(Task):
 
     Artifacts give boxes (B, Q, 4), x0, y0, x1, y1 in pixels of the picture that was handed in, scores (B, Q) and labels
     (B, Q), best first.
+
+    A run's log has AP50 twice: `ap50` of every epoch's training batches, augmented, by the way (see RunningAP50), and
+    `eval_ap50` of the held-out pictures, every eval_every epochs, where the whole of COCO's figures is due.
+    `eval_instability` says how many objects' query is another than at the evaluation before.
     """
 
     settings_class = schema.Detect
     targets = "objects"
     crops = False
-    curves = ("loss", "ap", "ap50")
+    curves = ("loss", "ap", "ap50", "instability")
     asks = {"threshold": float}
     checks = ("overfits",)
+    overfit_steps = 300  # a toy needs some 150
 
     @property
     def building(self):
@@ -86,7 +93,7 @@ class Detect(Task):
         return DetectView(network, self.settings)
 
     def meter(self, network, source):
-        return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))))
+        return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))), self.settings.costs)
 
     def inputs(self, images, take):
         """A picture keeps its proportions: in the upper left of the model's size, the rest of it padding."""
@@ -118,6 +125,28 @@ class Detect(Task):
         from kzoo.ops.detections import detections
 
         return detections(raw["logits"], raw["boxes"], sizes)
+
+    def unlearnt(self, view, batch, logs):
+        """AP50 of the batch, where it is too low; after the last step also what keeps it there: classes, boxes or
+        both.
+        """
+        found = logs[-1]["ap50"]
+        if found >= LEARNT:
+            return ""
+        told = f"after {len(logs)} steps on one batch its AP50 is {found:.2f}, not {LEARNT}"
+        if len(logs) < self.overfit_steps:
+            return told
+        from kzoo.tasks.views.detect import parts_learnt
+
+        x, y = batch
+        count, named, near, others = parts_learnt(view.network(x, training=True), y, self.settings.costs)
+        parts = [] if near >= LEARNT * count else ["boxes"]
+        if named < LEARNT * count or not parts:
+            parts.insert(0, "classes")
+        return (
+            f"{told}: it does not learn the {' and the '.join(parts)} (of {count} objects {named} are named rightly by "
+            f"their queries and {near} overlapped by half, and {others} other queries name one)"
+        )
 
     def facts(self, network):
         return {"classes": network.config.num_classes}
@@ -169,12 +198,17 @@ class Detect(Task):
 
 
 class BoxMeter(Meter):
-    """COCO's twelve figures, and ap/NAME of each class, in pixels of the pictures as they are."""
+    """COCO's twelve figures, and ap/NAME of each class, in pixels of the pictures as they are; of a run's second
+    evaluation and those after it `instability`, the share of objects that the matching now gives another query.
 
-    def __init__(self, class_names):
-        self.class_names, self.judge = class_names, AveragePrecision()
+    costs: the weights of the matching's costs, by their names in matching_cost.
+    """
+
+    def __init__(self, class_names, costs):
+        self.class_names, self.judge, self.instability = class_names, AveragePrecision(), Instability(costs)
 
     def update(self, outputs, y, real):
+        self.instability.update(outputs, y, real)
         found = _found(outputs, y["size"])
         for i in np.flatnonzero(real):
             there = y["valid"][i] | y["crowd"][i]
@@ -185,6 +219,11 @@ class BoxMeter(Meter):
 
     def result(self):
         return self.judge.result(self.class_names)
+
+    def since(self, memory):
+        share = self.instability.share(memory.get("queries", []))
+        memory["queries"] = self.instability.queries
+        return {} if share is None else {"instability": share}
 
 
 def draw_objects(path, picture, objects):

@@ -108,13 +108,13 @@ class Masked(Task):
     def meter(self, network, source):
         return ErrorMeter()
 
-    def evaluate(self, view, network, loader, reference, between=lambda: None):
+    def evaluate(self, view, network, loader, reference, between=lambda: None, memory=None):
         """loss and, where there are labels, knn_accuracy of the encoder, of knn_queries pictures by knn_reference of
         the training split.
 
         view None: of a finished run, all pictures are asked by all.
         """
-        figures, s = super().evaluate(view, network, loader, reference, between), self.settings
+        figures, s = super().evaluate(view, network, loader, reference, between, memory), self.settings
         if loader.source.targets != "label":
             return figures
         known = reference()

@@ -125,6 +125,7 @@ def draw_curve(run, curves, history):
             )
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     with replacing(run / "learning_curve.png") as temporary:
         figure.savefig(temporary, dpi=120)
