@@ -12,9 +12,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import kzoo
+from kzoo import explain
+from kzoo.checking import randomise
 from kzoo.cli import main
 from kzoo.data import open_source
-from kzoo.data.objects import canvas_of
+from kzoo.data.objects import Canvases, on_canvas
 from kzoo.errors import UserError
 from kzoo.ops.detections import detections
 from kzoo.ops.resize import fitted_size
@@ -56,10 +58,10 @@ def test_a_pictures_size_is_the_same_of_tensors():
 def test_a_picture_is_padded_in_a_graph_as_on_the_host(size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     preprocessing = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), interpolation="bilinear")
-    image, mask, filled = canvas_of(picture, (32, 40), preprocessing)
-    found = padded(picture[None], (32, 40), preprocessing)
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(found["mask"])[0], mask)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(found["image"])[0], image, atol=2e-5)
+    shown, (filled,) = on_canvas([picture], Canvases((32, 40)), preprocessing)
+    found, mask = padded(picture[None], (32, 40), preprocessing), shown["mask"][0]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(found["mask"]), shown["mask"])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found["image"]), shown["image"], atol=2e-5)
     assert not mask[: filled[0], : filled[1]].any() and mask.sum() == mask.size - filled[0] * filled[1]
 
 
@@ -313,9 +315,71 @@ def test_a_run_finds_objects_in_a_picture(run, tmp_path, capsys):
     np.testing.assert_allclose([o["score"] for o in told["objects"]], found["scores"][0], atol=1e-5)
     assert [o["label"] for o in told["objects"]] == [model.spec.class_names[i] for i in found["labels"][0]]
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
+    attention_is_drawn_for_each_object(run, tmp_path, told["objects"], model, capsys)
     assert main([*words[:3], "--set", "threshold=2"]) == 2 and "a score in 0..1" in capsys.readouterr().err
     with pytest.raises(UserError, match="gives no boxes"):
         kzoo.postprocess(kzoo.get("vit_toy"), outputs, [(60, 90)])
+
+
+def attention_is_drawn_for_each_object(run, folder, objects, model, capsys):
+    """The map of each is that of the query which gives its box; none is said."""
+    picture, out, drawn = np.array(Image.open(folder / "a.png")), folder / "looks", []
+    words = ["predict", str(run.workdir), str(folder / "a.png"), "--attention", "--json", "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        real = explain.draw_objects
+        patch.setattr(explain, "draw_objects", lambda *given: drawn.append(given) or real(*given))
+        assert main([*words, "--threshold", "0", "--points", "0.2,0.5", "1,0"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    names = {kind: str(out / f"000_a.{kind}.png") for kind in ("attention", "points")}
+    assert {kind: told[kind] for kind in names} == names and told["objects"] == objects
+    assert all(min(Image.open(name).size) > 100 for name in names.values())
+    inputs = keras.tree.map_structure(lambda x: x[None], kzoo.preprocessor(model)(picture))
+    cx, cy, w, h = model.predict(inputs, verbose=0)["boxes"][0].T
+    boxes = np.stack([(cx - w / 2) * 90, (cy - h / 2) * 60, (cx + w / 2) * 90, (cy + h / 2) * 60], axis=1)
+    maps = kzoo.attention(model, inputs)[0, -1].mean(axis=0)
+    ((_, shown, shares, found, of, _),) = drawn
+    assert of == objects and shares == (27 / 32, 1) and np.array_equal(shown, picture)
+    queries = [int(np.abs(boxes - each["box"]).max(axis=1).argmin()) for each in objects]
+    assert sorted(queries) == list(range(len(objects)))
+    np.testing.assert_allclose(found, maps[queries], atol=1e-5)
+    assert main([*words, "--threshold", "1"]) == 0
+    told = capsys.readouterr()
+    assert "a.png: no object scores 1 or more, so no attention is drawn" in told.err
+    assert "attention" not in json.loads(told.out)[0]
+    for wrong in (["--points", "0.5"], ["--points", "0.5,2"], ["--points", "a,b"]):
+        assert main([*words, *wrong]) == 2 and "--points takes Y,X in 0..1" in capsys.readouterr().err
+    assert main([*words[:3], "--points", "0,0"]) == 2 and "add --attention" in capsys.readouterr().err
+
+
+def test_prediction_shows_pictures_as_evaluation_does():
+    """In the same canvas; the network, which was built for one size, takes all of them."""
+    task, rng = make(Detect(canvases=((32, 48), (48, 32), (48, 48)))), np.random.default_rng(0)
+    network = randomise(kzoo.get("detr_toy", image_size=(32, 40), num_classes=3))
+    batching = task.batching(network.take, open_source("shapes:n=1,size=32,max=2", "test"), Data(), 0, "numpy")
+    opened = task.judged(None, network)
+    assert opened.input["image"].shape[1:3] == (None, None) and task.judged(None, network) is opened
+    tall, wide = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((60, 40), (40, 58)))
+    objects = {"boxes": np.float32([[1, 2, 30, 30]]), "labels": np.array([1]), "crowd": np.array([False])}
+    objects |= {"area": np.float32([812]), "image_id": 1}
+    for pictures, canvas in (([tall], (48, 32)), ([wide], (32, 48)), ([tall, wide], (48, 48))):
+        count = len(pictures)
+        x, y, _ = batching.evaluate(pictures, [objects] * count, range(count), count)
+        inputs, sizes = task.prepared(pictures, network.take)
+        assert x["mask"].shape == (count, *canvas) and np.array_equal(sizes, y["size"])
+        for name, array in x.items():
+            np.testing.assert_array_equal(inputs[name], array)
+        if canvas == (48, 32):
+            wanted = detections(*map(opened.predict_on_batch(x).get, ("logits", "boxes")), y["size"])
+            found = task.predictor(network, None, network.take)(pictures[0])
+            for name, array in wanted.items():
+                np.testing.assert_allclose(found[name], keras.ops.convert_to_numpy(array)[0], atol=1e-4)
+            filled = (~x["mask"][0]).any(axis=1).mean(), (~x["mask"][0]).any(axis=0).mean()
+            assert task.shown(pictures[0], network.take)[1] == pytest.approx(filled)
+    assert kzoo.attention(opened, x).shape == (2, 2, 4, 6, 6, 6)
+    assert make(Detect()).judged(None, network) is network
+    network.set_weights([weight + 1 for weight in network.get_weights()])
+    for one, other in zip(task.judged(None, network).weights, network.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
 @pytest.mark.slow

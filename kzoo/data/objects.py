@@ -15,7 +15,31 @@ from kzoo.errors import UserError
 from kzoo.ops.resize import fitted_size
 
 
-class ObjectBatching(Batching):
+class Canvases:
+    """The fixed sizes of padded pictures: how large a picture is shown, and which canvas holds some.
+
+    image_size: (height, width) of the network; canvases: (height, width) each; none: the network's own size. A
+    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
+    that canvas's, less.
+    """
+
+    def __init__(self, image_size, canvases=()):
+        # the smallest first, of equal areas the lower
+        self.canvases = sorted(set(map(tuple, canvases)) or {tuple(image_size)}, key=lambda hw: (hw[0] * hw[1], hw))
+        self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
+        self.sides = min(image_size), max(self.largest)
+
+    def canvas(self, sizes):
+        """(height, width) of the smallest canvas that holds pictures of those sizes (B, 2)."""
+        height, width = np.max(np.asarray(sizes), axis=0)
+        return next(canvas for canvas in self.canvases if canvas[0] >= height and canvas[1] >= width)
+
+    def shown(self, size):
+        """(height, width), in evaluation and prediction, of a picture of that size."""
+        return fitted_size(*size, *self.sides, self.largest)
+
+
+class ObjectBatching(Canvases, Batching):
     """x = {"image" float32 (B, H, W, C), normalised, 0 where "mask" bool (B, H, W) is True, which is padding}, the
     picture in the upper left of the smallest canvas that holds the batch.
 
@@ -25,13 +49,13 @@ class ObjectBatching(Batching):
     "original" float32 (B, T, 4), x0, y0, x1, y1 in pixels of the picture as the source has it, "size" int32 (B, 2), its
     height and width, and "image_id" int64 (B,).
 
-    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. In evaluation a
-    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
-    that canvas's, less. Raises UserError for a number of channels that cannot be converted or jittered, and for a
-    picture with more than T objects, before any is read where the source knows its fullest.
+    canvases: as in Canvases. augment: a BoxAugment or None. Raises UserError for a number of channels that cannot be
+    converted or jittered, and for a picture with more than T objects, before any is read where the source knows its
+    fullest.
     """
 
     def __init__(self, take, source, *, max_boxes, canvases=(), augment=None, seed=0, engine="numpy"):
+        super().__init__(take.image_size, canvases)
         self.channels, self.name, self.seed = take.channels, source.name, seed
         to_channels(np.zeros((1, 1, source.channels), np.uint8), self.channels, source.name)
         if augment and augment.color_jitter and self.channels not in (1, 3):
@@ -43,30 +67,15 @@ class ObjectBatching(Batching):
         self.max_boxes, self.augment = max_boxes, augment
         if fullest := source.fullest():
             self._require_room(*fullest)
-        # the smallest first, of equal areas the lower
-        self.canvases = sorted(
-            set(map(tuple, canvases)) or {tuple(take.image_size)}, key=lambda hw: (hw[0] * hw[1], hw)
-        )
-        self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
-        self.sides = min(take.image_size), max(self.largest)
         if engine == "tf":
             from kzoo.data.jpeg import pixels as of_window
         else:
             of_window = pixels
         self._pixels = of_window
 
-    def canvas(self, sizes):
-        """(height, width) of the smallest canvas that holds pictures of those sizes (B, 2)."""
-        height, width = np.max(np.asarray(sizes), axis=0)
-        return next(canvas for canvas in self.canvases if canvas[0] >= height and canvas[1] >= width)
-
     def changes(self, sizes, keys, epoch):
         """The BoxChange of each picture of a training batch, by their sizes (B, 2); [] without augmentation."""
         return plan(self.augment, self.seed, epoch, keys, sizes, self.sides, self.largest) if self.augment else []
-
-    def shown(self, size):
-        """(height, width) in evaluation of a picture of that size."""
-        return fitted_size(*size, *self.sides, self.largest)
 
     def train(self, pictures, targets, keys, epoch, step):
         if self.augment is None:
@@ -169,16 +178,19 @@ def whole_picture(image, size, preprocessing):
     return np.clip(resample(image, size, preprocessing.interpolation), 0, 255)  # bicubic overshoots
 
 
-def canvas_of(picture, image_size, preprocessing, name="the picture"):
-    """uint8 (h, w, C) as a detector of one size takes it: (image float32 (H, W, C), normalised, mask bool (H, W), True
-    where it is padding, (height, width) that the picture fills of it).
+def on_canvas(pictures, canvases, preprocessing, name="the picture"):
+    """uint8 pictures (h, w, C), each of its own size, as a detector takes them and evaluation shows them: ({"image"
+    float32 (B, H, W, C), normalised, "mask" bool (B, H, W), True where it is padding}, [(height, width) that each fills
+    of it]); canvases: a Canvases.
     """
-    image = to_channels(picture, len(preprocessing.mean), name)
-    height, width = size = fitted_size(*image.shape[:2], min(image_size), max(image_size), image_size)
-    out, mask = np.zeros((*image_size, image.shape[-1]), np.float32), np.ones(image_size, bool)
-    out[:height, :width] = normalise(whole_picture(image, size, preprocessing), preprocessing)
-    mask[:height, :width] = False
-    return out, mask, size
+    images = [to_channels(picture, len(preprocessing.mean), name) for picture in pictures]
+    sizes = [canvases.shown(image.shape[:2]) for image in images]
+    shape = len(images), *canvases.canvas(sizes)
+    out, mask = np.zeros((*shape, len(preprocessing.mean)), np.float32), np.ones(shape, bool)
+    for row, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
+        shown = whole_picture(image, (height, width), preprocessing)
+        out[row, :height, :width], mask[row, :height, :width] = normalise(shown, preprocessing), False
+    return {"image": out, "mask": mask}, sizes
 
 
 def _chosen(objects, which):

@@ -12,13 +12,18 @@ def detections(logits, boxes, sizes):
     each picture in pixels. A query's class is the likeliest beside "no object", its score that class' probability; its
     box becomes x0, y0, x1, y1 in pixels, which may lie outside of the picture.
     """
+    scores, labels, order = ranked(logits)
+    corners = cxcywh_to_xyxy(ops.take_along_axis(ops.cast(boxes, "float32"), order[..., None], axis=1))
+    height, width = (ops.cast(sizes, "float32")[:, i] for i in (0, 1))
+    scale = ops.stack([width, height, width, height], axis=-1)[:, None]
+    return {"boxes": corners * scale, "scores": scores, "labels": labels}
+
+
+def ranked(logits):
+    """(scores (B, Q), labels (B, Q), queries (B, Q)) of logits (B, Q, C + 1), best first; as in `detections`."""
     likely = ops.softmax(ops.cast(logits, "float32"), axis=-1)[..., :-1]
     best, number = ops.max(likely, axis=-1, keepdims=True), ops.arange(likely.shape[-1], dtype="float32")
     # as argmax, which Keras makes of operations that ONNX and LiteRT do not have
     labels = ops.min(ops.where(likely >= best, number, float(likely.shape[-1])), axis=-1)
     scores, order = ops.top_k(best[..., 0], logits.shape[1])
-    labels = ops.take_along_axis(labels, order, axis=1)
-    corners = cxcywh_to_xyxy(ops.take_along_axis(ops.cast(boxes, "float32"), order[..., None], axis=1))
-    height, width = (ops.cast(sizes, "float32")[:, i] for i in (0, 1))
-    scale = ops.stack([width, height, width, height], axis=-1)[:, None]
-    return {"boxes": corners * scale, "scores": scores, "labels": labels}
+    return scores, ops.take_along_axis(labels, order, axis=1), order

@@ -21,8 +21,9 @@ runtime alone.
 
 import numpy as np
 
-from kzoo.data import Loader, engine_for, prepare
+from kzoo.data import Loader, engine_for, prepare, resized
 from kzoo.errors import UserError
+from kzoo.figures import show
 from kzoo.schema import TaskSettings
 
 _TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
@@ -273,11 +274,49 @@ class Task:
         """Writes the picture with its answer as PNG. Needs the extra "plots"."""
         raise NotImplementedError
 
+    def shown(self, picture, take):
+        """(a uint8 picture as maps of attention are laid over it, the shares of the network's height and width that it
+        fills).
+        """
+        return resized(picture, take.image_size, take.preprocessing).round().astype("uint8"), (1.0, 1.0)
+
+    def explained(self, network, picture, outputs, labels):
+        """A function of a path that writes there as PNG what the network, `served`, looks at in a picture, whose
+        `predict` gave the outputs; or, where there is nothing to draw, a sentence that says why. labels: the classes'
+        names, or none.
+
+        Raises UserError for a network without attention.
+        """
+        from kzoo import explain
+
+        inputs, _ = self.prepared([picture], network.take)
+        maps, rolled = explain.attention(network, inputs)[0, -1], explain.rollout(network, inputs)[0]
+        title = f"{network.spec.name}: {self.line(self.answer(outputs, labels, 1))}"
+        fitted = self.shown(picture, network.take)[0]
+        return lambda path: explain.draw_attention(path, fitted, maps, rolled, title)
+
+    def explained_at(self, network, picture, points):
+        """The same of what `points`, [(y, x), ...] in 0..1 of the picture, take in the last layer of self-attention.
+        Raises as `explained`, and UsageError for other points.
+        """
+        from kzoo import explain
+
+        inputs, _ = self.prepared([picture], network.take)
+        maps = explain.attention(network, inputs, points=points)[0, -1].mean(axis=0)
+        shown, shares = self.shown(picture, network.take)
+        return lambda path: explain.draw_points(path, shown, shares, maps, points, network.spec.name)
+
     def captions(self, batch, names):
         """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or
         none.
         """
         raise NotImplementedError
+
+    def show_sample(self, axis, image, batch, row, names):
+        """Draws image (H, W, C) in 0..1, that row's of a training batch, on matplotlib's axis, with what `captions`
+        does not say.
+        """
+        show(axis, image, vmin=0, vmax=1)
 
 
 class Meter:

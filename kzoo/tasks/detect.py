@@ -4,21 +4,24 @@ views/detect.py.
 "End-to-End Object Detection with Transformers", https://arxiv.org/abs/2005.12872.
 """
 
+import weakref
 from collections import Counter
 
 import numpy as np
 
 from kzoo import schema
 from kzoo.data import object_report
-from kzoo.data.objects import ObjectBatching, canvas_of
+from kzoo.data.objects import Canvases, ObjectBatching, on_canvas
 from kzoo.errors import UsageError, UserError, require
-from kzoo.figures import new_figure, save, show
+from kzoo.figures import boxes, new_figure, save, show
 from kzoo.tasks.average_precision import AveragePrecision
 from kzoo.tasks.base import Meter, Task, names_for, register_task
 from kzoo.tasks.instability import Instability
 
 LEARNT = 0.95  # AP50 of `overfits`, and from where a part of it counts as learnt
 THRESHOLD = 0.5  # the score from which a detection is shown
+# {network of one size: the same one for any}, which is compiled once, not for every picture
+_OPEN = weakref.WeakKeyDictionary()
 
 
 @register_task
@@ -107,9 +110,23 @@ class Detect(Task):
         return taken, ops.broadcast_to(own[None], (shape[0], 2))
 
     def prepared(self, pictures, take):
-        image, mask, _ = zip(*(canvas_of(p, take.image_size, take.preprocessing) for p in pictures), strict=True)
         sizes = np.array([picture.shape[:2] for picture in pictures], np.float32)
-        return {"image": np.stack(image), "mask": np.stack(mask)}, sizes
+        return on_canvas(pictures, self._canvases(take), take.preprocessing)[0], sizes
+
+    def _canvases(self, take):
+        return Canvases(take.image_size, self.settings.canvases)
+
+    def judged(self, view, network):
+        """The network or, where pictures come in several canvases and it was built for one size, the same network of
+        open sides.
+        """
+        if not self.settings.canvases or network.config.open_size:
+            return network
+        from kzoo.weights.encoder import rebuilt, refill
+
+        if network not in _OPEN:
+            _OPEN[network] = rebuilt(network, open_size=True)
+        return refill(_OPEN[network], network)
 
     def resizing(self, image_size):
         height, width = image_size
@@ -159,9 +176,12 @@ class Detect(Task):
         return inputs | {"mask": mask}
 
     def predictor(self, network, view, take, threshold=THRESHOLD):
-        """threshold: the score from which a detection is part of the answer."""
+        """threshold: the score from which a detection is part of the answer. Pictures are shown to the network as
+        evaluation shows them.
+        """
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold is a score in 0..1, not {threshold}.")
+        network = self.judged(view, network)
         return lambda picture: self.predict(network, view, picture, take) | {"threshold": np.float32(threshold)}
 
     def answer(self, outputs, labels, top):
@@ -188,6 +208,32 @@ class Detect(Task):
         """The picture with its boxes, one colour a class."""
         draw_objects(path, picture, answer["objects"])
 
+    def shown(self, picture, take):
+        canvases = self._canvases(take)
+        size = canvases.shown(picture.shape[:2])
+        return picture, tuple(np.divide(size, canvases.canvas([size])).tolist())
+
+    def explained(self, network, picture, outputs, labels):
+        """What the query of each object of the answer takes from the encoder's cells."""
+        import keras
+
+        from kzoo import explain
+        from kzoo.ops.detections import ranked
+
+        objects = self.answer(outputs, labels, None)["objects"]
+        if not objects:
+            least = float(outputs.get("threshold", THRESHOLD))
+            return f"no object scores {least:g} or more, so no attention is drawn; lower the threshold to see some."
+        inputs, _ = self.prepared([picture], network.take)
+        network = self.judged(None, network)
+        queries = ranked(network.predict_on_batch(inputs)["logits"])[2][0, : len(objects)]
+        maps = explain.attention(network, inputs)[0, -1].mean(axis=0)[keras.ops.convert_to_numpy(queries)]
+        shown, shares = self.shown(picture, network.take)
+        return lambda path: explain.draw_objects(path, shown, shares, maps, objects, network.spec.name)
+
+    def explained_at(self, network, picture, points):
+        return super().explained_at(self.judged(None, network), picture, points)
+
     def captions(self, batch, names):
         """How many objects of each class a picture has."""
         told = []
@@ -195,6 +241,23 @@ class Detect(Task):
             counts = Counter(names[label] if names else str(label) for label in labels[valid])
             told.append("\n".join(f"{count} {name}" for name, count in counts.most_common(2)))
         return told
+
+    def show_sample(self, axis, image, batch, row, names):
+        """The picture without its padding, with its boxes."""
+        x, y = batch
+        height, width = ((~x["mask"][row]).any(axis=side).sum() for side in (1, 0))
+        show(axis, image[:height, :width], vmin=0, vmax=1, extent=(0, width, height, 0))
+        cx, cy, w, h = (y["boxes"][row][y["valid"][row]] * np.tile((width, height), 2)).T
+        corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
+        labels = y["labels"][row][y["valid"][row]].tolist()
+        boxes(
+            axis,
+            [
+                {"label": names[label] if names else str(label), "index": label, "box": box}
+                for label, box in zip(labels, corners.tolist(), strict=True)
+            ],
+            fontsize=5,
+        )
 
 
 class BoxMeter(Meter):
@@ -228,27 +291,12 @@ class BoxMeter(Meter):
 
 def draw_objects(path, picture, objects):
     """Writes the picture with a box, label and score of each of `objects`, as an answer has them, as PNG."""
-    from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
-
     height, width = picture.shape[:2]
     figure = new_figure(6, 6 * height / width + 0.2)
     axis = figure.subplots()
     show(axis, picture)
     axis.axis("off")
-    for found in objects:
-        x0, y0, x1, y1 = found["box"]
-        colour = colormaps["tab10"](found["index"] % 10)
-        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5))
-        axis.text(
-            x0,
-            y0,
-            f"{found['label']} {found['score']:.2f}",
-            fontsize=7,
-            color="white",
-            verticalalignment="bottom",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
-        )
+    boxes(axis, objects)
     save(figure, path)
 
 

@@ -125,7 +125,6 @@ def draw_curve(run, curves, history):
             )
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
+        axis.legend()
     with replacing(run / "learning_curve.png") as temporary:
         figure.savefig(temporary, dpi=120)
