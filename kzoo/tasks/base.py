@@ -25,6 +25,7 @@ from kzoo.data import Loader, engine_for, prepare, resized
 from kzoo.errors import UserError
 from kzoo.figures import show
 from kzoo.schema import TaskSettings
+from kzoo.tasks.meters import Meter as Meter  # where plugins look for it
 
 _TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
 FALL = 0.2  # of `overfits`: the share by which the loss has to fall
@@ -317,47 +318,3 @@ class Task:
         does not say.
         """
         show(axis, image, vmin=0, vmax=1)
-
-
-class Meter:
-    """Figures of a stream of batches, in float64."""
-
-    def update(self, outputs, y, real):
-        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool, False
-        for padding.
-        """
-        raise NotImplementedError
-
-    def result(self):
-        """{figure: number}."""
-        raise NotImplementedError
-
-    def since(self, memory):
-        """{figure: number} of what differs from the evaluation before, of the same pictures in the same order.
-
-        memory: a dictionary of what JSON has, {} at first, in which it left what it is to be compared by, and in which
-        this one does. It is kept in the run's checkpoint.
-        """
-        return {}
-
-
-def names_for(network, source, classes):
-    """The source's class names where they are those of a network that tells so many `classes` apart, () where it has
-    others. Raises UserError for a source of more classes, and of other names than the network knows.
-    """
-    known, found = network.spec.class_names, tuple(source.class_names)
-    if source.num_classes > classes:
-        raise UserError(
-            f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to "
-            "train it, and evaluate on the data that it was trained for."
-        )
-    if known and found and found != tuple(known):  # the numbers would mean other classes
-        raise UserError(
-            f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same "
-            "classes."
-        )
-    return found if len(found) == classes else ()
-
-
-def _few(names):
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -15,8 +15,10 @@ from kzoo.data.objects import Canvases, ObjectBatching, on_canvas
 from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import boxes, new_figure, save, show
 from kzoo.tasks.average_precision import AveragePrecision
-from kzoo.tasks.base import Meter, Task, names_for, register_task
+from kzoo.tasks.base import Task, register_task
+from kzoo.tasks.class_names import names_for
 from kzoo.tasks.instability import Instability
+from kzoo.tasks.meters import Meter
 
 LEARNT = 0.95  # AP50 of `overfits`, and from where a part of it counts as learnt
 THRESHOLD = 0.5  # the score from which a detection is shown

@@ -15,7 +15,8 @@ from kzoo.data.randomness import MASKS, uniforms
 from kzoo.errors import UsageError, UserError
 from kzoo.figures import new_figure, save, show, thumbnail
 from kzoo.tasks import neighbours
-from kzoo.tasks.base import Meter, Task, register_task
+from kzoo.tasks.base import Task, register_task
+from kzoo.tasks.meters import Meter
 
 # {network: what evaluation asks of it}, which is compiled once, not for every epoch
 _KNOWN = weakref.WeakKeyDictionary()
