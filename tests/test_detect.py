@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.optimize import linear_sum_assignment
 
 import kzoo
 from kzoo.cli import main
@@ -20,7 +21,7 @@ from kzoo.ops.resize import fitted_size
 from kzoo.preprocess import padded
 from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe
 from kzoo.specs import Preprocessing
-from kzoo.tasks import make
+from kzoo.tasks import make, pairing
 from kzoo.tasks.average_precision import FIGURES, AveragePrecision
 from tests.test_training_run import interrupt_after
 
@@ -194,6 +195,75 @@ def test_a_run_finds_objects_in_a_picture(run, tmp_path, capsys):
     assert main([*words[:3], "--set", "threshold=2"]) == 2 and "a score in 0..1" in capsys.readouterr().err
     with pytest.raises(UserError, match="gives no boxes"):
         kzoo.postprocess(kzoo.get("vit_toy"), outputs, [(60, 90)])
+
+
+def answers(rng, pictures=3, queries=8, classes=4):
+    """What an artifact is compared with, of random logits and boxes, with two queries that all but agree, so that
+    neither is surely the first, and one to which two classes are all but equally likely.
+    """
+    logits = rng.normal(size=(pictures, queries, classes + 1)).astype("float32")
+    boxes = rng.uniform(0.1, 0.9, (pictures, queries, 4)).astype("float32")
+    logits[:, 1] = logits[:, 0] + 1e-6
+    logits[:, 2, :classes] = np.sort(logits[:, 2, :classes], axis=1)
+    logits[:, 2, classes - 2] = logits[:, 2, classes - 1]
+    found = detections(logits, boxes, np.full((pictures, 2), (60.0, 90.0), np.float32), shares=True)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
+
+
+def as_another_runtime(expected, rng):
+    """The same but for what float32 leaves open: last bits, the order of equal scores, which of two equal classes."""
+    found = {name: np.array(expected[name]) for name in ("boxes", "scores", "labels")}
+    found["boxes"] += rng.normal(0, 1e-5, found["boxes"].shape).astype("float32")
+    for i, (scores, shares) in enumerate(zip(expected["scores"], expected["shares"], strict=True)):
+        first = int(np.argmin(-np.diff(scores)))  # the two that all but agree stand side by side
+        for values in found.values():
+            values[i, [first, first + 1]] = values[i, [first + 1, first]]
+        best, second = np.sort(shares, axis=1)[:, ::-1].T[:2]
+        tied = int(np.argmin(np.log(best / second)))
+        places = np.argsort(-shares[tied])[:2].tolist()
+        places.remove(int(expected["labels"][i, tied]))
+        row = {first: first + 1, first + 1: first}.get(tied, tied)
+        found["labels"][i, row] = places[0]
+    return found
+
+
+BROKEN = {
+    "labels counted from 1": lambda found: found["labels"].__iadd__(1),
+    "one label": lambda found: found["labels"].__setitem__((1, 0), (found["labels"][1, 0] + 1) % 4),
+    "no class": lambda found: found["labels"].__setitem__((0, 3), np.nan),
+    "two boxes changed places": lambda found: found["boxes"].__setitem__((2, [0, 7]), found["boxes"][2, [7, 0]]),
+    "a box moved": lambda found: found["boxes"][0, 5].__iadd__(0.02),
+    "height and width": lambda found: found["boxes"].__setitem__(..., found["boxes"][..., [1, 0, 3, 2]]),
+    "a score": lambda found: found["scores"][1, 4:5].__iadd__(2e-4),
+    "worst first": lambda found: [v.__setitem__(..., v[:, ::-1].copy()) for v in found.values()],
+    "one twice": lambda found: [v.__setitem__((slice(None), 6), v[:, 5]) for v in found.values()],
+    "not a number": lambda found: found["boxes"].__setitem__((0, 0), np.nan),
+}
+
+
+@pytest.mark.parametrize("kind", ["none", *BROKEN])
+def test_detections_are_compared_one_to_one(kind):
+    """Where nothing but last bits and ties differ, the artifact is as good as Keras; where anything else does, not."""
+    from kzoo.exporting.verify import TOLERANCE
+
+    task, rng = make(Detect()), np.random.default_rng(4)
+    expected = answers(rng)
+    found = as_another_runtime(expected, rng)
+    if kind == "none":
+        other = pairing.paired(expected, found)
+        for i in range(3):
+            cost = np.abs(expected["boxes"][i][:, None] - found["boxes"][i]).sum(axis=2)
+            for name, values in found.items():
+                np.testing.assert_array_equal(other[name][i], values[i][linear_sum_assignment(cost)[1]])
+        assert not np.array_equal(other["boxes"], found["boxes"])
+    else:
+        BROKEN[kind](found)
+    record = task.agreement(expected, found)
+    apart = {what: difference / unit / TOLERANCE for what, difference, unit in task.differences(record)}
+    assert all(difference <= 1 for difference in apart.values()) == (kind == "none"), apart
+    if kind == "none":
+        assert 0 < apart[""] < 0.1 and record["label_agreement"] == 1 - 3 / 24 and record["correlation"] > 0.9999
+        assert set(task.agreements) < set(record)
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ PRECISIONS = {
     "dynamic": "8-bit weights, dynamic range",
     "bfloat16": "bfloat16 weights and products",
 }
+CALL = ("signature", "batch", "size")  # what a record of a comparison says beside its figures
+HEADS = {"max_abs_difference": "largest difference", "top1_agreement": "top-1 agreement"}
 
 
 def describe(serving, format, quantize):
@@ -135,7 +137,9 @@ def markdown(card):
     (height, width), channels = card["input"]["image_size"], card["input"]["shape"][3]
     output = next(iter(card["outputs"]))
     snippet = FORMATS[card["format"]].snippet.format(height=height, width=width, channels=channels, output=output)
-    rows = "\n".join(_row(record) for record in card["verified"])
+    figures = list(dict.fromkeys(name for record in card["verified"] for name in record if name not in CALL))
+    rows = "\n".join(_row(record, figures) for record in card["verified"])
+    heads = " | ".join(("signature", "batch", "height x width", *(HEADS.get(name, _words(name)) for name in figures)))
     size, made = f"{card['file_bytes'] / 1e6:.1f}", f"Exported by kzoo {card['kzoo']} on {card['date'][:10]}."
     encoded = card["encoded_input"]
     decoding = (
@@ -158,8 +162,8 @@ def markdown(card):
 
 Compared with Keras on {card["pictures"]}:
 
-| signature | batch | height x width | largest difference | largest output | correlation | top-1 agreement |
-|---|---|---|---|---|---|---|
+| {heads} |
+{"|---" * (len(CALL) + len(figures))}|
 {rows}
 
 {_took(card["latency_ms"])}
@@ -187,11 +191,15 @@ def _published(card):
     return "".join(f"\n- {what}: `{value}`" for what, value in told if value)
 
 
-def _row(record):
+def _row(record, figures):
     size = record["size"] if isinstance(record["size"], str) else " x ".join(map(str, record["size"]))
-    numbers = [f"{record['max_abs_difference']:.2g}", f"{record['largest_output']:.4g}"]
-    numbers += [f"{record[name]:.6g}" if name in record else "" for name in ("correlation", "top1_agreement")]
+    digits = {name: 2 if name.endswith("_difference") else 6 for name in figures} | {"largest_output": 4}
+    numbers = [f"{record[name]:.{digits[name]}g}" if name in record else "" for name in figures]
     return "| " + " | ".join([record["signature"], str(record["batch"]), size, *numbers]) + " |"
+
+
+def _words(figure):
+    return figure.replace("_", " ")
 
 
 def _shape(shape):

@@ -1,6 +1,7 @@
 """The serving view of a model: pictures in, named outputs out, preprocessing included. Needs the TensorFlow backend."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ class Serving:
         inputs = keras.tree.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input)
         return (inputs,) if self._sizes is None else (inputs, tf.TensorSpec((None, 2), self._sizes.dtype))
 
-    @property
+    @functools.cached_property
     def shapes(self):
         """{name: shape} of the outputs, the model's own first; the batch is None."""
         sizes = (
@@ -55,6 +56,10 @@ class Serving:
     def outputs(self, inputs, sizes=None):
         """What the model takes, with the pictures' own sizes -> the named outputs, all float32."""
         return self.task.outputs(self.model, self.model(inputs, training=False), sizes)
+
+    def reference(self, inputs, sizes=None):
+        """The same, with what its task judges them by."""
+        return self.task.reference(self.model, self.model(inputs, training=False), sizes)
 
     def own_size(self, images):
         """uint8 (B, H, W, C) of the model's own size -> outputs."""

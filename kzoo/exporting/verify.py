@@ -25,10 +25,10 @@ class Reference:
 
     def __init__(self, serving):
         self.serving = serving
-        self._outputs = tf.function(serving.outputs, input_signature=serving.taken, autograph=False)
+        self._outputs = tf.function(serving.reference, input_signature=serving.taken, autograph=False)
 
     def __call__(self, pictures, preprocessing):
-        """uint8 pictures (h, w, C) of any sizes -> {output name: float32 array}."""
+        """uint8 pictures (h, w, C) of any sizes -> {output name: float32 array}, with what the task judges by."""
         taken = self.serving.taken
         prepared = self.serving.task.prepared(pictures, self.serving.take(preprocessing))[: len(taken)]
         prepared = keras.tree.map_structure(lambda array, spec: tf.constant(array, spec.dtype), prepared, taken)
@@ -46,8 +46,10 @@ def verify(artifact, serving, pictures, exact):
         for signature, size, batch, expected, found in _calls(
             artifact, serving, reference, _cycled(pictures, serving.channels)
         ):
-            record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.task)
-            _judge(record, artifact.format, exact)
+            record = {"signature": signature, "batch": batch, "size": size} | compare(
+                expected, found, serving.task, serving.shapes
+            )
+            _judge(record, artifact.format, serving.task.differences(record), exact)
             records.append(record)
     return records
 
@@ -80,26 +82,26 @@ def _calls(artifact, serving, reference, pictures):
         yield "serving_jpeg", "each its own", len(files), reference(decoded, whole), artifact.predict_encoded(files)
 
 
-def compare(expected, found, task):
-    """The task's agreement of two results, dictionaries of named arrays. Raises UserError where the names or shapes
-    differ.
+def compare(expected, found, task, names):
+    """The task's agreement of what its reference and an artifact gave, dictionaries of arrays. Raises UserError where
+    the artifact's are not those of the outputs' `names`, or of other shapes.
     """
-    if set(expected) != set(found) or any(expected[name].shape != found[name].shape for name in expected):
-        shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (expected, found)]
-        raise UserError(f"the artifact returned {shapes[1]} where Keras returned {shapes[0]}; report this as a bug.")
+    wanted, given = {name: expected[name].shape for name in names}, {name: a.shape for name, a in found.items()}
+    if wanted != given:
+        raise UserError(f"the artifact returned {given} where Keras returned {wanted}; report this as a bug.")
     return task.agreement(expected, found)
 
 
-def _judge(record, format, exact):
-    difference, limit = record["max_abs_difference"], TOLERANCE * max(1.0, record["largest_output"])
-    if np.isfinite(difference) and (difference <= limit or not exact):
-        return
-    where = f"{record['signature']}, batch {record['batch']}"
-    raise UserError(
-        f"the {format} artifact disagrees with Keras by {difference:.3g} where at most {limit:.3g} is allowed "
-        f"({where}), "
-        "so it was not kept; try another format or report this as a bug."
-    )
+def _judge(record, format, differences, exact):
+    for what, difference, unit in differences:
+        limit = TOLERANCE * unit
+        if np.isfinite(difference) and (difference <= limit or not exact):
+            continue
+        where = f"{record['signature']}, batch {record['batch']}"
+        raise UserError(
+            f"the {format} artifact disagrees with Keras by {difference:.3g}{what and f' in {what}'} where at most "
+            f"{limit:.3g} is allowed ({where}), so it was not kept; try another format or report this as a bug."
+        )
 
 
 def latency(artifact, serving, picture):

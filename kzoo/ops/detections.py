@@ -5,12 +5,13 @@ from keras import ops
 from kzoo.ops.boxes import cxcywh_to_xyxy
 
 
-def detections(logits, boxes, sizes):
+def detections(logits, boxes, sizes, shares=False):
     """{"boxes" (B, Q, 4), "scores" (B, Q), "labels" (B, Q)}, float32, best first: DETR's post-processing.
 
     logits (B, Q, C + 1), "no object" last; boxes (B, Q, 4): cx, cy, w, h in 0..1; sizes (B, 2): height and width of
     each picture in pixels. A query's class is the likeliest beside "no object", its score that class' probability; its
-    box becomes x0, y0, x1, y1 in pixels, which may lie outside of the picture.
+    box becomes x0, y0, x1, y1 in pixels, which may lie outside of the picture. shares: also "shares" (B, Q, C), the
+    probability of every class, in the same order.
     """
     likely = ops.softmax(ops.cast(logits, "float32"), axis=-1)[..., :-1]
     best, number = ops.max(likely, axis=-1, keepdims=True), ops.arange(likely.shape[-1], dtype="float32")
@@ -21,4 +22,5 @@ def detections(logits, boxes, sizes):
     corners = cxcywh_to_xyxy(ops.take_along_axis(ops.cast(boxes, "float32"), order[..., None], axis=1))
     height, width = (ops.cast(sizes, "float32")[:, i] for i in (0, 1))
     scale = ops.stack([width, height, width, height], axis=-1)[:, None]
-    return {"boxes": corners * scale, "scores": scores, "labels": labels}
+    found = {"boxes": corners * scale, "scores": scores, "labels": labels}
+    return found | ({"shares": ops.take_along_axis(likely, order[..., None], axis=1)} if shares else {})

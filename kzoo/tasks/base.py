@@ -189,8 +189,13 @@ class Task:
 
         return {"features": keras.tree.map_structure(lambda array: keras.ops.cast(array, "float32"), raw)}
 
+    def reference(self, network, raw, sizes):
+        """What the outputs of artifacts are compared with: `outputs` and, beside them, what `agreement` judges by."""
+        return self.outputs(network, raw, sizes)
+
     def agreement(self, expected, found):
-        """How two results of one batch compare, dictionaries of named arrays, in float64.
+        """How two results of one batch compare, dictionaries of named arrays, in float64; `expected` may hold what
+        `reference` adds.
 
         max_abs_difference over all of them; of the first, the network's own, largest_output and, where both vary,
         correlation.
@@ -209,6 +214,12 @@ class Task:
         if own.std() > 0 and other.std() > 0:
             record["correlation"] = float(np.corrcoef(own, other)[0, 1])
         return record
+
+    def differences(self, record):
+        """[(of what, a difference that an agreement tells, its unit)]: in units, each is held to the tolerance of exact
+        artifacts; "" is all outputs.
+        """
+        return [("", record["max_abs_difference"], max(1.0, record["largest_output"]))]
 
     def agreed(self, record):
         """What an agreement says beside the differences, in words; "" for nothing."""

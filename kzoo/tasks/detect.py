@@ -13,10 +13,12 @@ from kzoo.data import object_report
 from kzoo.data.objects import ObjectBatching, canvas_of
 from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import new_figure, save, show
+from kzoo.tasks import pairing
 from kzoo.tasks.average_precision import AveragePrecision
 from kzoo.tasks.base import Meter, Task, names_for, register_task
 
 THRESHOLD = 0.5  # the score from which a detection is shown
+LOGIT = 10.0  # the size of one
 
 
 @register_task
@@ -31,6 +33,7 @@ class Detect(Task):
     targets = "objects"
     crops = False
     curves = ("loss", "ap", "ap50")
+    agreements = (*Task.agreements, "score_difference", "label_agreement")
     asks = {"threshold": float}
     checks = ("overfits",)
 
@@ -118,6 +121,37 @@ class Detect(Task):
         from kzoo.ops.detections import detections
 
         return detections(raw["logits"], raw["boxes"], sizes)
+
+    def reference(self, network, raw, sizes):
+        """And `shares` (B, Q, C), by which it is seen whether another label is as likely."""
+        from kzoo.ops.detections import detections
+
+        return detections(raw["logits"], raw["boxes"], sizes, shares=True)
+
+    def agreement(self, expected, found):
+        """Of pairs of detections, one to one: boxes in pixels, by which the first figures are, score_difference,
+        label_agreement, the share of pairs with the same label, and label_difference, in logits, where there are
+        shares.
+        """
+        if "scores" not in found:
+            return super().agreement(expected, found)
+        other = pairing.paired(expected, found)
+        record = super().agreement({"boxes": expected["boxes"]}, other)
+        record["score_difference"] = pairing.score_difference(expected, found, other)
+        record["label_agreement"] = float(np.mean(expected["labels"] == other["labels"]))
+        if "shares" in expected:
+            apart = pairing.label_difference(expected["scores"], expected["shares"], other["labels"])
+            record["label_difference"] = apart
+        return record
+
+    def differences(self, record):
+        told = super().differences(record)
+        if "score_difference" in record:
+            told += [("scores", record["score_difference"], 1.0), ("labels", record["label_difference"], LOGIT)]
+        return told
+
+    def agreed(self, record):
+        return f"same label for {record['label_agreement']:.1%}" if "label_agreement" in record else ""
 
     def facts(self, network):
         return {"classes": network.config.num_classes}
