@@ -1,7 +1,9 @@
 """The task of detection: what becomes of a picture and its boxes, COCO's figures, a run from its start to its answers."""
 
 import csv
+import dataclasses
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -15,14 +17,17 @@ import kzoo
 from kzoo.cli import main
 from kzoo.data import open_source
 from kzoo.data.objects import canvas_of
-from kzoo.errors import UserError
+from kzoo.errors import UsageError, UserError
+from kzoo.exporting.artifact import Artifact, open_artifact
 from kzoo.ops.detections import detections
 from kzoo.ops.resize import fitted_size
+from kzoo.predicting import ArtifactPredictor, ModelPredictor
 from kzoo.preprocess import padded
 from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe
 from kzoo.specs import Preprocessing
 from kzoo.tasks import make, pairing
 from kzoo.tasks.average_precision import FIGURES, AveragePrecision
+from tests.test_export import softmax
 from tests.test_training_run import interrupt_after
 
 RECIPE = Recipe(
@@ -266,26 +271,186 @@ def test_detections_are_compared_one_to_one(kind):
         assert set(task.agreements) < set(record)
 
 
+def by_hand(model, images, sizes):
+    """({"logits", "boxes"}, {"boxes" in pixels, "scores", "labels"}) of uint8 pictures (B, H, W, C) that fill sizes
+    (B, 2) in the upper left: the model alone is ours.
+    """
+    pre, inside = model.spec.preprocessing, np.zeros(images.shape[:3], bool)
+    for row, (height, width) in zip(inside, sizes, strict=True):
+        row[:height, :width] = True
+    x = np.where(inside[..., None], (images / 255 - pre.mean) / pre.std, 0).astype("float32")
+    raw = model.predict_on_batch({"image": x, "mask": ~inside})
+    shares = softmax(raw["logits"])[..., :-1]
+    cx, cy, w, h = np.moveaxis(raw["boxes"].astype("float64"), -1, 0)
+    corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
+    boxes = corners * np.float64(sizes)[:, None, [1, 0, 1, 0]]
+    return raw, {"boxes": boxes, "scores": shares.max(-1), "labels": shares.argmax(-1)}
+
+
+def assert_same_detections(found, expected, box, score):
+    """Of one picture, {"boxes", "scores", "labels"}: one to one by SciPy, boxes and scores within so much."""
+    found, expected = ({name: np.asarray(value) for name, value in each.items()} for each in (found, expected))
+    cost = np.abs(expected["boxes"][:, None] - found["boxes"]).sum(axis=2)
+    order = linear_sum_assignment(cost + np.abs(expected["scores"][:, None] - found["scores"]))[1]
+    np.testing.assert_allclose(found["boxes"][order], expected["boxes"], atol=box)
+    np.testing.assert_allclose(found["scores"][order], expected["scores"], atol=score)
+    np.testing.assert_array_equal(found["labels"][order], expected["labels"])
+    assert (np.diff(found["scores"]) <= 0).all()
+
+
+@pytest.fixture(scope="module")
+def trained(run):
+    """The run's model, and its detections in two pictures, narrower and wider than its own size."""
+    model, source = kzoo.load(run.workdir), open_source(RECIPE.data.source, "test")
+    predictor = ModelPredictor(model, asked={"threshold": 0})
+    sizes = ((90, 60), (40, 110))
+    pictures = [np.array(Image.fromarray(source.read(i)[0]).resize(size)) for i, size in enumerate(sizes)]
+    answers = [predictor.task.answer(predictor(picture), predictor.labels, 5)["objects"] for picture in pictures]
+    return model, pictures, [as_arrays(answer) for answer in answers]
+
+
+def as_arrays(objects):
+    """Detections as an answer has them, by name."""
+    named = {"boxes": "box", "scores": "score", "labels": "label"}
+    return {name: np.array([found[key] for found in objects]) for name, key in named.items()}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["saved_model", "onnx"])
-def test_an_artifact_finds_what_the_run_does(run, tmp_path, format, capsys):
-    kzoo.export(run.workdir, tmp_path / "artifact", format=format)
-    picture = open_source(RECIPE.data.source, "test").read(1)[0]
-    # of the model's proportions, so that nothing is padded
-    Image.fromarray(picture).resize((80, 64)).save(tmp_path / "a.png")
+@pytest.mark.parametrize("format", ["saved_model", "onnx", "litert"])
+def test_an_artifact_finds_what_the_run_does(run, trained, tmp_path, format, capsys, monkeypatch):
+    """By its own runtime, the boxes of one size in pixels of what each picture fills, by the command in those of the
+    picture.
+    """
+    folder, (model, pictures, answers) = tmp_path / "artifact", trained
+    card = kzoo.export(run.workdir, folder, format=format)
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
     capsys.readouterr()
-    answers = []
-    for target in (run.workdir, tmp_path / "artifact"):
-        main(
-            ["predict", str(target), str(tmp_path / "a.png"), "--json"]
-            + (["--set", "threshold=0.2"] if target == run.workdir else [])
-        )
-        answers.append(json.loads(capsys.readouterr().out)[0]["objects"])
-    kept = [found for found in answers[0] if found["score"] >= 0.5]
-    assert len(kept) == len(answers[1])
-    for one, other in zip(kept, answers[1], strict=True):
-        assert one["label"] == other["label"]
-        np.testing.assert_allclose(one["box"], other["box"], atol=0.5)
+    assert main(["predict", str(folder), *paths, "--json", "--threshold", "0"]) == 0
+    for told, answer in zip(json.loads(capsys.readouterr().out), answers, strict=True):
+        # the artifact of one size is given a rounded picture
+        near = (1e-2, 1e-5) if format == "saved_model" else (0.5, 5e-3)
+        assert_same_detections(as_arrays(told["objects"]), answer, *near)
+    artifact = open_artifact(folder)
+    middle = float(np.mean(np.sort(answers[0]["scores"])[2:4]))
+    predictor = ArtifactPredictor(artifact, {"threshold": str(middle)})
+    assert len(predictor.task.answer(predictor(pictures[0]), predictor.labels, 5)["objects"]) == 3
+    images, sizes = pixels(3, 32, 40), np.array([(32, 40), (32, 17), (9, 30)])
+    given = {"images": images} if format == "saved_model" else {"images": images, "sizes": sizes.astype(np.int32)}
+    raw, expected = by_hand(model, images, sizes if "sizes" in given else [(32, 40)] * 3)
+    for name, found in by_its_runtime(folder, format, given).items():
+        if name == "serving_raw":
+            assert set(found) == set(raw)
+            for key, array in raw.items():
+                np.testing.assert_allclose(found[key], array, atol=2e-5)
+        else:
+            for i in range(3):
+                assert_same_detections(*({k: v[i] for k, v in each.items()} for each in (found, expected)), 1e-3, 1e-5)
+    assert ("sizes_input" in card, "raw_outputs" in card) == (format != "saved_model", format != "onnx")
+    if format != "saved_model":
+        monkeypatch.chdir(folder)
+        exec((folder / "card.md").read_text().split("```python\n")[1].split("```")[0], {})
+        assert capsys.readouterr().out.startswith("[[[")
+    if format == "onnx":
+        assert_broken_ones_are_seen(artifact, model, pictures)
+
+
+def pixels(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def by_its_runtime(folder, format, given):
+    """{signature: what it gives} of an artifact that is called without kzoo."""
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / "model.onnx")
+        names = [output.name for output in session.get_outputs()]
+        return {"serving_default": dict(zip(names, session.run(names, given), strict=True))}
+    if format == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(folder / "model.tflite"))
+        names = ("serving_default", "serving_raw")
+        return {name: interpreter.get_signature_runner(name)(**given) for name in names}
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(str(folder / "1")).signatures
+    assert set(signatures) == {"serving_default", "serving_raw", "serving_jpeg"}
+    names = ("serving_default", "serving_raw")
+    called = {name: signatures[name](images=tf.constant(given["images"])) for name in names}
+    return {name: {key: value.numpy() for key, value in outputs.items()} for name, outputs in called.items()}
+
+
+def assert_broken_ones_are_seen(artifact, model, pictures):
+    """One whose labels are another's, and one that looks at what lies beside the picture, are not verified."""
+    from kzoo.exporting.serving import Serving
+    from kzoo.exporting.verify import verify
+
+    serving, run = Serving(model), artifact._run
+    assert len(verify(artifact, serving, pictures, exact=True)) == 3
+    broken = {
+        "in labels": lambda given: (found := run(given)) | {"labels": (found["labels"] + 1) % 3},
+        "": lambda given: run(given | {"sizes": np.full_like(given["sizes"], (32, 40))}),
+    }
+    for words, instead in broken.items():
+        artifact._run = instead
+        with pytest.raises(UserError, match=f"the onnx artifact disagrees with Keras by .*{words}"):
+            verify(artifact, serving, pictures, exact=True)
+
+
+def test_an_artifact_that_is_told_no_sizes_is_given_the_squeezed_picture():
+    """Those of earlier versions: their boxes are of the whole size, which the picture was brought to."""
+
+    class Earlier:
+        labels, channels, image_size, any_size, takes_sizes = ("one", "two"), 3, (32, 40), False, False
+        card = {"task": "detect", "preprocessing": dataclasses.asdict(Preprocessing(crop_mode="squash"))}
+
+        def predict(self, images):
+            assert images.shape == (1, 32, 40, 3) and images[0, :, 21:].min() == 255 > 0 == images[0, :, :19].max()
+            boxes = np.float32([[[0, 8, 20, 16], [10, 0, 40, 32]]])
+            return {"boxes": boxes, "scores": np.float32([[0.9, 0.6]]), "labels": np.float32([[1, 0]])}
+
+    picture = np.zeros((64, 200, 3), np.uint8)
+    picture[:, 100:] = 255
+    predictor = ArtifactPredictor(Earlier(), {"threshold": "0.7"})
+    (found,) = predictor.task.answer(predictor(picture), predictor.labels, 5)["objects"]
+    assert found["label"] == "two" and found["box"] == [0, 16, 100, 32]
+
+
+class FakeOnnx(Artifact):
+    """One of one size that tells what it is given."""
+
+    any_size, gives_raw, takes_sizes, image_size, channels, folder = False, False, True, (32, 40), 3, pathlib.Path("a")
+
+    def __init__(self):
+        self.card, self.labels = {"task": "detect", "preprocessing": dataclasses.asdict(Preprocessing())}, ()
+
+    def _run(self, given):
+        return given
+
+
+def test_sizes_that_cannot_be_and_unknown_questions_are_refused():
+    artifact, images = FakeOnnx(), pixels(2, 32, 40)
+    assert artifact.predict(images)["sizes"].tolist() == [[32, 40]] * 2
+    sizes = artifact.predict(images, [(1, 40), (7.0, 9.0)])["sizes"]
+    assert sizes.tolist() == [[1, 40], [7, 9]] and sizes.dtype == np.int32
+    for wrong in ([(33, 40)] * 2, [(1.5, 4)] * 2, [(0, 3)] * 2, [(3, 3)], [(np.nan, 3)] * 2):
+        with pytest.raises(UserError, match="the height and width that each of the 2 pictures fills"):
+            artifact.predict(images, wrong)
+    with pytest.raises(UserError, match="a has no signature serving_raw"):
+        artifact.predict_raw(images)
+    artifact.takes_sizes = False
+    with pytest.raises(UserError, match="a takes pictures alone; leave sizes out"):
+        artifact.predict(images, [(3, 3)] * 2)
+    with pytest.raises(UsageError, match="did you mean threshold"):
+        ArtifactPredictor(artifact, {"treshold": "0"})
+    with pytest.raises(UsageError, match="a score in 0..1, not 2"):
+        ArtifactPredictor(artifact, {"threshold": "2"})
+    artifact.card["task"] = "classify"
+    with pytest.raises(UsageError, match="an artifact of the task classify is asked nothing beside the picture"):
+        ArtifactPredictor(artifact, {"threshold": "0"})
 
 
 @pytest.mark.parametrize(

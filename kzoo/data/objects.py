@@ -172,11 +172,32 @@ def canvas_of(picture, image_size, preprocessing, name="the picture"):
     where it is padding, (height, width) that the picture fills of it).
     """
     image = to_channels(picture, len(preprocessing.mean), name)
-    height, width = size = fitted_size(*image.shape[:2], min(image_size), max(image_size), image_size)
-    out, mask = np.zeros((*image_size, image.shape[-1]), np.float32), np.ones(image_size, bool)
-    out[:height, :width] = normalise(whole_picture(image, size, preprocessing), preprocessing)
+    size = _size_within(image, image_size)
+    return *filled(whole_picture(image, size, preprocessing), image_size, preprocessing), size
+
+
+def filled(picture, image_size, preprocessing):
+    """(image, mask), as canvas_of has them, of a picture (h, w, C) that fits into image_size (H, W) as it is."""
+    height, width, channels = picture.shape
+    out, mask = np.zeros((*image_size, channels), np.float32), np.ones(image_size, bool)
+    out[:height, :width] = normalise(picture, preprocessing)
     mask[:height, :width] = False
-    return out, mask, size
+    return out, mask
+
+
+def in_upper_left(picture, image_size, preprocessing, beside=0):
+    """uint8 (h, w, C) brought to image_size, its ratio kept, as an artifact of one size takes it: (uint8 (H, W, C), the
+    (height, width) that it fills of it); beside: what the rest of it is.
+    """
+    height, width = size = _size_within(picture, image_size)
+    out = np.full((*image_size, picture.shape[-1]), beside, np.uint8)
+    out[:height, :width] = np.rint(whole_picture(picture, size, preprocessing))
+    return out, size
+
+
+def _size_within(picture, image_size):
+    """(height, width) of the picture where it is as large as fits into image_size."""
+    return fitted_size(*picture.shape[:2], min(image_size), max(image_size), image_size)
 
 
 def _chosen(objects, which):

@@ -23,7 +23,13 @@ PRECISIONS = {
     "bfloat16": "bfloat16 weights and products",
 }
 CALL = ("signature", "batch", "size")  # what a record of a comparison says beside its figures
-HEADS = {"max_abs_difference": "largest difference", "top1_agreement": "top-1 agreement"}
+# of the snippet
+SIZES = "\nsizes = np.array([({height}, {width})] * 2, np.int32)  # what each picture fills of it, in the upper left"
+HEADS = {
+    "max_abs_difference": "largest difference",
+    "top1_agreement": "top-1 agreement",
+    "label_difference": "of labels, in logits",
+}
 
 
 def describe(serving, format, quantize):
@@ -52,8 +58,10 @@ def describe(serving, format, quantize):
             "image_size": [height, width],
             "resize": resize_text(serving, any_size),
         },
+        **sizes_text(serving, format),
         "encoded_input": encoded_text(serving) if any_size else None,
-        "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in serving.shapes.items()},
+        "outputs": _outputs(serving.shapes),
+        **raw_text(serving, format),
         **serving.task.facts(serving.model),
         "class_names": list(spec.class_names),
         "preprocessing": dataclasses.asdict(spec.preprocessing),
@@ -113,7 +121,33 @@ def resize_text(serving, any_size):
         done = serving.task.resizing(serving.image_size)
         done = f"{pre.interpolation} with antialiasing, {done}" if done else f"{steps}, {crop}"
         return f"Any height and width; done inside: resize {done}, normalise."
+    if serving.task.sized:
+        return (
+            f"Resize {pre.interpolation} with antialiasing, {serving.task.resizing(serving.image_size)}, which may be "
+            "anything; normalisation is inside."
+        )
     return f"Resize {steps} and {crop}; normalisation is inside."
+
+
+def _outputs(shapes):
+    return {name: {"dtype": "float32", "shape": shape} for name, shape in shapes.items()}
+
+
+def sizes_text(serving, format):
+    """{"sizes_input": what an artifact of one size is told beside the picture, and how its boxes come to the picture's
+    own pixels}, {} where it is told nothing.
+    """
+    if FORMATS[format].any_size or not serving.task.sized:
+        return {}
+    told = {"name": "sizes", "dtype": "int32", "shape": [None, 2], "holds": "height and width that each picture fills"}
+    return {"sizes_input": told | {"scale": serving.task.scale}}
+
+
+def raw_text(serving, format):
+    """{"raw_outputs": the signature for what the model itself gives}, {} where there is none."""
+    if not (serving.raw_shapes and FORMATS[format].signatures):
+        return {}
+    return {"raw_outputs": {"signature": "serving_raw", "outputs": _outputs(serving.raw_shapes)}}
 
 
 def encoded_text(serving):
@@ -136,7 +170,10 @@ def markdown(card):
     """The card as a short page."""
     (height, width), channels = card["input"]["image_size"], card["input"]["shape"][3]
     output = next(iter(card["outputs"]))
-    snippet = FORMATS[card["format"]].snippet.format(height=height, width=width, channels=channels, output=output)
+    row, sizes = FORMATS[card["format"]], card.get("sizes_input")
+    given, also = (SIZES.format(height=height, width=width), row.also) if sizes else ("", "")
+    sides = {"height": height, "width": width, "channels": channels}
+    snippet = row.snippet.format(**sides, output=output, given=given, also=also)
     figures = list(dict.fromkeys(name for record in card["verified"] for name in record if name not in CALL))
     rows = "\n".join(_row(record, figures) for record in card["verified"])
     heads = " | ".join(("signature", "batch", "height x width", *(HEADS.get(name, _words(name)) for name in figures)))
@@ -147,7 +184,14 @@ def markdown(card):
         if encoded
         else ""
     )
-    outputs = ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in card["outputs"].items())
+    if sizes:
+        decoding += f"\n- And `{sizes['name']}` {sizes['dtype']} {_shape(sizes['shape'])}, the {sizes['holds']}"
+        decoding += f", in the upper left. {sizes['scale']}" if sizes["scale"] else ", in the upper left"
+    outputs = _named(card["outputs"])
+    if raw := card.get("raw_outputs"):
+        outputs += (
+            f"\n- `{raw['signature']}`, of the same input, gives what the model itself does: {_named(raw['outputs'])}"
+        )
     return f"""# {card["model"]} as {card["format"]}
 
 {card["parameters"]:,} parameters, {card["precision"]}, {size} MB. {made}
@@ -168,6 +212,10 @@ Compared with Keras on {card["pictures"]}:
 
 {_took(card["latency_ms"])}
 """
+
+
+def _named(outputs):
+    return ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in outputs.items())
 
 
 def _took(times):

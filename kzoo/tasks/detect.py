@@ -10,7 +10,7 @@ import numpy as np
 
 from kzoo import schema
 from kzoo.data import object_report
-from kzoo.data.objects import ObjectBatching, canvas_of
+from kzoo.data.objects import ObjectBatching, canvas_of, filled
 from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import new_figure, save, show
 from kzoo.tasks import pairing
@@ -31,10 +31,15 @@ class Detect(Task):
 
     settings_class = schema.Detect
     targets = "objects"
-    crops = False
+    crops, sized = False, True
+    scale = (
+        "Boxes are in pixels of that part; in those of the originals, of heights and widths `original` (B, 2), they "
+        "are `boxes * (original / sizes)[:, None, [1, 0, 1, 0]]`."
+    )
     curves = ("loss", "ap", "ap50")
     agreements = (*Task.agreements, "score_difference", "label_agreement")
     asks = {"threshold": float}
+    reads = ("threshold",)
     checks = ("overfits",)
 
     @property
@@ -91,20 +96,28 @@ class Detect(Task):
     def meter(self, network, source):
         return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))))
 
-    def inputs(self, images, take):
+    def inputs(self, images, take, sizes=None):
         """A picture keeps its proportions: in the upper left of the model's size, the rest of it padding."""
         from keras import ops
 
-        from kzoo.preprocess import padded
+        from kzoo.preprocess import filled, padded
 
+        if sizes is not None:
+            return filled(images, sizes, take.preprocessing), ops.cast(sizes, "float32")
         taken = padded(images, take.image_size, take.preprocessing)
         shape = ops.shape(images)
         own = ops.stack([ops.cast(side, "float32") for side in shape[1:3]])
         return taken, ops.broadcast_to(own[None], (shape[0], 2))
 
-    def prepared(self, pictures, take):
-        image, mask, _ = zip(*(canvas_of(p, take.image_size, take.preprocessing) for p in pictures), strict=True)
-        sizes = np.array([picture.shape[:2] for picture in pictures], np.float32)
+    def prepared(self, pictures, take, sizes=None):
+        if sizes is None:
+            placed = (canvas_of(p, take.image_size, take.preprocessing)[:2] for p in pictures)
+            sizes = [picture.shape[:2] for picture in pictures]
+        else:
+            own = (picture[:height, :width] for picture, (height, width) in zip(pictures, sizes, strict=True))
+            placed = (filled(picture, take.image_size, take.preprocessing) for picture in own)
+        image, mask = zip(*placed, strict=True)
+        sizes = np.array(sizes, np.float32)
         return {"image": np.stack(image), "mask": np.stack(mask)}, sizes
 
     def resizing(self, image_size):
@@ -121,6 +134,12 @@ class Detect(Task):
         from kzoo.ops.detections import detections
 
         return detections(raw["logits"], raw["boxes"], sizes)
+
+    def raw_outputs(self, raw):
+        """logits (B, Q, C + 1), "no object" last; boxes (B, Q, 4), cx, cy, w, h in 0..1 of what the picture fills."""
+        from keras import ops
+
+        return {name: ops.cast(raw[name], "float32") for name in ("logits", "boxes")}
 
     def reference(self, network, raw, sizes):
         """And `shares` (B, Q, C), by which it is seen whether another label is as likely."""
@@ -163,11 +182,14 @@ class Detect(Task):
         mask[:, :, mask.shape[2] - mask.shape[2] // 4 :] = True
         return inputs | {"mask": mask}
 
-    def predictor(self, network, view, take, threshold=THRESHOLD):
+    def predictor(self, network, view, take, **asked):
+        return lambda picture: self.reading(self.predict(network, view, picture, take), **asked)
+
+    def reading(self, outputs, threshold=THRESHOLD):
         """threshold: the score from which a detection is part of the answer."""
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold is a score in 0..1, not {threshold}.")
-        return lambda picture: self.predict(network, view, picture, take) | {"threshold": np.float32(threshold)}
+        return outputs | {"threshold": np.float32(threshold)}
 
     def answer(self, outputs, labels, top):
         """{"objects": [{"label", "index", "score", "box": [x0, y0, x1, y1] in pixels}, ...best first]}, however many
