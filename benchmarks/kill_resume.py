@@ -2,12 +2,14 @@
 bit for bit.
 
 A toy with everything random switched on that its task allows, a checkpoint every three steps: a classifier of the
-embedded digits, a masked autoencoder of them that is judged by its neighbours, or the example package's encoder of
-rings, whose task has a head, and averages of it, in its view. Moments are uniform over the duration of the untouched
-run, so they fall into start-up, compilation, steps, saving and evaluation. A run that finishes before its kill is
-compared and another begins, until all kills are spent.
+embedded digits, a masked autoencoder of them that is judged by its neighbours, a detector of generated shapes, cropped
+and in two canvases, or the example package's encoder of rings, whose task has a head, and averages of it, in its view.
+Compared are the checkpoint's arrays, all that training goes on from, the best weights and log.csv but for its times.
+Moments are uniform over the duration of the untouched run, so they fall into start-up, compilation, steps, saving and
+evaluation. A run that finishes before its kill is compared and another begins, until all kills are spent.
 """
 
+import csv
 import dataclasses
 import hashlib
 import os
@@ -64,11 +66,30 @@ MASKED = dataclasses.replace(
     data=dataclasses.replace(CLASSIFY.data, augment=dataclasses.replace(CLASSIFY.data.augment, mixup=0.0)),
     steps=500,
 )
+# Pictures of many sizes, of which a batch in seven fits the smaller canvas; the matching is judged by the one before.
+DETECT = dataclasses.replace(
+    CLASSIFY,
+    model="detr_toy",
+    overrides={"image_size": 48, "drop_rate": 0.1},
+    task=schema.Detect(canvases=((48, 48), (64, 64))),
+    data=schema.Data(
+        source="shapes:n=160,size=64,max=4",
+        batch_size=4,
+        eval_batch_size=16,
+        augment=schema.BoxAugment(
+            scales=(32, 40, 48), max_size=64, crop_scales=(48, 64), crop_size=(32, 48), color_jitter=0.2
+        ),
+    ),
+    eval_every=2,
+    steps=500,
+)
 RECIPES = {
     "classify": (CLASSIFY, {}),
     "masked": (MASKED, {}),
+    "detect": (DETECT, {}),
     "rotation": (ROTATION, {"task.kind": "rotation", "task.hidden": 8}),
 }
+TIMES = ("images_per_second", "minutes")  # columns of log.csv
 EXAMPLE = ROOT / "tests" / "plugin_example"  # the package that the task "rotation" comes from
 
 
@@ -108,13 +129,16 @@ def killed_run(recipe_file, workdir, kills, draw_moment):
 
 def digest_of(workdir):
     """SHA-256 of what a run ends with: names, shapes, types and every bit of its checkpoint's arrays and of its best
-    weights'.
+    weights', and the figures of each epoch.
     """
     digest = hashlib.sha256()
     for name in ("checkpoint.npz", "best.npz"):
         with np.load(workdir / name) as file:
             for key in sorted(set(file.files) - {"meta", "kzoo_sha256"}):  # which hold times
                 digest.update(f"{name} {key} {file[key].shape} {file[key].dtype}".encode() + file[key].tobytes())
+    with (workdir / "log.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            digest.update(repr([(key, row[key]) for key in row if key not in TIMES]).encode())
     return digest.hexdigest()
 
 

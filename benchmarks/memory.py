@@ -20,6 +20,7 @@ CASES = {
     "accumulate": ACCUMULATE,
     "remat_accumulate": {"remat": True} | ACCUMULATE,
 }
+MODEL = "vit_small_patch16_224"
 MIB = 2**20
 
 
@@ -27,16 +28,20 @@ def child(model, batch, changes):
     """Prints {"model_mib", "step_mib", "images_per_second"} of one case."""
     import resource
 
+    import kzoo
     import kzoo.data
     from kzoo.schema import Data, Recipe
     from kzoo.settings import override
+    from kzoo.tasks import named
     from kzoo.training.plan import Plan
     from kzoo.training.stage import Stage
 
-    recipe = override(Recipe(model=model, data=Data(batch_size=batch)), changes)
+    settings = named(kzoo.info(model).task).settings
+    recipe = override(Recipe(model=model, task=settings, data=Data(batch_size=batch)), changes)
     micro = batch // recipe.optim.accumulate
     recipe = override(recipe, {"data.batch_size": micro})
-    stage = Stage(Plan(recipe, kzoo.data.open_source(f"fake:size=32,n={batch},classes=10", "train")))
+    source = f"{settings.smoke_source}:size=32,n={batch}" + (",classes=10" if settings.smoke_source == "fake" else "")
+    stage = Stage(Plan(recipe, kzoo.data.open_source(source, "train")))
     stage.compile()
     images, labels = next(iter(stage.training.epoch(0)))
     before = resident()
@@ -64,26 +69,26 @@ def resident():
 
 def main():
     options = parser(__doc__)
-    options.add_argument("--model", default="vit_small_patch16_224")
+    options.add_argument("--model", default=MODEL)
     options.add_argument("--batch", type=int, default=32, help="pictures in a step of the optimizer")
+    options.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="these cases alone")
     options.add_argument("--case", help="JSON of recipe changes; used by the benchmark itself")
     options = options.parse_args()
     if options.case:
         return child(options.model, options.batch, json.loads(options.case))
     cases = {}
-    for name, changes in CASES.items():
+    for name, changes in ((name, CASES[name]) for name in options.only):
         arguments = ["--model", options.model, "--batch", str(options.batch), "--case", json.dumps(changes)]
         command = [sys.executable, "-m", "benchmarks.memory", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=CHILD_ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
         cases[name] = json.loads(done.stdout.splitlines()[-1])
         progress(f"{name}: {cases[name]}")
-    plain = cases["plain"]["step_mib"]
-    shares = {name: round(case["step_mib"] / plain, 3) for name, case in cases.items()}
-    emit(
-        "memory",
-        {"model": options.model, "batch": options.batch, "cases": cases, "share_of_plain": shares},
-        options.save,
-    )
+    result = {"model": options.model, "batch": options.batch, "cases": cases}
+    if plain := cases.get("plain"):
+        result["share_of_plain"] = {
+            name: round(case["step_mib"] / plain["step_mib"], 3) for name, case in cases.items()
+        }
+    emit("memory" if options.model == MODEL else f"memory_{options.model}", result, options.save)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ PACKAGE_OF = {
     **{"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"},
 }
 LIBRARIES = ("timm", "keras_hub", "zeromodels")  # that kzoo is compared with
+COMPARED = {"keras_hub": ("vit",), "zeromodels": ("vit", "detr")}  # the families that they are known to build alike
 PEAKS = ("tensorflow", "jax", "torch")  # whose matrix product is the machine's limit
 
 
@@ -146,8 +147,8 @@ def lacks(library, work):
         return "not installed"
     if library == "timm" and work.timm == "none":
         return "has no such model"
-    if library in ("keras_hub", "zeromodels") and work.model not in kzoo.list_models(family="vit"):
-        return "compared for the family vit alone"
+    if (families := COMPARED.get(library)) and kzoo.info(work.model).family not in families:
+        return f"compared for the family {' and '.join(families)} alone"
     return None
 
 

@@ -206,6 +206,7 @@ def _kill_resume(r):
 KILLED = {
     "classify": "final and best weights, averages and optimizer",
     "masked": "those of a masked autoencoder, which hides the same patches,",
+    "detect": "those of a detector, and how far its matching moved between evaluations,",
     "rotation": "those of a plugin's encoder and of the head in its view",
 }
 
@@ -269,7 +270,7 @@ ROWS = {
     "fuzz": _fuzz,
     "odd_usage": _odd_usage,
     "kill_resume": _kill_resume,
-    **{f"kill_resume_{task}": _kill_resume for task in ("masked", "rotation")},
+    **{f"kill_resume_{task}": _kill_resume for task in ("masked", "detect", "rotation")},
     "small_data": _small_data,
     **{
         f"train_{recipe}": _train

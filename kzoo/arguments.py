@@ -88,6 +88,14 @@ def _add_using(command, run):
     c.add_argument(
         "--attention", action="store_true", help="also draw what the model looks at (without --out into kzoo-attention)"
     )
+    c.add_argument(
+        "--points",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="Y,X",
+        help="with --attention: also what these points, in 0..1 of the picture, look at",
+    )
     c.add_argument("--out", metavar="DIR", help="also write each picture with its classes there")
 
     c = command("export", run.export, "write a verified artifact: SavedModel, ONNX or LiteRT")

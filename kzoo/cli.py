@@ -128,6 +128,19 @@ def _settings(pairs, example="optim.lr=3e-4"):
     return settings
 
 
+def _points(options):
+    """[(y, x), ...] of --points."""
+    if options.points and not options.attention:
+        raise UsageError("--points chooses what --attention draws; add --attention.")
+    try:
+        points = [tuple(map(float, text.split(","))) for text in options.points]
+    except ValueError:
+        points = [()]
+    if any(len(point) != 2 or not all(0 <= side <= 1 for side in point) for point in points):
+        raise UsageError(f"--points takes Y,X in 0..1 of the picture, such as 0.3,0.5, not {' '.join(options.points)}.")
+    return points
+
+
 def train(options):
     settings = _settings(options.set)
     if options.out and not options.preview:
@@ -186,6 +199,7 @@ def predict(options):
     from kzoo.predicting import check_drawing, check_top, draw, draw_attention, open_target, predict
 
     check_top(options.top)
+    points = _points(options)
     asked = _settings(options.set, "seed=1") | ({} if options.threshold is None else {"threshold": options.threshold})
     folder = options.out or ("kzoo-attention" if options.attention else None)
     if folder:
@@ -203,10 +217,8 @@ def predict(options):
     lines = [f"{result['image']}: {predictor.task.line(result)}" for result in results]
     try:
         if options.attention:
-            paths = draw_attention(predictor, results, folder)
-            for result, path in zip(results, paths, strict=False):  # those of the model itself come after the results'
-                result["attention"] = str(path)
-            lines += [f"pictures: {', '.join(map(str, paths))}"]
+            paths = draw_attention(predictor, results, folder, points)
+            lines += [f"pictures: {', '.join(map(str, paths))}"] if paths else []
         if options.out:
             draw(predictor, results, options.out)
     finally:  # the answer does not depend on its pictures

@@ -30,6 +30,29 @@ def show(axis, picture, **options):
     axis.imshow(picture[..., 0] if picture.shape[-1] < 3 else picture[..., :3], cmap="gray", **options)
 
 
+def boxes(axis, objects, fontsize=7):
+    """Boxes, one colour a class, with labels and, where there are such, scores, of objects as a detector's answer has
+    them: {"label", "index", "box": [x0, y0, x1, y1], "score"}.
+    """
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    for found in objects:
+        x0, y0, x1, y1 = found["box"]
+        colour = colormaps["tab10"](found["index"] % 10)
+        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5))
+        score = f" {found['score']:.2f}" if "score" in found else ""
+        axis.text(
+            x0,
+            y0,
+            f"{found['label']}{score}",
+            fontsize=fontsize,
+            color="white",
+            verticalalignment="bottom",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
+        )
+
+
 def tiles(figure, count, columns):
     """`count` axes without frames on a grid of `columns`, row by row; places left over stay empty."""
     axes = figure.subplots(-(-count // columns), columns, squeeze=False).flat

@@ -218,15 +218,14 @@ def draw(predictor, results, folder):
         predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), result.outputs, result)
 
 
-def draw_attention(predictor, results, folder):
+def draw_attention(predictor, results, folder, points=None):
     """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of
-    the model.
+    the model; of points, [(y, x), ...] in 0..1 of each picture, NUMBER_NAME.points.png too.
 
-    Returns the paths. A model without a table of positions or without patch filters has no such picture, which is said.
+    Returns the paths, of which each result tells its own as "attention" and "points". A picture that cannot be had, of
+    no object found, or of a model without a table of positions or without patch filters, is left out, which is said.
     Raises UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
     """
-    from kzoo import explain
-
     check_drawing(predictor, attention=True)
 
     task, folder = predictor.task, pathlib.Path(folder)
@@ -235,13 +234,16 @@ def draw_attention(predictor, results, folder):
     for number, result in enumerate(results):
         path = pathlib.Path(result["image"])
         picture = _picture(path, predictor.channels)
-        inputs, _ = task.prepared([picture], model.take)
-        maps, rolled = explain.attention(model, inputs)[0, -1], explain.rollout(model, inputs)[0]
-        output_folder(folder)
-        paths.append(folder / f"{number:03d}_{path.stem}.attention.png")
-        title = f"{model.spec.name}: {task.line(task.answer(result.outputs, predictor.labels, 1))}"
-        fitted = data.resized(picture, model.take.image_size, model.take.preprocessing)
-        explain.draw_attention(paths[-1], fitted.round().astype("uint8"), maps, rolled, title)
+        drawings = {"attention": task.explained(model, picture, result.outputs, predictor.labels)}
+        if points:
+            drawings["points"] = task.explained_at(model, picture, points)
+        for name, drawing in drawings.items():
+            if isinstance(drawing, str):
+                say(f"{path}: {drawing}")
+                continue
+            paths.append(output_folder(folder) / f"{number:03d}_{path.stem}.{name}.png")
+            drawing(paths[-1])
+            result[name] = str(paths[-1])
     return paths + _draw_weights(model, folder)
 
 
@@ -259,6 +261,6 @@ def _draw_weights(model, folder):
         except UserError as error:
             say(f"no {name}: {error}")
             continue
-        draw(folder / name, values, model.spec.name)
+        draw(output_folder(folder) / name, values, model.spec.name)
         paths.append(folder / name)
     return paths

@@ -238,6 +238,11 @@ class Detect(TaskSettings):
                 f"task.canvases must hold any batch, a tall picture beside a wide one too; add {largest} to them."
             )
 
+    @property
+    def costs(self):
+        """{name: weight} of the matching's costs."""
+        return {name: getattr(self, name) for name in ("cost_class", "cost_bbox", "cost_giou")}
+
     def smoked(self):
         return dataclasses.replace(self, canvases=())
 
@@ -253,7 +258,7 @@ class Recipe(Settings):
     overrides: dict = field(default_factory=dict)
     preprocessing: Preprocessing | None = None  # None: the model's own
     init_from: str | None = None  # a run, a weights file or hf://org/repo[@revision][/file] to start from
-    # the model is that of init_from, a run or .keras file: its name, overrides, preprocessing; ours on top
+    # the model is that of init_from, where it is a run or .keras file: its name, overrides, preprocessing; ours on top
     keep_architecture: bool = False
     data: Data = Data()
     optim: Optim = Optim()

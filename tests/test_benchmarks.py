@@ -205,7 +205,8 @@ def test_what_a_run_ends_with_is_compared_to_the_bit(tmp_path):
         "best": {"weights/head": 4.0},
     }
 
-    def digest(times=0.0, file="checkpoint", **changed):
+    def digest(times=0.0, file="checkpoint", figure=0.5, **changed):
+        (tmp_path / "log.csv").write_text(f"epoch,eval_ap,minutes\n1,{figure},{times}\n")
         for name, values in kept.items():
             arrays = values | (changed if name == file else {}) | {"meta": times, "kzoo_sha256": times}
             np.savez(tmp_path / f"{name}.npz", **{key: np.float32(value) for key, value in arrays.items()})
@@ -215,4 +216,4 @@ def test_what_a_run_ends_with_is_compared_to_the_bit(tmp_path):
     changed = [
         digest(file=file, **{key: np.nextafter(np.float32(kept[file][key]), np.float32(9))}) for file, key in others
     ]
-    assert digest() == digest(times=1.0) and len({digest(), *changed}) == 5
+    assert digest() == digest(times=1.0) and len({digest(), digest(figure=0.6), *changed}) == 6

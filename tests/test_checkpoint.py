@@ -27,7 +27,7 @@ from benchmarks.mutate import Runs
 from kzoo.errors import MissingPackage, UserError
 from kzoo.weights.checkpoint import SEAL, SPEC, fingerprint, open_checkpoint
 from kzoo.weights.formats.base import is_finite
-from kzoo.weights.read import spec_of
+from kzoo.weights.read import spec_of, told_spec
 
 RNG = np.random.default_rng(0)
 TENSORS = {
@@ -236,6 +236,7 @@ def test_the_spec_is_found_without_building(tmp_path, toy, monkeypatch):
     assert spec_of(tmp_path / "toy.keras") == spec_of(tmp_path / "toy.weights.h5") == toy.spec
     with pytest.raises(UserError, match="does not tell which model"):
         spec_of(tmp_path / "a.safetensors")
+    assert told_spec(tmp_path / "a.safetensors") is None
 
 
 # What must be refused.

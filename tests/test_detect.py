@@ -1,33 +1,34 @@
 """The task of detection: what becomes of a picture and its boxes, COCO's figures, a run from its start to its answers."""
 
 import csv
-import dataclasses
 import json
-import pathlib
 
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from scipy.optimize import linear_sum_assignment
 
 import kzoo
+from kzoo import explain
+from kzoo.checking import randomise
 from kzoo.cli import main
 from kzoo.data import open_source
-from kzoo.data.objects import canvas_of
-from kzoo.errors import UsageError, UserError
-from kzoo.exporting.artifact import Artifact, open_artifact
+from kzoo.data.objects import Canvases, on_canvas
+from kzoo.errors import UserError
 from kzoo.ops.detections import detections
 from kzoo.ops.resize import fitted_size
-from kzoo.predicting import ArtifactPredictor, ModelPredictor
 from kzoo.preprocess import padded
 from kzoo.schema import BoxAugment, Data, Detect, Optim, Recipe
 from kzoo.specs import Preprocessing
-from kzoo.tasks import make, pairing
+from kzoo.tasks import make
 from kzoo.tasks.average_precision import FIGURES, AveragePrecision
-from tests.test_export import softmax
+from kzoo.tasks.instability import PICTURES, assigned
+from kzoo.tasks.views.detect import targets_of
+from kzoo.tasks.views.running_ap import RunningAP50
+from tests.test_detect_loss import giou
 from tests.test_training_run import interrupt_after
 
 RECIPE = Recipe(
@@ -57,10 +58,10 @@ def test_a_pictures_size_is_the_same_of_tensors():
 def test_a_picture_is_padded_in_a_graph_as_on_the_host(size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     preprocessing = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), interpolation="bilinear")
-    image, mask, filled = canvas_of(picture, (32, 40), preprocessing)
-    found = padded(picture[None], (32, 40), preprocessing)
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(found["mask"])[0], mask)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(found["image"])[0], image, atol=2e-5)
+    shown, (filled,) = on_canvas([picture], Canvases((32, 40)), preprocessing)
+    found, mask = padded(picture[None], (32, 40), preprocessing), shown["mask"][0]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(found["mask"]), shown["mask"])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found["image"]), shown["image"], atol=2e-5)
     assert not mask[: filled[0], : filled[1]].any() and mask.sum() == mask.size - filled[0] * filled[1]
 
 
@@ -154,6 +155,120 @@ def test_nothing_to_find_is_said_and_sizes_without_objects_are_left_out():
     assert result["ap_large"] == pytest.approx(1) == result["ap/two"] and not {"ap_small", "ap/one"} & set(result)
 
 
+def guessed(seed, count, queries=12, classes=4, room=6, noise=0.03):
+    """(outputs, y as evaluation has it) of `count` pictures of 100 pixels: most objects are found, some twice, some by
+    another name.
+    """
+    rng = np.random.default_rng(seed)
+    boxes, logits = rng.uniform(0.1, 0.9, (count, queries, 4)), rng.normal(size=(count, queries, classes + 1))
+    sides = rng.uniform(0.1, 0.5, (count, room, 2))
+    wanted, labels = (
+        np.concatenate([rng.uniform(0.2, 0.8, sides.shape), sides], 2),
+        rng.integers(0, classes, (count, room)),
+    )
+    there, logits[..., -1] = np.arange(room) < rng.integers(0, room + 1, (count, 1)), 4
+    for i, j in np.argwhere(there):
+        for query in (j, j + room)[: 1 + (rng.uniform() < 0.2)]:
+            boxes[i, query] = np.abs(wanted[i, j] + rng.normal(0, noise, 4))
+            named = labels[i, j] if rng.uniform() < 0.9 else rng.integers(0, classes)
+            logits[i, query, named] += rng.uniform(2, 11)
+    middle, half = wanted[..., :2], wanted[..., 2:] / 2
+    y = {"boxes": wanted.astype("float32"), "labels": labels.astype("int32"), "valid": there}
+    y |= {"crowd": np.zeros_like(there), "area": (sides.prod(axis=2) * 1e4).astype("float32")}
+    y |= {"original": (100 * np.concatenate([middle - half, middle + half], 2)).astype("float32")}
+    y["size"] = np.full((count, 2), 100, np.int32)
+    return {"logits": logits.astype("float32"), "boxes": boxes.astype("float32")}, y
+
+
+def part(structure, rows):
+    return keras.tree.map_structure(lambda array: array[rows], structure)
+
+
+@pytest.mark.backends
+def test_ap50_while_training_is_cocos():
+    figure = RunningAP50(4)
+    for seed, noise in ((0, 0.02), (1, 0.06)):
+        outputs, y = guessed(seed, 150, noise=noise)
+        judge = make(Detect()).meter(None, open_source("shapes:n=4", "test"))
+        judge.class_names = tuple("abcd")
+        judge.update(outputs, y, np.ones(150, bool))
+        expected = judge.result()["ap50"]
+        figure.reset_state()
+        for start in (0, 50, 100):
+            now, rows = part((outputs, y), slice(start, start + 50)), np.arange(60) < 50
+            # pictures without weight are none
+            found, told = keras.tree.map_structure(lambda a: np.concatenate([a, a[:10]]), now)
+            figure.update_state(found["logits"], found["boxes"], targets_of(told, 4), rows)
+        assert 0.15 < expected < 0.9 and float(figure.result()) == pytest.approx(expected, abs=0.01)
+
+
+def queries_of(outputs, y, settings):
+    """The query of each object, picture by picture, by SciPy, in float64."""
+    found = []
+    for logits, boxes, wanted, labels, there in zip(
+        *(outputs[k].astype("float64") for k in ("logits", "boxes")),
+        *(y[k] for k in ("boxes", "labels", "valid")),
+        strict=True,
+    ):
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        cost = [
+            [
+                settings.cost_bbox * np.abs(box - other).sum()
+                - settings.cost_class * shares[q, label]
+                - settings.cost_giou * giou(box, other)
+                for q, other in enumerate(boxes)
+            ]
+            for box, label in zip(wanted[there].astype("float64"), labels[there], strict=True)
+        ]
+        found += scipy.optimize.linear_sum_assignment(np.reshape(cost, (-1, len(boxes))))[1].tolist()
+    return found
+
+
+@pytest.mark.backends
+def test_instability_is_the_share_of_objects_that_changed_their_query():
+    settings, source, memory = Detect(cost_class=2.0, cost_giou=1.0), open_source("shapes:n=4", "test"), {}
+    task, queries, told = make(settings), [], []
+    truth = guessed(0, 24)[1]
+    for seed in range(3):
+        meter, outputs = task.meter(None, source), guessed(0, 24)[0]
+        moved = np.random.default_rng(seed).permuted(np.tile(np.arange(12), (24, 1)), axis=1)  # queries change places
+        rows = slice(0, 8 * seed)  # in some pictures
+        outputs = {
+            k: np.concatenate([a[np.arange(24)[:, None], moved][rows], a[rows.stop :]]) for k, a in outputs.items()
+        }
+        for start in (0, 16):  # the second batch is half padding
+            taken = [*range(start, min(start + 16, 24)), *[0] * (start // 2)]
+            meter.update(*part((outputs, truth), np.array(taken)), np.arange(16) < 24 - start)
+        queries.append(queries_of(outputs, truth, settings))
+        told.append(meter.since(memory))
+        assert memory == json.loads(json.dumps(memory)) == {"queries": queries[-1]}
+    shares = [np.mean(np.array(one) != np.array(other)) for one, other in zip(queries[1:], queries, strict=False)]
+    assert 0 < shares[0] < shares[1] < 1
+    assert told == [{}, *({"instability": pytest.approx(share)} for share in shares)]
+    assert task.meter(None, source).since(memory) == {}  # of other objects: not compared
+
+
+def test_instability_is_of_so_many_pictures():
+    outputs, y = part(guessed(0, 8), np.arange(PICTURES + 30) % 8)
+    meter = make(Detect()).meter(None, open_source("shapes:n=4", "test"))
+    for start in (0, PICTURES - 10):
+        now = part((outputs, y), slice(start, start + PICTURES - 10))
+        meter.update(*now, np.ones(len(now[1]["valid"]), bool))
+    assert len(meter.instability.queries) == y["valid"][:PICTURES].sum()
+
+
+def test_the_assignment_outside_of_steps_is_scipys():
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        queries = int(rng.integers(1, 16))
+        shape = int(rng.integers(0, queries + 1)), queries
+        cost = rng.integers(0, 3, shape).astype(float) if number % 3 else rng.normal(size=shape)
+        found, (rows, columns) = assigned(cost), scipy.optimize.linear_sum_assignment(cost)
+        assert len(set(found.tolist())) == len(rows)
+        assert cost[rows, found].sum() == pytest.approx(cost[rows, columns].sum())
+    assert sorted(assigned(np.full((3, 4), np.nan)).tolist()) == [0, 1, 2]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return kzoo.train(RECIPE, tmp_path_factory.mktemp("detect") / "run")
@@ -161,10 +276,12 @@ def run(tmp_path_factory):
 
 def test_a_run_is_judged_by_average_precision(run):
     rows = list(csv.DictReader((run.workdir / "log.csv").open()))
+    assert rows[0]["eval_instability"] == "" and 0 <= float(rows[1]["eval_instability"]) <= 1
+    assert all(0 <= float(row["ap50"]) <= 1 for row in rows)
     assert {"loss", "eval_ap", "eval_ap50"} <= set(rows[0]) and rows[-1]["eval_ap"] != ""
     assert {"ap", "ap50", "ap75", "ar100", "ap/circle"} <= set(run.metrics) and run.metrics["images"] == 16
-    again = kzoo.evaluate(run.workdir)
-    assert again == run.metrics
+    # of one evaluation, which has none before it
+    assert kzoo.evaluate(run.workdir) | {"instability": run.metrics["instability"]} == run.metrics
 
 
 @pytest.mark.slow
@@ -175,7 +292,8 @@ def test_a_detector_is_stopped_and_resumed_bit_for_bit(run, tmp_path, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             kzoo.train(RECIPE, tmp_path / "run", {"checkpoint.every_steps": 1})
     again = kzoo.train(RECIPE, tmp_path / "run", {"checkpoint.every_steps": 1})
-    assert [row["loss"] for row in again.history] == [row["loss"] for row in run.history]
+    for name in ("loss", "ap50", "eval_ap", "eval_instability"):
+        assert [row.get(name) for row in again.history] == [row.get(name) for row in run.history]
     for one, other in zip(kzoo.load(again.workdir).weights, kzoo.load(run.workdir).weights, strict=True):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
@@ -197,260 +315,119 @@ def test_a_run_finds_objects_in_a_picture(run, tmp_path, capsys):
     np.testing.assert_allclose([o["score"] for o in told["objects"]], found["scores"][0], atol=1e-5)
     assert [o["label"] for o in told["objects"]] == [model.spec.class_names[i] for i in found["labels"][0]]
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
+    attention_is_drawn_for_each_object(run, tmp_path, told["objects"], model, capsys)
     assert main([*words[:3], "--set", "threshold=2"]) == 2 and "a score in 0..1" in capsys.readouterr().err
     with pytest.raises(UserError, match="gives no boxes"):
         kzoo.postprocess(kzoo.get("vit_toy"), outputs, [(60, 90)])
 
 
-def answers(rng, pictures=3, queries=8, classes=4):
-    """What an artifact is compared with, of random logits and boxes, with two queries that all but agree, so that
-    neither is surely the first, and one to which two classes are all but equally likely.
-    """
-    logits = rng.normal(size=(pictures, queries, classes + 1)).astype("float32")
-    boxes = rng.uniform(0.1, 0.9, (pictures, queries, 4)).astype("float32")
-    logits[:, 1] = logits[:, 0] + 1e-6
-    logits[:, 2, :classes] = np.sort(logits[:, 2, :classes], axis=1)
-    logits[:, 2, classes - 2] = logits[:, 2, classes - 1]
-    found = detections(logits, boxes, np.full((pictures, 2), (60.0, 90.0), np.float32), shares=True)
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
+def attention_is_drawn_for_each_object(run, folder, objects, model, capsys):
+    """The map of each is that of the query which gives its box; none is said."""
+    picture, out, drawn = np.array(Image.open(folder / "a.png")), folder / "looks", []
+    words = ["predict", str(run.workdir), str(folder / "a.png"), "--attention", "--json", "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        real = explain.draw_objects
+        patch.setattr(explain, "draw_objects", lambda *given: drawn.append(given) or real(*given))
+        assert main([*words, "--threshold", "0", "--points", "0.2,0.5", "1,0"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    names = {kind: str(out / f"000_a.{kind}.png") for kind in ("attention", "points")}
+    assert {kind: told[kind] for kind in names} == names and told["objects"] == objects
+    assert all(min(Image.open(name).size) > 100 for name in names.values())
+    inputs = keras.tree.map_structure(lambda x: x[None], kzoo.preprocessor(model)(picture))
+    cx, cy, w, h = model.predict(inputs, verbose=0)["boxes"][0].T
+    boxes = np.stack([(cx - w / 2) * 90, (cy - h / 2) * 60, (cx + w / 2) * 90, (cy + h / 2) * 60], axis=1)
+    maps = kzoo.attention(model, inputs)[0, -1].mean(axis=0)
+    ((_, shown, shares, found, of, _),) = drawn
+    assert of == objects and shares == (27 / 32, 1) and np.array_equal(shown, picture)
+    queries = [int(np.abs(boxes - each["box"]).max(axis=1).argmin()) for each in objects]
+    assert sorted(queries) == list(range(len(objects)))
+    np.testing.assert_allclose(found, maps[queries], atol=1e-5)
+    assert main([*words, "--threshold", "1"]) == 0
+    told = capsys.readouterr()
+    assert "a.png: no object scores 1 or more, so no attention is drawn" in told.err
+    assert "attention" not in json.loads(told.out)[0]
+    for wrong in (["--points", "0.5"], ["--points", "0.5,2"], ["--points", "a,b"]):
+        assert main([*words, *wrong]) == 2 and "--points takes Y,X in 0..1" in capsys.readouterr().err
+    assert main([*words[:3], "--points", "0,0"]) == 2 and "add --attention" in capsys.readouterr().err
 
 
-def as_another_runtime(expected, rng):
-    """The same but for what float32 leaves open: last bits, the order of equal scores, which of two equal classes."""
-    found = {name: np.array(expected[name]) for name in ("boxes", "scores", "labels")}
-    found["boxes"] += rng.normal(0, 1e-5, found["boxes"].shape).astype("float32")
-    for i, (scores, shares) in enumerate(zip(expected["scores"], expected["shares"], strict=True)):
-        first = int(np.argmin(-np.diff(scores)))  # the two that all but agree stand side by side
-        for values in found.values():
-            values[i, [first, first + 1]] = values[i, [first + 1, first]]
-        best, second = np.sort(shares, axis=1)[:, ::-1].T[:2]
-        tied = int(np.argmin(np.log(best / second)))
-        places = np.argsort(-shares[tied])[:2].tolist()
-        places.remove(int(expected["labels"][i, tied]))
-        row = {first: first + 1, first + 1: first}.get(tied, tied)
-        found["labels"][i, row] = places[0]
-    return found
+def test_prediction_shows_pictures_as_evaluation_does():
+    """In the same canvas; the network, which was built for one size, takes all of them."""
+    task, rng = make(Detect(canvases=((32, 48), (48, 32), (48, 48)))), np.random.default_rng(0)
+    network = randomise(kzoo.get("detr_toy", image_size=(32, 40), num_classes=3))
+    batching = task.batching(network.take, open_source("shapes:n=1,size=32,max=2", "test"), Data(), 0, "numpy")
+    opened = task.judged(None, network)
+    assert opened.input["image"].shape[1:3] == (None, None) and task.judged(None, network) is opened
+    tall, wide = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((60, 40), (40, 58)))
+    objects = {"boxes": np.float32([[1, 2, 30, 30]]), "labels": np.array([1]), "crowd": np.array([False])}
+    objects |= {"area": np.float32([812]), "image_id": 1}
+    for pictures, canvas in (([tall], (48, 32)), ([wide], (32, 48)), ([tall, wide], (48, 48))):
+        count = len(pictures)
+        x, y, _ = batching.evaluate(pictures, [objects] * count, range(count), count)
+        inputs, sizes = task.prepared(pictures, network.take)
+        assert x["mask"].shape == (count, *canvas) and np.array_equal(sizes, y["size"])
+        for name, array in x.items():
+            np.testing.assert_array_equal(inputs[name], array)
+        if canvas == (48, 32):
+            wanted = detections(*map(opened.predict_on_batch(x).get, ("logits", "boxes")), y["size"])
+            found = task.predictor(network, None, network.take)(pictures[0])
+            for name, array in wanted.items():
+                np.testing.assert_allclose(found[name], keras.ops.convert_to_numpy(array)[0], atol=1e-4)
+            filled = (~x["mask"][0]).any(axis=1).mean(), (~x["mask"][0]).any(axis=0).mean()
+            assert task.shown(pictures[0], network.take)[1] == pytest.approx(filled)
+    assert kzoo.attention(opened, x).shape == (2, 2, 4, 6, 6, 6)
+    assert make(Detect()).judged(None, network) is network
+    network.set_weights([weight + 1 for weight in network.get_weights()])
+    for one, other in zip(task.judged(None, network).weights, network.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
-BROKEN = {
-    "labels counted from 1": lambda found: found["labels"].__iadd__(1),
-    "one label": lambda found: found["labels"].__setitem__((1, 0), (found["labels"][1, 0] + 1) % 4),
-    "no class": lambda found: found["labels"].__setitem__((0, 3), np.nan),
-    "two boxes changed places": lambda found: found["boxes"].__setitem__((2, [0, 7]), found["boxes"][2, [7, 0]]),
-    "a box moved": lambda found: found["boxes"][0, 5].__iadd__(0.02),
-    "height and width": lambda found: found["boxes"].__setitem__(..., found["boxes"][..., [1, 0, 3, 2]]),
-    "a score": lambda found: found["scores"][1, 4:5].__iadd__(2e-4),
-    "worst first": lambda found: [v.__setitem__(..., v[:, ::-1].copy()) for v in found.values()],
-    "one twice": lambda found: [v.__setitem__((slice(None), 6), v[:, 5]) for v in found.values()],
-    "not a number": lambda found: found["boxes"].__setitem__((0, 0), np.nan),
-}
+def ones_own(folder):
+    """Ten pictures: (source of a COCO json whose categories have gaps, source of a VOC folder with other names)."""
+    source, names = open_source("shapes:n=10,size=32,max=3", "train"), ("round", "square", "three")
+    images, annotations = [], []
+    for i in range(10):
+        picture, objects = source.read(i)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        images.append({"id": 7 * i + 3, "file_name": f"{i}.png"})
+        xml = ""
+        for box, label in zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True):
+            x0, y0, x1, y1 = box
+            told = {"id": len(annotations), "image_id": 7 * i + 3, "category_id": (90, 7, 40)[label]}
+            annotations.append(told | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), (x0 + 1, y0 + 1, x1, y1), strict=True)
+            xml += f"<object><name>{names[label]}</name><bndbox>"
+            xml += "".join(f"<{side}>{value}</{side}>" for side, value in sides) + "</bndbox></object>"
+        (folder / f"{i}.xml").write_text(f"<annotation>{xml}</annotation>")
+    kinds = [{"id": number, "name": name} for number, name in ((90, "circle"), (3, "none"), (40, "tri"), (7, "square"))]
+    content = {"images": images, "annotations": annotations, "categories": kinds}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return f"coco:{folder},{folder}/boxes.json", f"voc:{folder}"
 
 
-@pytest.mark.parametrize("kind", ["none", *BROKEN])
-def test_detections_are_compared_one_to_one(kind):
-    """Where nothing but last bits and ties differ, the artifact is as good as Keras; where anything else does, not."""
-    from kzoo.exporting.verify import TOLERANCE
-
-    task, rng = make(Detect()), np.random.default_rng(4)
-    expected = answers(rng)
-    found = as_another_runtime(expected, rng)
-    if kind == "none":
-        other = pairing.paired(expected, found)
-        for i in range(3):
-            cost = np.abs(expected["boxes"][i][:, None] - found["boxes"][i]).sum(axis=2)
-            for name, values in found.items():
-                np.testing.assert_array_equal(other[name][i], values[i][linear_sum_assignment(cost)[1]])
-        assert not np.array_equal(other["boxes"], found["boxes"])
-    else:
-        BROKEN[kind](found)
-    record = task.agreement(expected, found)
-    apart = {what: difference / unit / TOLERANCE for what, difference, unit in task.differences(record)}
-    assert all(difference <= 1 for difference in apart.values()) == (kind == "none"), apart
-    if kind == "none":
-        assert 0 < apart[""] < 0.1 and record["label_agreement"] == 1 - 3 / 24 and record["correlation"] > 0.9999
-        assert set(task.agreements) < set(record)
-
-
-def by_hand(model, images, sizes):
-    """({"logits", "boxes"}, {"boxes" in pixels, "scores", "labels"}) of uint8 pictures (B, H, W, C) that fill sizes
-    (B, 2) in the upper left: the model alone is ours.
-    """
-    pre, inside = model.spec.preprocessing, np.zeros(images.shape[:3], bool)
-    for row, (height, width) in zip(inside, sizes, strict=True):
-        row[:height, :width] = True
-    x = np.where(inside[..., None], (images / 255 - pre.mean) / pre.std, 0).astype("float32")
-    raw = model.predict_on_batch({"image": x, "mask": ~inside})
-    shares = softmax(raw["logits"])[..., :-1]
-    cx, cy, w, h = np.moveaxis(raw["boxes"].astype("float64"), -1, 0)
-    corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
-    boxes = corners * np.float64(sizes)[:, None, [1, 0, 1, 0]]
-    return raw, {"boxes": boxes, "scores": shares.max(-1), "labels": shares.argmax(-1)}
-
-
-def assert_same_detections(found, expected, box, score):
-    """Of one picture, {"boxes", "scores", "labels"}: one to one by SciPy, boxes and scores within so much."""
-    found, expected = ({name: np.asarray(value) for name, value in each.items()} for each in (found, expected))
-    cost = np.abs(expected["boxes"][:, None] - found["boxes"]).sum(axis=2)
-    order = linear_sum_assignment(cost + np.abs(expected["scores"][:, None] - found["scores"]))[1]
-    np.testing.assert_allclose(found["boxes"][order], expected["boxes"], atol=box)
-    np.testing.assert_allclose(found["scores"][order], expected["scores"], atol=score)
-    np.testing.assert_array_equal(found["labels"][order], expected["labels"])
-    assert (np.diff(found["scores"]) <= 0).all()
-
-
-@pytest.fixture(scope="module")
-def trained(run):
-    """The run's model, and its detections in two pictures, narrower and wider than its own size."""
-    model, source = kzoo.load(run.workdir), open_source(RECIPE.data.source, "test")
-    predictor = ModelPredictor(model, asked={"threshold": 0})
-    sizes = ((90, 60), (40, 110))
-    pictures = [np.array(Image.fromarray(source.read(i)[0]).resize(size)) for i, size in enumerate(sizes)]
-    answers = [predictor.task.answer(predictor(picture), predictor.labels, 5)["objects"] for picture in pictures]
-    return model, pictures, [as_arrays(answer) for answer in answers]
-
-
-def as_arrays(objects):
-    """Detections as an answer has them, by name."""
-    named = {"boxes": "box", "scores": "score", "labels": "label"}
-    return {name: np.array([found[key] for found in objects]) for name, key in named.items()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["saved_model", "onnx", "litert"])
-def test_an_artifact_finds_what_the_run_does(run, trained, tmp_path, format, capsys, monkeypatch):
-    """By its own runtime, the boxes of one size in pixels of what each picture fills, by the command in those of the
-    picture.
-    """
-    folder, (model, pictures, answers) = tmp_path / "artifact", trained
-    card = kzoo.export(run.workdir, folder, format=format)
-    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
-    for path, picture in zip(paths, pictures, strict=True):
-        Image.fromarray(picture).save(path)
-    capsys.readouterr()
-    assert main(["predict", str(folder), *paths, "--json", "--threshold", "0"]) == 0
-    for told, answer in zip(json.loads(capsys.readouterr().out), answers, strict=True):
-        # the artifact of one size is given a rounded picture
-        near = (1e-2, 1e-5) if format == "saved_model" else (0.5, 5e-3)
-        assert_same_detections(as_arrays(told["objects"]), answer, *near)
-    artifact = open_artifact(folder)
-    middle = float(np.mean(np.sort(answers[0]["scores"])[2:4]))
-    predictor = ArtifactPredictor(artifact, {"threshold": str(middle)})
-    assert len(predictor.task.answer(predictor(pictures[0]), predictor.labels, 5)["objects"]) == 3
-    images, sizes = pixels(3, 32, 40), np.array([(32, 40), (32, 17), (9, 30)])
-    given = {"images": images} if format == "saved_model" else {"images": images, "sizes": sizes.astype(np.int32)}
-    raw, expected = by_hand(model, images, sizes if "sizes" in given else [(32, 40)] * 3)
-    for name, found in by_its_runtime(folder, format, given).items():
-        if name == "serving_raw":
-            assert set(found) == set(raw)
-            for key, array in raw.items():
-                np.testing.assert_allclose(found[key], array, atol=2e-5)
-        else:
-            for i in range(3):
-                assert_same_detections(*({k: v[i] for k, v in each.items()} for each in (found, expected)), 1e-3, 1e-5)
-    assert ("sizes_input" in card, "raw_outputs" in card) == (format != "saved_model", format != "onnx")
-    if format != "saved_model":
-        monkeypatch.chdir(folder)
-        exec((folder / "card.md").read_text().split("```python\n")[1].split("```")[0], {})
-        assert capsys.readouterr().out.startswith("[[[")
-    if format == "onnx":
-        assert_broken_ones_are_seen(artifact, model, pictures)
-
-
-def pixels(*shape):
-    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-
-
-def by_its_runtime(folder, format, given):
-    """{signature: what it gives} of an artifact that is called without kzoo."""
-    if format == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(folder / "model.onnx")
-        names = [output.name for output in session.get_outputs()]
-        return {"serving_default": dict(zip(names, session.run(names, given), strict=True))}
-    if format == "litert":
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(str(folder / "model.tflite"))
-        names = ("serving_default", "serving_raw")
-        return {name: interpreter.get_signature_runner(name)(**given) for name in names}
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(folder / "1")).signatures
-    assert set(signatures) == {"serving_default", "serving_raw", "serving_jpeg"}
-    names = ("serving_default", "serving_raw")
-    called = {name: signatures[name](images=tf.constant(given["images"])) for name in names}
-    return {name: {key: value.numpy() for key, value in outputs.items()} for name, outputs in called.items()}
-
-
-def assert_broken_ones_are_seen(artifact, model, pictures):
-    """One whose labels are another's, and one that looks at what lies beside the picture, are not verified."""
-    from kzoo.exporting.serving import Serving
-    from kzoo.exporting.verify import verify
-
-    serving, run = Serving(model), artifact._run
-    assert len(verify(artifact, serving, pictures, exact=True)) == 3
-    broken = {
-        "in labels": lambda given: (found := run(given)) | {"labels": (found["labels"] + 1) % 3},
-        "": lambda given: run(given | {"sizes": np.full_like(given["sizes"], (32, 40))}),
-    }
-    for words, instead in broken.items():
-        artifact._run = instead
-        with pytest.raises(UserError, match=f"the onnx artifact disagrees with Keras by .*{words}"):
-            verify(artifact, serving, pictures, exact=True)
-
-
-def test_an_artifact_that_is_told_no_sizes_is_given_the_squeezed_picture():
-    """Those of earlier versions: their boxes are of the whole size, which the picture was brought to."""
-
-    class Earlier:
-        labels, channels, image_size, any_size, takes_sizes = ("one", "two"), 3, (32, 40), False, False
-        card = {"task": "detect", "preprocessing": dataclasses.asdict(Preprocessing(crop_mode="squash"))}
-
-        def predict(self, images):
-            assert images.shape == (1, 32, 40, 3) and images[0, :, 21:].min() == 255 > 0 == images[0, :, :19].max()
-            boxes = np.float32([[[0, 8, 20, 16], [10, 0, 40, 32]]])
-            return {"boxes": boxes, "scores": np.float32([[0.9, 0.6]]), "labels": np.float32([[1, 0]])}
-
-    picture = np.zeros((64, 200, 3), np.uint8)
-    picture[:, 100:] = 255
-    predictor = ArtifactPredictor(Earlier(), {"threshold": "0.7"})
-    (found,) = predictor.task.answer(predictor(picture), predictor.labels, 5)["objects"]
-    assert found["label"] == "two" and found["box"] == [0, 16, 100, 32]
-
-
-class FakeOnnx(Artifact):
-    """One of one size that tells what it is given."""
-
-    any_size, gives_raw, takes_sizes, image_size, channels, folder = False, False, True, (32, 40), 3, pathlib.Path("a")
-
-    def __init__(self):
-        self.card, self.labels = {"task": "detect", "preprocessing": dataclasses.asdict(Preprocessing())}, ()
-
-    def _run(self, given):
-        return given
-
-
-def test_sizes_that_cannot_be_and_unknown_questions_are_refused():
-    artifact, images = FakeOnnx(), pixels(2, 32, 40)
-    assert artifact.predict(images)["sizes"].tolist() == [[32, 40]] * 2
-    sizes = artifact.predict(images, [(1, 40), (7.0, 9.0)])["sizes"]
-    assert sizes.tolist() == [[1, 40], [7, 9]] and sizes.dtype == np.int32
-    for wrong in ([(33, 40)] * 2, [(1.5, 4)] * 2, [(0, 3)] * 2, [(3, 3)], [(np.nan, 3)] * 2):
-        with pytest.raises(UserError, match="the height and width that each of the 2 pictures fills"):
-            artifact.predict(images, wrong)
-    with pytest.raises(UserError, match="a has no signature serving_raw"):
-        artifact.predict_raw(images)
-    artifact.takes_sizes = False
-    with pytest.raises(UserError, match="a takes pictures alone; leave sizes out"):
-        artifact.predict(images, [(3, 3)] * 2)
-    with pytest.raises(UsageError, match="did you mean threshold"):
-        ArtifactPredictor(artifact, {"treshold": "0"})
-    with pytest.raises(UsageError, match="a score in 0..1, not 2"):
-        ArtifactPredictor(artifact, {"threshold": "2"})
-    artifact.card["task"] = "classify"
-    with pytest.raises(UsageError, match="an artifact of the task classify is asked nothing beside the picture"):
-        ArtifactPredictor(artifact, {"threshold": "0"})
+def test_a_transfer_to_ones_own_pictures(run, tmp_path, capsys):
+    """The network of any run goes on with other classes and more queries, from a COCO json and from a VOC folder."""
+    changes = {"init_from": str(run.workdir), "steps": 1, "epochs": 1, "task.aux_loss": False}
+    coco, voc = ones_own(tmp_path)
+    more = changes | {"data.source": coco, "overrides.num_queries": 8}
+    first = kzoo.train("detr_transfer", tmp_path / "coco", more)
+    receipt = json.loads((first.workdir / "init_from.json").read_text())
+    assert receipt["adapted"] == ["query_embed/table"]
+    assert set(receipt["reinitialised"]) == {"class_embed/kernel", "class_embed/bias"}
+    spec = first.model.spec
+    assert spec.name == "detr_toy" and spec.class_names == ("none", "square", "tri", "circle")
+    assert spec.overrides["num_queries"] == 8 and first.model.config.size == (32, 40)
+    second = kzoo.train(
+        "detr_transfer", tmp_path / "voc", changes | {"init_from": str(first.workdir), "data.source": voc}
+    )
+    receipt = json.loads((second.workdir / "init_from.json").read_text())
+    assert not receipt["adapted"] and len(receipt["reinitialised"]) == 2
+    assert kzoo.evaluate(second.workdir) == second.metrics and second.metrics["images"] == 1
+    assert main(["predict", str(second.workdir), str(tmp_path / "0.png"), "--set", "threshold=0", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)[0]["objects"]
+    assert len(told) == 8 and {found["label"] for found in told} <= {"round", "square", "three"}
+    with pytest.raises(UserError, match=r"objects, more than task.max_boxes=1; set overrides.num_queries to \d"):
+        kzoo.train("detr_transfer", tmp_path / "few", more | {"overrides.num_queries": 1})
 
 
 @pytest.mark.parametrize(

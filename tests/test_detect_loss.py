@@ -144,6 +144,7 @@ def test_the_loss_and_its_terms_equal_the_formulas(settings):
     outputs, targets = example()
     layers = [reference(outputs, targets, number, settings) for number in range(LAYERS)]
     told = logs(view_of(settings), outputs, targets)
+    assert 0 <= told.pop("ap50") <= 1  # which has a test of its own
     expected = {name: layers[-1][name] for name in ("loss_ce", "loss_bbox", "loss_giou")}
     expected |= {f"matching_cost_{n + 1}": one["cost"] for n, one in enumerate(layers)}
     expected |= {"cardinality_error": layers[-1]["cardinality"], "loss": whole(layers, settings)}

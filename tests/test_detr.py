@@ -72,11 +72,45 @@ def test_equal_to_transformers_both_ways(case, tmp_path):
     assert difference(ours["aux_boxes"], boxes[:, :-1].numpy()) <= CLOSE
     for name in ("logits", "boxes"):
         assert difference(ours[name], alone[name]) <= 1e-6 and ours[name].dtype == np.float32
+    assert_attention_is_theirs(model, reference, inputs)
     path = saved(model, reference, tmp_path)
     assert same_tensors(tmp_path / "theirs", path)
     again = reference.accepts(path)
     assert again.config.num_labels == model.config.num_classes
     assert difference(reference.outputs(inputs, again)[-1], reference.outputs(inputs)[-1]) <= 1e-6
+
+
+def assert_attention_is_theirs(model, reference, inputs):
+    """Of every query, and of cells of the encoder, whose places come by the pixels."""
+    module, config = reference.module, model.config
+    module.set_attn_implementation("eager")  # another tells no weights
+    module.config.output_attentions = True
+    with torch.no_grad():
+        output = reference.called(module, inputs)
+    module.config.output_attentions = False
+    features = model.get_layer("input_proj").output
+    batch, (rows, columns) = len(inputs["mask"]), features.shape[1:3]
+    theirs = np.stack([weights.numpy() for weights in output.cross_attentions], axis=1)
+    ours = kzoo.attention(model, inputs)
+    assert ours.shape == (batch, config.decoder_depth, config.num_heads, config.num_queries, rows, columns)
+    assert ours.dtype == np.float32 and np.abs(ours.reshape(theirs.shape) - theirs).max() <= 1e-5
+    if not config.depth:
+        return
+    points = [(0.0, 0.3), (0.6, 0.999), (1.0, 1.0)]
+    height, width = inputs["mask"].shape[1:]
+    ours = kzoo.attention(model, inputs, points=points)
+    assert ours.shape == (batch, config.depth, config.num_heads, len(points), rows, columns)
+    for i, mask in enumerate(inputs["mask"]):
+        filled = (~mask[:, 0]).sum(), (~mask[0]).sum()
+        for k, (y, x) in enumerate(points):
+            row, column = (
+                int(min(point * pixels, pixels - 1e-6) * cells / side)
+                for point, pixels, cells, side in zip((y, x), filled, (rows, columns), (height, width), strict=True)
+            )
+            for layer, weights in enumerate(output.encoder_attentions):
+                wanted = weights[i, :, row * columns + column].numpy()
+                assert np.abs(ours[i, layer, :, k].reshape(wanted.shape) - wanted).max() <= 1e-5, (i, k)
+    assert np.allclose(ours.sum(axis=(-2, -1)), 1, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -204,6 +238,21 @@ def test_official_files_are_read_and_written(tmp_path):
     assert set(other.load_report.reinitialised) == {"class_embed/kernel", "class_embed/bias"}
     maps = kzoo.get("detr_toy", weights=tmp_path / "detr.pth", features_only=True)
     assert not any(path.startswith(("decoder", "class", "bbox")) for path in maps.load_report.loaded)
+
+
+def test_another_number_of_queries_keeps_the_first(tmp_path):
+    donor = kzoo.get("detr_toy")
+    donor.save(tmp_path / "detr.keras")
+    given = values(donor)
+    for count in (4, 9):
+        taker = kzoo.get("detr_toy", weights=tmp_path / "detr.keras", num_queries=count)
+        held, kept = values(taker), min(count, 6)
+        assert taker.load_report.adapted == ("query_embed/table",) and len(taker.load_report.loaded) == len(given) - 1
+        np.testing.assert_array_equal(held["query_embed/table"][:kept], given["query_embed/table"][:kept])
+        assert len(held["query_embed/table"]) == count and (held["query_embed/table"][kept:].std(axis=1) > 0.5).all()
+        assert start_from(taker, tmp_path / "detr.keras").adapted == ("query_embed/table",)
+    with pytest.raises(UserError, match=r"query_embed/table \(9, 32\).*num_queries=\) keeps the first rows"):
+        kzoo.load_weights(kzoo.get("detr_toy", num_queries=9), tmp_path / "detr.keras")
 
 
 def test_a_backbone_alone(tmp_path):

@@ -1,5 +1,7 @@
 """What pictures explain, against timm's own attention weights and the papers' formulas in float64."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ CASES = {
     "average": {"global_pool": "avg"},
     "attention pooling": {"global_pool": "map", "reg_tokens": 1},
 }
+
+
+MAPS = functools.partial(kzoo.get, "detr_toy", features_only=True)  # a detector's encoder
 
 
 def weights_of_timm(overrides, folder):
@@ -70,6 +75,14 @@ def test_attention_and_rollout_are_those_of_timms_weights(case, tmp_path):
     maps = kzoo.attention(model, images)
     assert maps.shape == (2, len(expected), 4, rows, columns) and maps.dtype == np.float32
     np.testing.assert_allclose(maps.reshape(2, len(expected), 4, -1), np.stack(expected, axis=1), atol=1e-5)
+
+    points = [(0, 0.5), (0.99, 0.26), (1, 1)]
+    pixels = [(min(y * height, height - 1), min(x * width, width - 1)) for y, x in points]
+    cells = [first + int(y // 8) * columns + int(x // 8) for y, x in pixels]
+    maps = kzoo.attention(model, images, points=points)
+    assert maps.shape == (2, len(weights), 4, 3, rows, columns)
+    expected = [w[:, :, cells, first:] for w in weights]
+    np.testing.assert_allclose(maps.reshape(2, len(weights), 4, 3, -1), np.stack(expected, axis=1), atol=1e-5)
 
     flow = np.eye(weights[0].shape[-1])  # whole matrices, from the input upwards, as the paper writes it
     for w in weights:
@@ -137,6 +150,13 @@ def test_patch_filters_are_the_principal_components():
             "vit_toy has no table of positions",
         ),
         (lambda: explain.patch_filters(kzoo.get("vit_toy", stem="conv")), "vit_toy has no linear map"),
+        (lambda: kzoo.attention(None, None, points=[(0.5, 1.1)]), r"pairs \(y, x\) in 0..1"),
+        (lambda: kzoo.attention(None, None, points=(0.5, 0.5)), r"pairs \(y, x\) in 0..1"),
+        (lambda: kzoo.attention(None, None, points=[]), "one or more"),
+        (lambda: kzoo.attention(MAPS(), None), "as built here, has no queries"),
+        (lambda: kzoo.attention(kzoo.get("detr_toy", depth=0), None, points=[(0, 0)]), "as built here, has no encoder"),
+        (lambda: kzoo.attention(MAPS(), None, stage=1, points=[(0, 0)]), "has 1 stages"),
+        (lambda: explain.rollout(MAPS(), None), "detr_toy pools no vector"),
     ],
 )
 def test_what_a_model_lacks_is_told(call, told):
@@ -152,5 +172,20 @@ def test_drawings_are_pictures(tmp_path, channels):
     explain.draw_positions(tmp_path / "p.png", rng.uniform(-1, 1, (18, 3, 18, 3)), "thinned out")
     explain.draw_filters(tmp_path / "f.png", rng.normal(size=(9, 4, 4, channels)), "nine")
     for name in ("a.png", "p.png", "f.png"):
+        with Image.open(tmp_path / name) as drawn:
+            assert min(drawn.size) > 100 and len(drawn.convert("RGB").getcolors(2**24)) > 100
+
+
+def test_maps_are_laid_over_a_grey_picture(tmp_path):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (16, 24, 1), dtype=np.uint8)
+    shares, maps = (0.75, 1.0), rng.random((2, 4, 3))
+    objects = [
+        {"label": "a", "index": 1, "score": 0.5, "box": [2, 3, 9, 9]},
+        {"label": "b", "index": 0, "box": [0] * 4},
+    ]
+    explain.draw_objects(tmp_path / "o.png", picture, shares, maps, objects, "two")
+    explain.draw_points(tmp_path / "x.png", picture, shares, maps, [(0, 0), (0.5, 1)], "two")
+    for name in ("o.png", "x.png"):
         with Image.open(tmp_path / name) as drawn:
             assert min(drawn.size) > 100 and len(drawn.convert("RGB").getcolors(2**24)) > 100

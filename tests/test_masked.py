@@ -212,6 +212,7 @@ def test_pre_training_is_stopped_and_resumed_bit_for_bit_masks_included(run, eva
 
     assert run.metrics.keys() == {"loss", "images", "knn_accuracy", "knn_reference", "knn_queries"}
     assert (run.metrics["images"], run.metrics["knn_reference"], run.metrics["knn_queries"]) == (32, 24, 10)
+    assert "eval_knn_accuracy" in (run.workdir / "log.csv").read_text()
     assert "eval_knn_accuracy" in run.history[0] and run.history[1]["eval_loss"] == run.metrics["loss"]
     best = max(run.history, key=lambda row: (row["eval_knn_accuracy"], -row["epoch"]))
     with np.load(run.workdir / "best.npz") as file:

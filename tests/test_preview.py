@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import kzoo
 from kzoo import schema
@@ -66,6 +67,33 @@ def test_mixed_labels_show_the_two_largest(tmp_path, drawn):
     shares = [[float(line.split()[1]) for line in title.splitlines()] for title in titles]
     assert all(sum(pair) == pytest.approx(1, abs=0.011) and pair == sorted(pair, reverse=True) for pair in shares)
     assert any(len(pair) == 2 for pair in shares)
+
+
+def test_objects_are_shown_where_the_source_has_them(tmp_path, drawn):
+    """On pictures without their padding, each that of the source resized by Pillow."""
+    augment = schema.BoxAugment(flip=0, crop=0, scales=())
+    data = schema.Data(source="shapes:n=8,size=32,max=3", batch_size=8, augment=augment)
+    recipe = schema.Recipe(
+        model="detr_toy", overrides={"image_size": (32, 48)}, task=schema.Detect(), data=data, epochs=1
+    )
+    preview.preview(recipe, tmp_path)
+    source = open_source(data.source, "train")
+    samples, seen = [source.read(i) for i in range(8)], []
+    for axis in (axis for axis in drawn["batch"].axes if axis.get_images()):
+        image = np.asarray(axis.get_images()[0].get_array())
+        height, width = image.shape[:2]
+        resized = [
+            Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR) for picture, _ in samples
+        ]
+        errors = [np.abs(image - np.asarray(one) / 255).max() for one in resized]
+        seen.append(int(np.argmin(errors)))
+        picture, objects = samples[seen[-1]]
+        assert min(errors) < 0.01 and abs(height / picture.shape[0] - width / picture.shape[1]) < 0.04
+        boxes = objects["boxes"] * np.tile((width / picture.shape[1], height / picture.shape[0]), 2)
+        corners = [[*patch.get_xy(), *patch.get_corners()[2]] for patch in axis.patches]
+        np.testing.assert_allclose(np.reshape(corners, (-1, 4)), boxes, atol=1e-3)
+        assert [text.get_text() for text in axis.texts] == [source.class_names[label] for label in objects["labels"]]
+    assert sorted(seen) == list(range(8))
 
 
 def test_a_smoke_needs_no_data(tmp_path):

@@ -135,6 +135,32 @@ def test_a_run_asked_to_end_saves_its_step_and_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+def test_what_an_evaluation_leaves_for_the_next_outlives_an_end(tmp_path, monkeypatch):
+    """The run is asked to end in its second evaluation, which is then repeated beside the same one before it."""
+    update, told = ClassMeter.update, []
+
+    def since(self, memory):
+        memory["times"] = memory.get("times", 0) + 1
+        told.append(memory["times"])
+        return {"times": memory["times"]}
+
+    def ended_once(self, *arguments):
+        if told == [1]:
+            told.append("ended")
+            terminate()
+        update(self, *arguments)
+
+    monkeypatch.setattr(ClassMeter, "since", since)
+    monkeypatch.setattr(ClassMeter, "update", ended_once)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run")[1]["memory"] == {"times": 1}
+    run = train(tmp_path / "run")
+    assert told == [1, "ended", 2, 3] and run.metrics["times"] == 3
+    assert kzoo.evaluate(run.workdir) | {"times": 3} == run.metrics  # of no run: not compared
+
+
+@pytest.mark.slow
 def test_an_end_during_the_evaluation_loses_no_epoch(untouched, tmp_path, monkeypatch):
     """The checkpoint may not stand at an epoch's last step before that epoch has its evaluation."""
     evaluate, calls = Classify.evaluate, []

@@ -39,6 +39,12 @@ class ObjectSource(Source):
         for i in permutation(0, 0, len(self))[:most]:
             yield self.annotated(i)
 
+    def fullest(self):
+        """(the image_id of the picture with most objects, how many: crowds and boxes without area left out); None where
+        that is not known without reading them all.
+        """
+        return None
+
     def open(self, i):
         picture = self.picture(i)
         return picture, within(self.annotated(i)[0], *picture.shape[:2])
@@ -108,6 +114,13 @@ class TableSource(ObjectSource):
 
     def picture(self, i):
         return self._picture(int(i))
+
+    def fullest(self):
+        table = self.table
+        real = ~table.crowd & (table.boxes[:, 2:] > table.boxes[:, :2]).all(axis=1)
+        owners = np.repeat(np.arange(len(self)), np.diff(table.starts))
+        counts = np.bincount(owners[real], minlength=len(self))
+        return int(table.ids[counts.argmax()]), int(counts.max())
 
     def surveyed(self, most):
         return map(self.annotated, range(len(self))) if self._sizes is not None else super().surveyed(most)

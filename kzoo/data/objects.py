@@ -15,7 +15,31 @@ from kzoo.errors import UserError
 from kzoo.ops.resize import fitted_size
 
 
-class ObjectBatching(Batching):
+class Canvases:
+    """The fixed sizes of padded pictures: how large a picture is shown, and which canvas holds some.
+
+    image_size: (height, width) of the network; canvases: (height, width) each; none: the network's own size. A
+    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
+    that canvas's, less.
+    """
+
+    def __init__(self, image_size, canvases=()):
+        # the smallest first, of equal areas the lower
+        self.canvases = sorted(set(map(tuple, canvases)) or {tuple(image_size)}, key=lambda hw: (hw[0] * hw[1], hw))
+        self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
+        self.sides = min(image_size), max(self.largest)
+
+    def canvas(self, sizes):
+        """(height, width) of the smallest canvas that holds pictures of those sizes (B, 2)."""
+        height, width = np.max(np.asarray(sizes), axis=0)
+        return next(canvas for canvas in self.canvases if canvas[0] >= height and canvas[1] >= width)
+
+    def shown(self, size):
+        """(height, width), in evaluation and prediction, of a picture of that size."""
+        return fitted_size(*size, *self.sides, self.largest)
+
+
+class ObjectBatching(Canvases, Batching):
     """x = {"image" float32 (B, H, W, C), normalised, 0 where "mask" bool (B, H, W) is True, which is padding}, the
     picture in the upper left of the smallest canvas that holds the batch.
 
@@ -25,13 +49,13 @@ class ObjectBatching(Batching):
     "original" float32 (B, T, 4), x0, y0, x1, y1 in pixels of the picture as the source has it, "size" int32 (B, 2), its
     height and width, and "image_id" int64 (B,).
 
-    canvases: (height, width) each; none: the network's own size. augment: a BoxAugment or None. In evaluation a
-    picture's shorter side is the network's or, to fit the largest canvas and for its longer side to be no longer than
-    that canvas's, less. Raises UserError for a number of channels that cannot be converted or jittered, and for a
-    picture with more than T objects.
+    canvases: as in Canvases. augment: a BoxAugment or None. Raises UserError for a number of channels that cannot be
+    converted or jittered, and for a picture with more than T objects, before any is read where the source knows its
+    fullest.
     """
 
     def __init__(self, take, source, *, max_boxes, canvases=(), augment=None, seed=0, engine="numpy"):
+        super().__init__(take.image_size, canvases)
         self.channels, self.name, self.seed = take.channels, source.name, seed
         to_channels(np.zeros((1, 1, source.channels), np.uint8), self.channels, source.name)
         if augment and augment.color_jitter and self.channels not in (1, 3):
@@ -41,30 +65,17 @@ class ObjectBatching(Batching):
             )
         self.preprocessing = take.preprocessing.for_channels(self.channels)
         self.max_boxes, self.augment = max_boxes, augment
-        # the smallest first, of equal areas the lower
-        self.canvases = sorted(
-            set(map(tuple, canvases)) or {tuple(take.image_size)}, key=lambda hw: (hw[0] * hw[1], hw)
-        )
-        self.largest = tuple(map(max, zip(*self.canvases, strict=True)))
-        self.sides = min(take.image_size), max(self.largest)
+        if fullest := source.fullest():
+            self._require_room(*fullest)
         if engine == "tf":
             from kzoo.data.jpeg import pixels as of_window
         else:
             of_window = pixels
         self._pixels = of_window
 
-    def canvas(self, sizes):
-        """(height, width) of the smallest canvas that holds pictures of those sizes (B, 2)."""
-        height, width = np.max(np.asarray(sizes), axis=0)
-        return next(canvas for canvas in self.canvases if canvas[0] >= height and canvas[1] >= width)
-
     def changes(self, sizes, keys, epoch):
         """The BoxChange of each picture of a training batch, by their sizes (B, 2); [] without augmentation."""
         return plan(self.augment, self.seed, epoch, keys, sizes, self.sides, self.largest) if self.augment else []
-
-    def shown(self, size):
-        """(height, width) in evaluation of a picture of that size."""
-        return fitted_size(*size, *self.sides, self.largest)
 
     def train(self, pictures, targets, keys, epoch, step):
         if self.augment is None:
@@ -77,7 +88,7 @@ class ObjectBatching(Batching):
         y = self._empty(len(pictures))
         for row, (objects, (window, flip)) in enumerate(zip(targets, windows, strict=True)):
             boxes, kept = moved_boxes(_chosen(objects, ~objects["crowd"]), window, flip)
-            self._require_room(objects, (~objects["crowd"]).sum())
+            self._require_room(objects["image_id"], (~objects["crowd"]).sum())
             self._fill(y, row, boxes, objects["labels"][~objects["crowd"]][kept])
         return x, y
 
@@ -87,7 +98,7 @@ class ObjectBatching(Batching):
         y |= {"crowd": np.zeros((rows, count), bool), "area": np.zeros((rows, count), np.float32)}
         y |= {"original": np.zeros((rows, count, 4), np.float32)}
         for row, (picture, objects) in enumerate(zip(pictures, targets, strict=True)):
-            self._require_room(objects, len(objects["labels"]))
+            self._require_room(objects["image_id"], len(objects["labels"]))
             objects = _chosen(objects, np.argsort(objects["crowd"], kind="stable"))
             boxes, kept = moved_boxes(objects, (0, 0, *picture.shape[:2]), False)
             objects = _chosen(objects, kept)
@@ -152,11 +163,11 @@ class ObjectBatching(Batching):
         found = len(boxes)
         y["boxes"][row, :found], y["labels"][row, :found], y["valid"][row, :found] = boxes, labels, True
 
-    def _require_room(self, objects, count):
+    def _require_room(self, image_id, count):
         if count > self.max_boxes:
             raise UserError(
-                f"{self.name}: the image {objects['image_id']} has {count} objects, more than task.max_boxes="
-                f"{self.max_boxes}; set it to {count} or more."
+                f"{self.name}: the image {image_id} has {count} objects, more than task.max_boxes={self.max_boxes}; "
+                f"set overrides.num_queries to {count} or more, and task.max_boxes too where it is given."
             )
 
 
@@ -167,37 +178,37 @@ def whole_picture(image, size, preprocessing):
     return np.clip(resample(image, size, preprocessing.interpolation), 0, 255)  # bicubic overshoots
 
 
-def canvas_of(picture, image_size, preprocessing, name="the picture"):
-    """uint8 (h, w, C) as a detector of one size takes it: (image float32 (H, W, C), normalised, mask bool (H, W), True
-    where it is padding, (height, width) that the picture fills of it).
+def on_canvas(pictures, canvases, preprocessing, name="the picture"):
+    """uint8 pictures (h, w, C), each of its own size, as a detector takes them and evaluation shows them: ({"image"
+    float32 (B, H, W, C), normalised, "mask" bool (B, H, W), True where it is padding}, [(height, width) that each fills
+    of it]); canvases: a Canvases.
     """
-    image = to_channels(picture, len(preprocessing.mean), name)
-    size = _size_within(image, image_size)
-    return *filled(whole_picture(image, size, preprocessing), image_size, preprocessing), size
+    images = [to_channels(picture, len(preprocessing.mean), name) for picture in pictures]
+    sizes = [canvases.shown(image.shape[:2]) for image in images]
+    shown = [whole_picture(image, size, preprocessing) for image, size in zip(images, sizes, strict=True)]
+    return placed(shown, canvases.canvas(sizes), preprocessing), sizes
 
 
-def filled(picture, image_size, preprocessing):
-    """(image, mask), as canvas_of has them, of a picture (h, w, C) that fits into image_size (H, W) as it is."""
-    height, width, channels = picture.shape
-    out, mask = np.zeros((*image_size, channels), np.float32), np.ones(image_size, bool)
-    out[:height, :width] = normalise(picture, preprocessing)
-    mask[:height, :width] = False
-    return out, mask
+def placed(pictures, canvas, preprocessing):
+    """{"image", "mask"}, as on_canvas has them, of pictures (h, w, C) that fit the canvas (height, width) as they
+    are.
+    """
+    shape = len(pictures), *canvas
+    out, mask = np.zeros((*shape, len(preprocessing.mean)), np.float32), np.ones(shape, bool)
+    for row, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        out[row, :height, :width], mask[row, :height, :width] = normalise(picture, preprocessing), False
+    return {"image": out, "mask": mask}
 
 
 def in_upper_left(picture, image_size, preprocessing, beside=0):
     """uint8 (h, w, C) brought to image_size, its ratio kept, as an artifact of one size takes it: (uint8 (H, W, C), the
     (height, width) that it fills of it); beside: what the rest of it is.
     """
-    height, width = size = _size_within(picture, image_size)
+    height, width = size = Canvases(image_size).shown(picture.shape[:2])
     out = np.full((*image_size, picture.shape[-1]), beside, np.uint8)
     out[:height, :width] = np.rint(whole_picture(picture, size, preprocessing))
     return out, size
-
-
-def _size_within(picture, image_size):
-    """(height, width) of the picture where it is as large as fits into image_size."""
-    return fitted_size(*picture.shape[:2], min(image_size), max(image_size), image_size)
 
 
 def _chosen(objects, which):

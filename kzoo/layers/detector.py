@@ -206,3 +206,14 @@ class PostNormBlock(Remat):
     def attend(self, x, positions, padded):
         """The attention's weights (B, heads, N, N), outside of training."""
         return self.self_attn.attend(x + positions, x + positions, x, padded, training=False)[1]
+
+
+class QueryBlock(Remat):
+    """A block of a decoder whose queries look at all cells of one map, as `kzoo.attention` shows it.
+
+    A subclass defines `attend`, which takes what its `call` does: the weights (B, heads, Q, N) by which each query
+    looks at the cells, outside of training.
+    """
+
+    def attend(self, *inputs):
+        raise NotImplementedError

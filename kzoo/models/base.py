@@ -55,6 +55,7 @@ class ModelConfig(Settings):
     stem_kernels = ()  # paths of the kernels that other input channels change
     # how the paths of weights begin that only this family's own training needs; models that start from it leave them
     training_only = ()
+    counted = {}  # {path of a table: the option that says how many rows it has}: more or fewer keep those there are
     opens = False  # whether its models can be built with open_size: none of their weights belongs to one size
     # whether get() builds without weights, and tells in the load_report, what needs_weights() speaks of
     builds_random = False

@@ -12,8 +12,17 @@ import keras
 from keras import ops
 
 from kzoo.errors import UsageError
-from kzoo.layers.base import Remat, ZooLayer
-from kzoo.layers.detector import FeedForward, FitPadding, PostNormBlock, QueryAttention, SinePositions, linear, side
+from kzoo.layers.base import ZooLayer
+from kzoo.layers.detector import (
+    FeedForward,
+    FitPadding,
+    PostNormBlock,
+    QueryAttention,
+    QueryBlock,
+    SinePositions,
+    linear,
+    side,
+)
 from kzoo.models.backbone import Backbone, OnBackbone
 from kzoo.models.base import IMAGENET, ModelConfig, ZooModel
 from kzoo.registry import register
@@ -50,6 +59,7 @@ class DetrConfig(OnBackbone, ModelConfig):
     below = "features/backbone/"
     numerics = ("backbone_options",)
     head_layers = ("class_embed",)
+    counted = {"query_embed/table": "num_queries"}
     last_norms = ("decoder_norm",)
     builds_random = True
 
@@ -207,7 +217,7 @@ class LearnedQueries(ZooLayer):
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
-class DetrDecoderBlock(Remat):
+class DetrDecoderBlock(QueryBlock):
     """Queries look at each other, then at the encoder's cells: x (B, Q, D) -> (B, Q, D), every norm after its sum.
 
     places (B, Q, D) are the learned queries, added to x where it asks, and to the keys among queries; positions (B, N,

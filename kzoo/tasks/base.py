@@ -21,11 +21,14 @@ runtime alone.
 
 import numpy as np
 
-from kzoo.data import Loader, engine_for, prepare
+from kzoo.data import Loader, engine_for, prepare, resized
 from kzoo.errors import UserError
+from kzoo.figures import show
 from kzoo.schema import TaskSettings
+from kzoo.tasks.meters import Meter as Meter  # where plugins look for it
 
 _TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
+FALL = 0.2  # of `overfits`: the share by which the loss has to fall
 TASKS = {}  # {kind: the Task of that kind}, of the modules that were imported
 
 
@@ -57,6 +60,7 @@ class Task:
     scale = ""  # of these, how what is in pixels of that part comes to those of the picture as it was, in words
     reads = ()  # which of them only say how outputs are read: what `reading` takes, and artifacts are asked too
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
+    overfit_steps = 20  # of `overfits`, at most
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -132,11 +136,12 @@ class Task:
         """A Meter of the figures of this data."""
         raise NotImplementedError
 
-    def evaluate(self, view, network, loader, reference, between=lambda: None):
+    def evaluate(self, view, network, loader, reference, between=lambda: None, memory=None):
         """{figure: number} over the loader's evaluation pass, with `images`, how many pictures there were; padding is
         left out.
 
         reference() gives the training split's loader, without augmentation. between() is called before every batch.
+        memory: of a run, what its evaluation before left there (see Meter.since), to be replaced; None: of no run.
         """
         import keras
 
@@ -152,7 +157,8 @@ class Task:
                     keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real
                 )
                 images += int(real.sum())
-        return meter.result() | {"images": images}
+        moved = {} if memory is None else meter.since(memory)
+        return meter.result() | moved | {"images": images}
 
     def served(self, network):
         """What of the network an artifact holds; all of it."""
@@ -240,6 +246,15 @@ class Task:
         """What an artifact's card says of the network's answers: `classes`, how many there are, None for none."""
         return {"classes": None}
 
+    def unlearnt(self, view, batch, logs):
+        """What a view has not learnt of the one batch that it is trained on again and again, in a sentence; "" once it
+        has. Asked by the check `overfits` after every step, of which `logs` has the figures.
+        """
+        first, last = logs[0]["loss"], logs[-1]["loss"]
+        if len(logs) >= self.overfit_steps and first - last >= FALL * abs(first):
+            return ""
+        return f"{len(logs)} steps on one batch bring its loss from {first:.3g} to {last:.3g}, no lower"
+
     def example(self, network, batch, seed=0):
         """Generated inputs of the network, in their own structure; sides that it leaves open are those of its Take."""
         import keras
@@ -288,44 +303,46 @@ class Task:
         """Writes the picture with its answer as PNG. Needs the extra "plots"."""
         raise NotImplementedError
 
+    def shown(self, picture, take):
+        """(a uint8 picture as maps of attention are laid over it, the shares of the network's height and width that it
+        fills).
+        """
+        return resized(picture, take.image_size, take.preprocessing).round().astype("uint8"), (1.0, 1.0)
+
+    def explained(self, network, picture, outputs, labels):
+        """A function of a path that writes there as PNG what the network, `served`, looks at in a picture, whose
+        `predict` gave the outputs; or, where there is nothing to draw, a sentence that says why. labels: the classes'
+        names, or none.
+
+        Raises UserError for a network without attention.
+        """
+        from kzoo import explain
+
+        inputs, _ = self.prepared([picture], network.take)
+        maps, rolled = explain.attention(network, inputs)[0, -1], explain.rollout(network, inputs)[0]
+        title = f"{network.spec.name}: {self.line(self.answer(outputs, labels, 1))}"
+        fitted = self.shown(picture, network.take)[0]
+        return lambda path: explain.draw_attention(path, fitted, maps, rolled, title)
+
+    def explained_at(self, network, picture, points):
+        """The same of what `points`, [(y, x), ...] in 0..1 of the picture, take in the last layer of self-attention.
+        Raises as `explained`, and UsageError for other points.
+        """
+        from kzoo import explain
+
+        inputs, _ = self.prepared([picture], network.take)
+        maps = explain.attention(network, inputs, points=points)[0, -1].mean(axis=0)
+        shown, shares = self.shown(picture, network.take)
+        return lambda path: explain.draw_points(path, shown, shares, maps, points, network.spec.name)
+
     def captions(self, batch, names):
         """A line or more for each picture of a training batch, (x,) or (x, y) of arrays; names: the classes', or
         none.
         """
         raise NotImplementedError
 
-
-class Meter:
-    """Figures of a stream of batches, in float64."""
-
-    def update(self, outputs, y, real):
-        """Takes up a batch: the network's outputs and the targets, arrays or structures of them; real (B,) bool, False
-        for padding.
+    def show_sample(self, axis, image, batch, row, names):
+        """Draws image (H, W, C) in 0..1, that row's of a training batch, on matplotlib's axis, with what `captions`
+        does not say.
         """
-        raise NotImplementedError
-
-    def result(self):
-        """{figure: number}."""
-        raise NotImplementedError
-
-
-def names_for(network, source, classes):
-    """The source's class names where they are those of a network that tells so many `classes` apart, () where it has
-    others. Raises UserError for a source of more classes, and of other names than the network knows.
-    """
-    known, found = network.spec.class_names, tuple(source.class_names)
-    if source.num_classes > classes:
-        raise UserError(
-            f"{source.name} has {source.num_classes} classes, the model {classes}; set overrides.num_classes to "
-            "train it, and evaluate on the data that it was trained for."
-        )
-    if known and found and found != tuple(known):  # the numbers would mean other classes
-        raise UserError(
-            f"{source.name} has the classes {_few(found)}, the model {_few(known)}; evaluate on data of the same "
-            "classes."
-        )
-    return found if len(found) == classes else ()
-
-
-def _few(names):
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        show(axis, image, vmin=0, vmax=1)

@@ -6,7 +6,9 @@ from kzoo import schema
 from kzoo.data import Labels
 from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, thumbnail
-from kzoo.tasks.base import Meter, Task, names_for, register_task
+from kzoo.tasks.base import Task, register_task
+from kzoo.tasks.class_names import names_for
+from kzoo.tasks.meters import Meter
 
 
 @register_task

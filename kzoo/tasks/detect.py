@@ -4,21 +4,26 @@ views/detect.py.
 "End-to-End Object Detection with Transformers", https://arxiv.org/abs/2005.12872.
 """
 
+import weakref
 from collections import Counter
 
 import numpy as np
 
 from kzoo import schema
 from kzoo.data import object_report
-from kzoo.data.objects import ObjectBatching, canvas_of, filled
+from kzoo.data.objects import Canvases, ObjectBatching, on_canvas, placed
 from kzoo.errors import UsageError, UserError, require
-from kzoo.figures import new_figure, save, show
+from kzoo.figures import boxes, new_figure, save, show
 from kzoo.tasks import pairing
-from kzoo.tasks.average_precision import AveragePrecision
-from kzoo.tasks.base import Meter, Task, names_for, register_task
+from kzoo.tasks.base import Task, register_task
+from kzoo.tasks.box_meter import BoxMeter, found_in
+from kzoo.tasks.class_names import names_for
 
+LEARNT = 0.95  # AP50 of `overfits`, and from where a part of it counts as learnt
 THRESHOLD = 0.5  # the score from which a detection is shown
 LOGIT = 10.0  # the size of one
+# {network of one size: the same one for any}, which is compiled once, not for every picture
+_OPEN = weakref.WeakKeyDictionary()
 
 
 @register_task
@@ -27,6 +32,10 @@ class Detect(Task):
 
     Artifacts give boxes (B, Q, 4), x0, y0, x1, y1 in pixels of the picture that was handed in, scores (B, Q) and labels
     (B, Q), best first.
+
+    A run's log has AP50 twice: `ap50` of every epoch's training batches, augmented, by the way (see RunningAP50), and
+    `eval_ap50` of the held-out pictures, every eval_every epochs, where the whole of COCO's figures is due.
+    `eval_instability` says how many objects' query is another than at the evaluation before.
     """
 
     settings_class = schema.Detect
@@ -36,11 +45,12 @@ class Detect(Task):
         "Boxes are in pixels of that part; in those of the originals, of heights and widths `original` (B, 2), they "
         "are `boxes * (original / sizes)[:, None, [1, 0, 1, 0]]`."
     )
-    curves = ("loss", "ap", "ap50")
+    curves = ("loss", "ap", "ap50", "instability")
     agreements = (*Task.agreements, "score_difference", "label_agreement")
     asks = {"threshold": float}
     reads = ("threshold",)
     checks = ("overfits",)
+    overfit_steps = 300  # a toy needs some 150
 
     @property
     def building(self):
@@ -94,7 +104,7 @@ class Detect(Task):
         return DetectView(network, self.settings)
 
     def meter(self, network, source):
-        return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))))
+        return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))), self.settings.costs)
 
     def inputs(self, images, take, sizes=None):
         """A picture keeps its proportions: in the upper left of the model's size, the rest of it padding."""
@@ -110,15 +120,26 @@ class Detect(Task):
         return taken, ops.broadcast_to(own[None], (shape[0], 2))
 
     def prepared(self, pictures, take, sizes=None):
-        if sizes is None:
-            placed = (canvas_of(p, take.image_size, take.preprocessing)[:2] for p in pictures)
-            sizes = [picture.shape[:2] for picture in pictures]
-        else:
-            own = (picture[:height, :width] for picture, (height, width) in zip(pictures, sizes, strict=True))
-            placed = (filled(picture, take.image_size, take.preprocessing) for picture in own)
-        image, mask = zip(*placed, strict=True)
-        sizes = np.array(sizes, np.float32)
-        return {"image": np.stack(image), "mask": np.stack(mask)}, sizes
+        if sizes is not None:
+            pictures = [picture[:height, :width] for picture, (height, width) in zip(pictures, sizes, strict=True)]
+            return placed(pictures, take.image_size, take.preprocessing), np.array(sizes, np.float32)
+        sizes = np.array([picture.shape[:2] for picture in pictures], np.float32)
+        return on_canvas(pictures, self._canvases(take), take.preprocessing)[0], sizes
+
+    def _canvases(self, take):
+        return Canvases(take.image_size, self.settings.canvases)
+
+    def judged(self, view, network):
+        """The network or, where pictures come in several canvases and it was built for one size, the same network of
+        open sides.
+        """
+        if not self.settings.canvases or network.config.open_size:
+            return network
+        from kzoo.weights.encoder import rebuilt, refill
+
+        if network not in _OPEN:
+            _OPEN[network] = rebuilt(network, open_size=True)
+        return refill(_OPEN[network], network)
 
     def resizing(self, image_size):
         height, width = image_size
@@ -172,6 +193,28 @@ class Detect(Task):
     def agreed(self, record):
         return f"same label for {record['label_agreement']:.1%}" if "label_agreement" in record else ""
 
+    def unlearnt(self, view, batch, logs):
+        """AP50 of the batch, where it is too low; after the last step also what keeps it there: classes, boxes or
+        both.
+        """
+        found = logs[-1]["ap50"]
+        if found >= LEARNT:
+            return ""
+        told = f"after {len(logs)} steps on one batch its AP50 is {found:.2f}, not {LEARNT}"
+        if len(logs) < self.overfit_steps:
+            return told
+        from kzoo.tasks.views.detect import parts_learnt
+
+        x, y = batch
+        count, named, near, others = parts_learnt(view.network(x, training=True), y, self.settings.costs)
+        parts = [] if near >= LEARNT * count else ["boxes"]
+        if named < LEARNT * count or not parts:
+            parts.insert(0, "classes")
+        return (
+            f"{told}: it does not learn the {' and the '.join(parts)} (of {count} objects {named} are named rightly by "
+            f"their queries and {near} overlapped by half, and {others} other queries name one)"
+        )
+
     def facts(self, network):
         return {"classes": network.config.num_classes}
 
@@ -183,6 +226,9 @@ class Detect(Task):
         return inputs | {"mask": mask}
 
     def predictor(self, network, view, take, **asked):
+        """Pictures are shown to the network as evaluation shows them."""
+        self.reading({}, **asked)  # which refuses what it cannot be asked
+        network = self.judged(view, network)
         return lambda picture: self.reading(self.predict(network, view, picture, take), **asked)
 
     def reading(self, outputs, threshold=THRESHOLD):
@@ -215,6 +261,32 @@ class Detect(Task):
         """The picture with its boxes, one colour a class."""
         draw_objects(path, picture, answer["objects"])
 
+    def shown(self, picture, take):
+        canvases = self._canvases(take)
+        size = canvases.shown(picture.shape[:2])
+        return picture, tuple(np.divide(size, canvases.canvas([size])).tolist())
+
+    def explained(self, network, picture, outputs, labels):
+        """What the query of each object of the answer takes from the encoder's cells."""
+        import keras
+
+        from kzoo import explain
+        from kzoo.ops.detections import ranked
+
+        objects = self.answer(outputs, labels, None)["objects"]
+        if not objects:
+            least = float(outputs.get("threshold", THRESHOLD))
+            return f"no object scores {least:g} or more, so no attention is drawn; lower the threshold to see some."
+        inputs, _ = self.prepared([picture], network.take)
+        network = self.judged(None, network)
+        queries = ranked(network.predict_on_batch(inputs)["logits"])[2][0, : len(objects)]
+        maps = explain.attention(network, inputs)[0, -1].mean(axis=0)[keras.ops.convert_to_numpy(queries)]
+        shown, shares = self.shown(picture, network.take)
+        return lambda path: explain.draw_objects(path, shown, shares, maps, objects, network.spec.name)
+
+    def explained_at(self, network, picture, points):
+        return super().explained_at(self.judged(None, network), picture, points)
+
     def captions(self, batch, names):
         """How many objects of each class a picture has."""
         told = []
@@ -223,49 +295,32 @@ class Detect(Task):
             told.append("\n".join(f"{count} {name}" for name, count in counts.most_common(2)))
         return told
 
-
-class BoxMeter(Meter):
-    """COCO's twelve figures, and ap/NAME of each class, in pixels of the pictures as they are."""
-
-    def __init__(self, class_names):
-        self.class_names, self.judge = class_names, AveragePrecision()
-
-    def update(self, outputs, y, real):
-        found = _found(outputs, y["size"])
-        for i in np.flatnonzero(real):
-            there = y["valid"][i] | y["crowd"][i]
-            objects = {key: y[key][i][there] for key in ("labels", "crowd", "area")}
-            self.judge.add(
-                objects | {"boxes": y["original"][i][there]}, {key: value[i] for key, value in found.items()}
-            )
-
-    def result(self):
-        return self.judge.result(self.class_names)
+    def show_sample(self, axis, image, batch, row, names):
+        """The picture without its padding, with its boxes."""
+        x, y = batch
+        height, width = ((~x["mask"][row]).any(axis=side).sum() for side in (1, 0))
+        show(axis, image[:height, :width], vmin=0, vmax=1, extent=(0, width, height, 0))
+        cx, cy, w, h = (y["boxes"][row][y["valid"][row]] * np.tile((width, height), 2)).T
+        corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
+        labels = y["labels"][row][y["valid"][row]].tolist()
+        boxes(
+            axis,
+            [
+                {"label": names[label] if names else str(label), "index": label, "box": box}
+                for label, box in zip(labels, corners.tolist(), strict=True)
+            ],
+            fontsize=5,
+        )
 
 
 def draw_objects(path, picture, objects):
     """Writes the picture with a box, label and score of each of `objects`, as an answer has them, as PNG."""
-    from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
-
     height, width = picture.shape[:2]
     figure = new_figure(6, 6 * height / width + 0.2)
     axis = figure.subplots()
     show(axis, picture)
     axis.axis("off")
-    for found in objects:
-        x0, y0, x1, y1 = found["box"]
-        colour = colormaps["tab10"](found["index"] % 10)
-        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5))
-        axis.text(
-            x0,
-            y0,
-            f"{found['label']} {found['score']:.2f}",
-            fontsize=7,
-            color="white",
-            verticalalignment="bottom",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
-        )
+    boxes(axis, objects)
     save(figure, path)
 
 
@@ -278,18 +333,8 @@ def postprocess(model, outputs, sizes):
     """
     if not _detects(model):
         raise UserError(f"{model.name} gives no boxes; postprocess takes the outputs of a detector.")
-    found = _found(outputs, np.asarray(sizes, np.float32))
+    found = found_in(outputs, np.asarray(sizes, np.float32))
     return found | {"labels": found["labels"].astype(np.int64)}
-
-
-def _found(outputs, sizes):
-    """The detections of a batch's outputs, NumPy."""
-    import keras
-
-    from kzoo.ops.detections import detections
-
-    found = detections(outputs["logits"], outputs["boxes"], sizes)
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
 
 
 def _detects(network):

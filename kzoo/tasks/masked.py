@@ -15,7 +15,8 @@ from kzoo.data.randomness import MASKS, uniforms
 from kzoo.errors import UsageError, UserError
 from kzoo.figures import new_figure, save, show, thumbnail
 from kzoo.tasks import neighbours
-from kzoo.tasks.base import Meter, Task, register_task
+from kzoo.tasks.base import Task, register_task
+from kzoo.tasks.meters import Meter
 
 # {network: what evaluation asks of it}, which is compiled once, not for every epoch
 _KNOWN = weakref.WeakKeyDictionary()
@@ -64,6 +65,7 @@ class Masked(Task):
     settings_class = schema.Masked
     targets = "picture"
     crops = False
+    curves = ("loss", "knn_accuracy")
     asks = {"mask_ratio": float, "norm_pix": bool, "seed": int}
 
     def headline(self, source):
@@ -107,13 +109,13 @@ class Masked(Task):
     def meter(self, network, source):
         return ErrorMeter()
 
-    def evaluate(self, view, network, loader, reference, between=lambda: None):
+    def evaluate(self, view, network, loader, reference, between=lambda: None, memory=None):
         """loss and, where there are labels, knn_accuracy of the encoder, of knn_queries pictures by knn_reference of
         the training split.
 
         view None: of a finished run, all pictures are asked by all.
         """
-        figures, s = super().evaluate(view, network, loader, reference, between), self.settings
+        figures, s = super().evaluate(view, network, loader, reference, between, memory), self.settings
         if loader.source.targets != "label":
             return figures
         known = reference()

@@ -106,6 +106,7 @@ class _Session:
             state.require_carried(self.view, self.task.view(self.finest))
         self.evaluation = loader_for(self.task, self.finest, held_out, recipe.data)
         self.step, self.history, self.metrics = 0, [], {}
+        self.memory = {}  # what an evaluation leaves for the next
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.compiled, self.drawn = None, -math.inf
@@ -164,6 +165,7 @@ class _Session:
         self.step, self.history, self.metrics = meta["step"], meta["history"], meta["metrics"]
         self.seconds_before = meta["seconds"]
         self.started, self.unevaluated = meta["started"], meta.get("unevaluated")
+        self.memory = meta.get("memory", {})
         # a kill may have come between the checkpoint and its row
         logs.write_csv(self.workdir, self.task.curves, self.history)
         say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
@@ -212,13 +214,15 @@ class _Session:
         """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when
         it continues.
         """
+        memory = dict(self.memory)  # ended meanwhile, the next is compared with the same one
         try:
             with averaged(self.view):
                 network = self._at_full_size()
                 self.metrics = self.task.evaluate(
-                    self.view, network, self.evaluation, self._reference, self.ending.check
+                    self.view, network, self.evaluation, self._reference, self.ending.check, memory
                 )
                 self._keep_best(network)
+                self.memory = memory
         except Terminated:
             self.unevaluated = means
             self.save()
@@ -281,6 +285,7 @@ class _Session:
             "side": self.stage.side,
             "started": self.started,
             "unevaluated": self.unevaluated,
+            "memory": self.memory,
         }
         state.save(self.view, self.workdir, meta | self._told_of(self.stage.network))
 

@@ -105,8 +105,9 @@ class TensorBoard:
 
 
 def draw_curve(run, curves, history):
-    """learning_curve.png: the task's curves over epochs, where matplotlib is installed."""
-    if not history or not importlib.util.find_spec("matplotlib"):
+    """learning_curve.png: those of the task's curves over epochs that the run has, where matplotlib is installed."""
+    curves = [name for name in curves if any({name, f"eval_{name}"} & row.keys() for row in history)]
+    if not curves or not importlib.util.find_spec("matplotlib"):
         return
     from matplotlib.figure import Figure
 

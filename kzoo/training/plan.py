@@ -13,7 +13,7 @@ from kzoo.settings import flatten, override
 from kzoo.tasks import make
 from kzoo.training.optimizer import Rate, updates
 from kzoo.weights import require_trained
-from kzoo.weights.read import spec_of
+from kzoo.weights.read import told_spec
 from kzoo.zoo import get
 
 
@@ -32,10 +32,13 @@ def adopt(recipe):
     """The recipe with the model that it starts from in the place of its own, where it is to keep that architecture.
 
     Its classes are not kept (they are the data's), its preprocessing is; what the recipe itself overrides comes on top.
+    Files of other libraries tell of no model, and fit the recipe's own or are refused when they are read.
     """
     if not recipe.keep_architecture:
         return recipe
-    spec = spec_of(recipe.init_from)
+    spec = told_spec(recipe.init_from)
+    if spec is None:
+        return dataclasses.replace(recipe, keep_architecture=False)
     overrides = {key: value for key, value in spec.overrides.items() if key != "num_classes"} | recipe.overrides
     whole = {"model": spec.name, "overrides": overrides, "preprocessing": recipe.preprocessing or spec.preprocessing}
     return dataclasses.replace(recipe, keep_architecture=False, **whole)

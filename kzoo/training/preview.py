@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kzoo import data as kdata
-from kzoo.figures import new_figure, save, show, tiles
+from kzoo.figures import new_figure, save, tiles
 from kzoo.system import output_folder, printable
 from kzoo.training.plan import Plan, settle
 
@@ -29,9 +29,15 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     plan = Plan(recipe, source)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
     images, batch = first_batch(plan)
+    title = printable(f"{name}: the first training pictures of {source.name}")
     captions = plan.task.captions(batch, source.class_names)
     output_folder(folder)
-    draw_batch(paths[0], images, captions, printable(f"{name}: the first training pictures of {source.name}"))
+    draw_batch(
+        paths[0],
+        captions,
+        lambda axis, row: plan.task.show_sample(axis, images[row], batch, row, source.class_names),
+        title,
+    )
     draw_schedule(paths[1], plan, name)
     return paths
 
@@ -50,14 +56,14 @@ def first_batch(plan):
     return np.clip(images * np.float32(preprocessing.std) + np.float32(preprocessing.mean), 0, 1), batch
 
 
-def draw_batch(path, images, captions, title):
-    """Writes images (B, H, W, C) in 0..1 with their captions as PNG."""
+def draw_batch(path, captions, draw, title):
+    """Writes the pictures of a batch with their captions as PNG; draw(axis, row) shows one."""
     lines = 1 + max(caption.count("\n") for caption in captions)
-    columns = min(COLUMNS, len(images))
-    rows = math.ceil(len(images) / columns)
+    columns = min(COLUMNS, len(captions))
+    rows = math.ceil(len(captions) / columns)
     figure = new_figure(max(1.5 * columns, 6), 0.4 + rows * (1.5 + 0.16 * lines))
-    for axis, image, caption in zip(tiles(figure, len(images), columns), images, captions, strict=True):
-        show(axis, image, vmin=0, vmax=1)
+    for row, (axis, caption) in enumerate(zip(tiles(figure, len(captions), columns), captions, strict=True)):
+        draw(axis, row)
         axis.set_title(caption, fontsize=8)
     figure.suptitle(title, fontsize=11)
     save(figure, path)

@@ -14,8 +14,9 @@ from kzoo.weights.source import open_weights
 
 
 def start_from(model, source):
-    """Fills a model with what a recipe starts from, as kzoo.get asked for another size and other classes would; where
-    the model stands on another network, `source` may hold the weights of that one alone. Returns a LoadReport.
+    """Fills a model with what a recipe starts from, as kzoo.get asked for another size, other classes and another
+    number of queries would; where the model stands on another network, `source` may hold the weights of that one alone.
+    Returns a LoadReport.
     """
     config = model.config
     if isinstance(config, OnBackbone):
@@ -23,7 +24,7 @@ def start_from(model, source):
             alone = _is_of_below(checkpoint, model.spec.name, config)
         if alone:
             return fill_backbone(model, source)
-    return fill(model, source, asked=("image_size", "num_classes"))
+    return fill(model, source, asked=("image_size", "num_classes", *config.counted.values()))
 
 
 def _is_of_below(checkpoint, name, config):

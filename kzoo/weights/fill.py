@@ -9,10 +9,19 @@ import numpy as np
 
 from kzoo import registry
 from kzoo.errors import UserError
-from kzoo.weights.names import BOOKKEEPING, Piece, Renamed, pieces, recognise
+from kzoo.weights.names import BOOKKEEPING, Renamed, own_pieces, pieces, recognise
 from kzoo.weights.report import LoadReport
 from kzoo.weights.source import ModelTensors, open_weights
-from kzoo.weights.surgery import Table, adapt_channels, grid_in, position_layers, resize_table, skeleton_of, tables_of
+from kzoo.weights.surgery import (
+    Table,
+    adapt_channels,
+    grid_in,
+    keep_rows,
+    position_layers,
+    resize_table,
+    skeleton_of,
+    tables_of,
+)
 
 OWN = ("run", "keras", "weights.h5", "model")  # formats that name the weights as we do
 
@@ -95,7 +104,7 @@ def _fill(model, checkpoint, where, asked=()):
     `kzoo.get`.
     """
     fitting = _Fitting(model, checkpoint, where, asked)
-    given, weights = fitting.given, {weight.path: weight for weight in model.weights}
+    given, weights = fitting.given, fitting.weights
     checkpoint.verify(sorted({given.original(name) for piece, _ in fitting.plan for name in piece.reads}))
     for piece, change in sorted(fitting.plan, key=lambda step: [given.places[name] for name in step[0].names]):
         value = piece.decode([given.read(name) for name in piece.reads])
@@ -119,7 +128,7 @@ class _Fitting:
     def __init__(self, model, checkpoint, where, asked):
         self.where, self.asked, self.checkpoint = where, set(asked), checkpoint
         self.config = registry.config_of_model(model)
-        self.dtypes = {weight.path: weight.dtype for weight in model.weights}
+        self.weights = {weight.path: weight for weight in model.weights}
         self.heads, self.stems = self.config.head_layers, self.config.stem_kernels
         self.layout, self.given, found, unnamed = self._names(model)
         self.own_norms, self.left_norms = self._other_norms(model)
@@ -137,7 +146,7 @@ class _Fitting:
     def _names(self, model):
         """(layout or None for our own formats, the tensors by its names, pieces, paths without a name)."""
         if self.checkpoint.format in OWN:
-            own = _own_pieces(model, by_index=self.checkpoint.format in ("keras", "weights.h5"))
+            own = own_pieces(model, by_index=self.checkpoint.format in ("keras", "weights.h5"))
             return None, Renamed(self.checkpoint), own, []
         layout, given = recognise(self.checkpoint, self.config.layouts())
         return layout, given, *pieces(model, layout, self.config)
@@ -174,6 +183,8 @@ class _Fitting:
             fate = "reinitialised"
         elif not fits and piece.path in self.stems and "in_channels" in self.asked and None not in shapes:
             fate, change = self._stem(piece)
+        elif not fits and self.config.counted.get(piece.path) in self.asked and None not in shapes:
+            fate, change = self._rows(piece)
         if fate is None:
             self.misfits.append(f"{piece.path} {piece.our_shape} {self._found(piece, shapes)}")
             self._advise(piece)
@@ -186,7 +197,7 @@ class _Fitting:
         """The dtype of a tensor of whole numbers or truth values that would become a weight of floats; None where there
         is none.
         """
-        if not keras.backend.is_float_dtype(self.dtypes[piece.path]):
+        if not keras.backend.is_float_dtype(self.weights[piece.path].dtype):
             return None
         kinds = [
             self.checkpoint.tensors[self.given.original(name)].dtype
@@ -219,6 +230,8 @@ class _Fitting:
             and shape[-1] == piece.our_shape[-1]
         ):
             advice = "kzoo.get(..., weights=, in_channels=) adapts the stem"
+        elif piece.path in self.config.counted and shape and shape[1:] == piece.our_shape[1:]:
+            advice = f"kzoo.get(..., weights=, {self.config.counted[piece.path]}=) keeps the first rows of the table"
         else:
             return
         self.remedies[advice] = None  # an ordered set
@@ -268,6 +281,12 @@ class _Fitting:
         if shape is None or (*shape[:-2], channels, shape[-1]) != piece.our_shape:
             return None, None
         return "adapted", lambda kernel: adapt_channels(kernel, channels)
+
+    def _rows(self, piece):
+        """A table of another number of rows: the first stay, and any beyond them are as the model was built."""
+        if (self._decoded_shape(piece) or ())[1:] != piece.our_shape[1:]:
+            return None, None
+        return "adapted", lambda table: keep_rows(table, keras.ops.convert_to_numpy(self.weights[piece.path]))
 
     def _found(self, piece, shapes):
         missing = [name for name, shape in zip(piece.names, shapes, strict=True) if shape is None]
@@ -329,16 +348,3 @@ class _Fitting:
 
 def _below(path, layers):
     return path.startswith(tuple(f"{layer}/" for layer in layers))
-
-
-def _own_pieces(model, by_index):
-    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's
-    index there.
-    """
-    found, counts = [], {}
-    for weight in model.weights:
-        layer = weight.path.rpartition("/")[0]
-        index = counts[layer] = counts.get(layer, -1) + 1
-        name = f"{layer}/{index}" if by_index else weight.path
-        found.append(Piece(weight.path, (name,), (tuple(weight.shape),), tuple(weight.shape)))
-    return found

@@ -265,7 +265,7 @@ def _unreachable(address, reason=""):
             f"{address} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it; unset "
             "it and try again."
         )
-    remedy = "connect, or download its weights elsewhere and give weights=FILE"
+    remedy = "connect, or download its weights elsewhere and give weights=FILE, in a recipe init_from=FILE"
     return (
         f"{address} is not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be "
         f"reached{reason}; {remedy}."

@@ -270,3 +270,16 @@ def recognise(checkpoint, layouts):
             f"its tensors are named {_few(list(checkpoint.tensors))}."
         )
     return best
+
+
+def own_pieces(model, by_index):
+    """The weights under our own names: by path or, as Keras' HDF5 files have them, by the layer's path and the weight's
+    index there.
+    """
+    found, counts = [], {}
+    for weight in model.weights:
+        layer = weight.path.rpartition("/")[0]
+        index = counts[layer] = counts.get(layer, -1) + 1
+        name = f"{layer}/{index}" if by_index else weight.path
+        found.append(Piece(weight.path, (name,), (tuple(weight.shape),), tuple(weight.shape)))
+    return found

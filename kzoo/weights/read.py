@@ -144,13 +144,21 @@ def spec_of(source):
     """The Spec of the model in a run, a .keras file or weights that kzoo wrote, which fits them. Raises UserError for
     anything else.
     """
+    spec = told_spec(source)
+    if spec is None:
+        raise UserError(
+            f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote."
+        )
+    return spec
+
+
+def told_spec(source):
+    """The Spec as in `spec_of`; None where the file tells of no model of kzoo's."""
     from kzoo.weights.surgery import skeleton_of
 
     with open_weights(source) as (checkpoint, _):
         if checkpoint.spec is None:
-            raise UserError(
-                f"{source} does not tell which model its weights belong to; give a run, or a file that kzoo wrote."
-            )
+            return None
         require_backend()
         skeleton_of(checkpoint)
         return checkpoint.spec

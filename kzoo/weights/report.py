@@ -9,7 +9,8 @@ from kzoo.errors import UserError
 class LoadReport:
     """The receipt: what became of the model's weights, by their paths, and where they came from.
 
-    resized: position tables; adapted: stems given other input channels; reinitialised: kept as they were built, for
+    resized: position tables; adapted: stems given other input channels, tables given another number of rows (queries,
+    of which the first are kept); reinitialised: kept as they were built, for
     another number of classes; unused: the file's own names of what the model has no place for; training_only: of what
     only the training of the file's own model needed, such as a decoder. `digest` is the SHA-256 of the file that was
     read (of several, of their digests); `source` the path, or the hub's address with the revision that it meant; `part`

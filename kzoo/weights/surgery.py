@@ -108,6 +108,11 @@ def resize_table(table, old, new, method="bicubic", antialias=True):
     return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
 
 
+def keep_rows(table, own):
+    """A table (rows, D) for another number of rows: the first of its own, and those of `own` (rows', D) beyond them."""
+    return np.concatenate([table[: len(own)], own[len(table) :]])
+
+
 def adapt_channels(kernel, channels):
     """A convolution's kernel (h, w, C, D) for another number of input channels, as timm adapts it.
 

@@ -6,11 +6,13 @@ are, and it is the network that learns the frame from its padding mask. So it is
 a picture's own sides before it pads.
 """
 
+import numpy as np
 from keras import ops
 
-from kzoo.ops.boxes import cxcywh_to_xyxy, generalized_box_iou
+from kzoo.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from kzoo.ops.matching import linear_sum_assignment
 from kzoo.tasks.views.base import View
+from kzoo.tasks.views.running_ap import RunningAP50
 
 
 def layers_of(outputs, aux_loss=True):
@@ -107,6 +109,23 @@ def cardinality_error(logits, targets):
     return ops.abs(counts[0] - counts[1])
 
 
+def parts_learnt(outputs, y, costs):
+    """(objects, those that the query of the last layer's matching names rightly, those that its box overlaps by half,
+    queries of no object that name one), counts.
+    """
+    logits, boxes = layers_of(outputs, aux_loss=False)
+    targets = targets_of(y, logits.shape[-1] - 1)
+    matched = match(matching_cost(logits, boxes, targets, **costs), targets["valid"])
+    given = _taken(boxes, ops.maximum(matched, 0))[:, 0]  # (B, T, 4)
+    overlap = box_iou(*(cxcywh_to_xyxy(each)[..., None, :] for each in (given, targets["boxes"])))[..., 0, 0]
+    told = overlap, ops.argmax(logits[:, 0], axis=-1), matched[:, 0], targets["valid"], targets["labels"]
+    overlap, names, matched, valid, labels = map(ops.convert_to_numpy, told)
+    theirs = np.take_along_axis(names, np.maximum(matched, 0), axis=1)[valid]
+    none = logits.shape[-1] - 1
+    others = (names != none).sum() - (theirs != none).sum()
+    return len(theirs), *map(int, ((theirs == labels[valid]).sum(), (overlap[valid] >= 0.5).sum(), others))
+
+
 class DetectView(View):
     """Trains a detector on {"image", "mask"} and {"boxes" (B, T, 4), "labels" (B, T), "valid" (B, T)}, T at most its
     number of queries.
@@ -117,8 +136,13 @@ class DetectView(View):
 
     Its terms: loss_ce, loss_bbox and loss_giou of the last layer without their weights, loss_aux the auxiliary layers'
     share of the loss, matching_cost_N an object's mean cost at layer N (from 1), cardinality_error by how many queries
-    more or fewer than there are objects the last layer names one, a picture's mean.
+    more or fewer than there are objects the last layer names one, a picture's mean. And ap50, of the last layer on the
+    batches as they are trained on, augmented (see RunningAP50).
     """
+
+    def __init__(self, network, settings):
+        super().__init__(network, settings)
+        self.ap50 = RunningAP50(network.output["logits"].shape[-1] - 1, self.total)
 
     @property
     def terms(self):
@@ -131,8 +155,7 @@ class DetectView(View):
         settings = self.settings
         logits, boxes = layers_of(y_pred, settings.aux_loss)
         targets = targets_of(y, logits.shape[-1] - 1)
-        costs = {name: getattr(settings, name) for name in ("cost_class", "cost_bbox", "cost_giou")}
-        cost = matching_cost(ops.stop_gradient(logits), ops.stop_gradient(boxes), targets, **costs)
+        cost = matching_cost(ops.stop_gradient(logits), ops.stop_gradient(boxes), targets, **settings.costs)
         matched = match(cost, targets["valid"])
 
         ce, weights = class_losses(logits, targets, matched, settings.no_object)
@@ -149,6 +172,9 @@ class DetectView(View):
         layers = sum(getattr(settings, name) * part for name, part in parts.items())
         self._report(parts, layers, cost, matched, objects)
         self.tell(cardinality_error=cardinality_error(logits[:, -1], targets))
+        self.ap50.update_state(
+            ops.stop_gradient(logits[:, -1]), ops.stop_gradient(boxes[:, -1]), targets, sample_weight
+        )
         return ops.sum(layers) + sum(self.losses) / self.replicas()
 
     def _report(self, parts, layers, cost, matched, objects):

@@ -1,6 +1,4 @@
-"""What a vision transformer looks at, and what its first layers have learned: numbers in NumPy, and pictures of
-them.
-"""
+"""What a transformer looks at, and what its first layers have learned: numbers in NumPy."""
 
 import itertools
 import math
@@ -8,33 +6,104 @@ import math
 import keras
 import numpy as np
 
-from kzoo.errors import UserError
-from kzoo.figures import new_figure, save, show, tiles
+from kzoo.errors import UsageError, UserError
+from kzoo.layers.detector import FitPadding, PostNormBlock, QueryBlock
 from kzoo.layers.embed import PatchEmbed, PositionEmbedding
 from kzoo.layers.relative import RelativeBlock
 from kzoo.layers.transformer import AttentionPool, TransformerBlock
-from kzoo.ops.resize import resample, resize_weights
 from kzoo.registry import config_of_model
 
-LARGEST_MOSAIC = 16  # position tables of more rows or columns are thinned out, to stay legible
 
-
-def attention(model, images, stage=-1):
+def attention(model, images, stage=-1, points=None):
     """What the pooled vector takes from each patch: float32 (B, layers, heads, H, W) on the grid of patches, layers in
-    order.
+    order. Of a detector: what each query takes from each cell of the encoder's map, (B, layers, heads, Q, H, W).
 
     images (B, height, width, C), normalised, or the structure that the model takes in their place. A layer's map is the
     softmax weights of the class token's query where that token is the pooled vector, else the mean over the patches'
     queries. Attention pooling adds one layer, the weights of its own query. A map sums to 1 less what goes to class and
     register tokens. Where attention comes in several stages, with grids or numbers of heads of their own, `stage`
-    counts them: 0 the first, -1 the last. Raises UserError for a model without attention, or without that stage.
+    counts them: 0 the first, -1 the last.
+
+    A detector takes {"image", "mask"}, as kzoo.preprocessor gives them; its maps are the decoder's, padded cells get
+    nothing, and the others' weights sum to 1.
+
+    points, [(y, x), ...] in 0..1 of the picture, from its upper left: instead, what the patches, or the cells of a
+    detector's encoder, in which they lie take from each, (B, layers, heads, P, H, W); of a padded picture, in 0..1 of
+    what is not padding.
+
+    Raises UserError for a model without such attention, or without that stage, UsageError for other points.
     """
+    if points is not None:
+        return _of_points(model, images, stage, _checked(points))
+    if _layers(model, FitPadding):
+        weights, padded, _ = _of_cells(model, images, stage, QueryBlock, "queries")
+        return _maps(weights, padded.shape[1:])
     weights, prefix, grid, pooling = _weights(model, images, stage)
     queries = _pooled_queries(model, weights[0].shape[-1], prefix)
     maps = [np.einsum("n,bhnm->bhm", queries, w)[..., prefix:] for w in weights]
     if pooling is not None:
         maps.append(pooling)
-    return np.stack(maps, axis=1).reshape(len(maps[0]), len(maps), -1, *grid)
+    return _maps(maps, grid)
+
+
+def _maps(weights, grid):
+    """Each layer's weights (B, heads, ..., H * W) as (B, layers, heads, ..., H, W)."""
+    stacked = np.stack(list(weights), axis=1)
+    return stacked.reshape(*stacked.shape[:-1], *grid)
+
+
+def _checked(points):
+    """(P, 2) float64. Raises UsageError for what are no points of a picture."""
+    try:
+        found = np.asarray(points, "float64")
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not ((found >= 0) & (found <= 1)).all():
+        raise UsageError(f"points are pairs (y, x) in 0..1 of the picture, one or more, not {points!r}.")
+    return found
+
+
+def _of_points(model, images, stage, points):
+    if _layers(model, FitPadding):
+        weights, padded, filled = _of_cells(model, images, stage, PostNormBlock, "encoder")
+        prefix, grid, real = 0, padded.shape[1:], _real(padded)
+    else:
+        weights, prefix, grid, _ = _weights(model, images, stage)
+        filled, real = np.ones((len(weights[0]), 2)), np.tile(grid, (len(weights[0]), 1))
+    # (B, P, 2); the end of the picture lies in its last cell
+    cells = np.floor(points[None] * (filled * grid)[:, None]).astype(int)
+    cells = np.maximum(np.minimum(cells, real[:, None] - 1), 0)
+    tokens = prefix + cells[..., 0] * grid[1] + cells[..., 1]
+    chosen = tokens[:, None, :, None]
+    return _maps((np.take_along_axis(w, chosen, axis=2)[..., prefix:] for w in weights), grid)
+
+
+def _of_cells(model, images, stage, kind, what):
+    """(weights (B, heads, Q, N) of each block of that kind, one after the other, padded (B, H, W) bool of the cells,
+    (B, 2) the shares of height and width that are not padding) of a model whose pictures are padded.
+    """
+    blocks, fitted = _layers(model, kind), _layers(model, FitPadding)[0]
+    if not blocks:
+        raise UserError(f"{_name(model)}, as built here, has no {what} to show the attention of.")
+    _require_stage(model, stage, 1)
+    tapped = keras.Model(model.input, [*(block.input for block in blocks), fitted.input[0], fitted.output])
+    *given, mask, padded = tapped(images, training=False)
+    mask, padded = (keras.ops.convert_to_numpy(tensor) for tensor in (mask, padded))
+    # blocks one at a time: the weights of one among all cells are many
+    weights = (_numpy(block.attend(*x)) for block, x in zip(blocks, given, strict=True))
+    return weights, padded, _real(mask) / mask.shape[1:]
+
+
+def _real(padded):
+    """(B, 2): how many rows and columns of padded (B, H, W) are not padding alone."""
+    return np.stack([(~padded).any(axis=axis).sum(axis=1) for axis in (2, 1)], axis=1)
+
+
+def _require_stage(model, stage, count):
+    if not -count <= stage < count:
+        raise UserError(
+            f"{_name(model)} has {count} stages of attention; stage must lie in 0..{count - 1}, not be {stage}."
+        )
 
 
 def rollout(model, images):
@@ -42,8 +111,13 @@ def rollout(model, images):
 
     Attention rollout (https://arxiv.org/abs/2005.00928): a layer passes on the mean of the heads' weights and, along
     the residual connection, its own input, half each; the layers are multiplied. It sums to 1 less what comes from
-    class and register tokens. Of several stages it is the last one's. images and errors as in `attention`.
+    class and register tokens. Of several stages it is the last one's. images and errors as in `attention`; a detector
+    has no pooled vector.
     """
+    if _layers(model, FitPadding):
+        raise UserError(
+            f"{_name(model)} pools no vector, which a rollout would follow; kzoo.attention shows its queries."
+        )
     weights, prefix, grid, pooling = _weights(model, images, -1)
     count = weights[0].shape[-1]
     if pooling is None:
@@ -60,11 +134,7 @@ def _weights(model, images, stage):
     prefix) or None).
     """
     stages = _stages(model)
-    if not -len(stages) <= stage < len(stages):
-        raise UserError(
-            f"{_name(model)} has {len(stages)} stages of attention; stage must lie in 0..{len(stages) - 1}, not be "
-            f"{stage}."
-        )
+    _require_stage(model, stage, len(stages))
     blocks = stages[stage]
     pools = _layers(model, AttentionPool) if blocks is stages[-1] else []
     grid = blocks[0].map_size if isinstance(blocks[0], RelativeBlock) else getattr(config_of_model(model), "grid", None)
@@ -158,59 +228,3 @@ def _first(model, kind, what):
 def _name(model):
     spec = getattr(model, "spec", None)
     return spec.name if spec else "this model"
-
-
-def draw_attention(path, picture, maps, rolled, title):
-    """Writes a picture (H, W, C) uint8, its attention rollout (h, w) laid over it, and the maps (heads, h, w) of one
-    layer as PNG.
-    """
-    shown = [("mean of the heads", maps.mean(axis=0)), *((f"head {i + 1}", m) for i, m in enumerate(maps))]
-    columns = 3 if len(shown) < 8 else 5
-    figure = new_figure(2.1 * columns, 0.7 + 2.35 * -(-(len(shown) + 2) // columns))
-    axes = iter(tiles(figure, len(shown) + 2, columns))
-    height, width = picture.shape[:2]
-    for name in ("input", "rollout of all layers"):
-        axis = next(axes)
-        show(axis, picture)
-        axis.set_title(name, fontsize=10)
-    rows, columns = (resize_weights(a, b, "bilinear") for a, b in zip(rolled.shape, (height, width), strict=True))
-    axis.imshow(resample(rolled[..., None], rows, columns)[..., 0], cmap="inferno", alpha=0.6)
-    for axis, (name, values) in zip(axes, shown, strict=True):
-        axis.imshow(values, extent=(0, width, height, 0), cmap="inferno", interpolation="nearest")
-        axis.set_title(name, fontsize=10)
-    figure.suptitle(f"{title}\nheads of the last attention; each map scaled to its own range", fontsize=11)
-    save(figure, path)
-
-
-def draw_positions(path, similarity, title):
-    """Writes position_similarity's array as PNG: one tile for a patch, in its place, of its similarity with all
-    patches.
-    """
-    rows, columns = similarity.shape[:2]
-    steps = [slice(None, None, -(-side // LARGEST_MOSAIC)) for side in (rows, columns)]
-    figure = new_figure(6.6, 6.2)
-    axis = figure.subplots()
-    drawn = axis.imshow(
-        _mosaic(similarity[steps[0], steps[1]]), vmin=-1, vmax=1, cmap="viridis", interpolation="nearest"
-    )
-    axis.set(xticks=[], yticks=[], xlabel="column of the patch", ylabel="row of the patch")
-    figure.colorbar(drawn, label="cosine similarity", shrink=0.8)
-    thinned = " (thinned out)" if max(rows, columns) > LARGEST_MOSAIC else ""
-    axis.set_title(f"{title}\nsimilarity of the {rows} x {columns} positions{thinned}", fontsize=11)
-    save(figure, path, dpi=160)
-
-
-def draw_filters(path, filters, title, columns=7):
-    """Writes patch_filters' array as PNG, the leading component first; grey is 0, each scaled to its own range."""
-    figure = new_figure(7, 0.6 + 0.98 * -(-len(filters) // columns))
-    for axis, values in zip(tiles(figure, len(filters), columns), filters, strict=True):
-        show(axis, 0.5 + values / (2 * np.abs(values).max()), vmin=0, vmax=1, interpolation="nearest")
-    figure.suptitle(f"{title}\nprincipal components of the patch filters", fontsize=11)
-    save(figure, path)
-
-
-def _mosaic(grid):
-    """Tiles (rows, columns, h, w) as one array with a line of NaN, which stays white, around every tile."""
-    rows, columns, height, width = grid.shape
-    framed = np.pad(grid.astype("float64"), ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
-    return framed.transpose(0, 2, 1, 3).reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
