@@ -25,11 +25,7 @@ PRECISIONS = {
 CALL = ("signature", "batch", "size")  # what a record of a comparison says beside its figures
 # of the snippet
 SIZES = "\nsizes = np.array([({height}, {width})] * 2, np.int32)  # what each picture fills of it, in the upper left"
-HEADS = {
-    "max_abs_difference": "largest difference",
-    "top1_agreement": "top-1 agreement",
-    "label_difference": "of labels, in logits",
-}
+HEADS = {"max_abs_difference": "largest difference", "top1_agreement": "top-1 agreement"}
 
 
 def describe(serving, format, quantize):
