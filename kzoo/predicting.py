@@ -25,7 +25,7 @@ class ModelPredictor:
 
     def __init__(self, model, task=None, view=None, asked=None):
         self.model, self.labels, self.task, self.view = model, model.spec.class_names, task or tasks.of(model), view
-        self.channels, self._asked = model.take.channels, _checked(self.task, asked or {})
+        self.channels, self._asked = model.take.channels, _checked(self.task, asked or {}, self.task.asks)
 
     @functools.cached_property
     def _predicted(self):
@@ -35,14 +35,14 @@ class ModelPredictor:
         return self._predicted(picture)
 
 
-def _checked(task, asked):
-    """{name: value} of what a task is asked beside the picture, as values or text. Raises UsageError for what it
-    does not know.
+def _checked(task, asked, known):
+    """{name: value} of what a task is asked beside the picture, as values or text. Raises UsageError for what is not
+    among the `known` of its names.
     """
-    for name in set(asked) - set(task.asks):
-        if not task.asks:
+    for name in set(asked) - set(known):
+        if not known:
             raise UsageError(f"the task {task.settings.kind} is asked nothing beside the picture; leave {name} out.")
-        raise unknown(f"question to the task {task.settings.kind}", name, task.asks)
+        raise unknown(f"question to the task {task.settings.kind}", name, known)
     return {name: typed(plain(value), task.asks[name], name) for name, value in asked.items()}
 
 
@@ -51,18 +51,35 @@ class ArtifactPredictor:
     as uint8.
     """
 
-    def __init__(self, artifact):
+    def __init__(self, artifact, asked=None):
         self.artifact, self.labels, self.channels = artifact, artifact.labels, artifact.channels
         self.task = tasks.named(artifact.card.get("task", "classify"))
+        if asked and not self.task.reads:
+            raise UsageError(
+                "--set and --threshold go with a run or a model; an artifact of the task "
+                f"{self.task.settings.kind} is asked nothing beside the picture."
+            )
+        self._asked = _checked(self.task, asked or {}, self.task.reads)
+        self.task.reading({}, **self._asked)  # which refuses what it cannot be asked before the first picture
         self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
-        size, fitted = picture.shape[:2], picture
-        if not self.artifact.any_size:
-            fitted = data.resized(picture, self.artifact.image_size, self.preprocessing)
-            fitted = np.clip(np.rint(fitted), 0, 255).astype("uint8")
-        outputs = {name: array[0] for name, array in self.artifact.predict(fitted[None]).items()}
-        return outputs if self.artifact.any_size else self.task.rescaled(outputs, size, self.artifact.image_size)
+        outputs = self._outputs(picture) if self.artifact.any_size else self._of_one_size(picture)
+        return self.task.reading(outputs, **self._asked)
+
+    def _outputs(self, picture, *size):
+        return {name: array[0] for name, array in self.artifact.predict(picture[None], *size).items()}
+
+    def _of_one_size(self, picture):
+        """The outputs for the picture as it is, of one that is brought to the artifact's size."""
+        given = self.artifact.image_size
+        if self.artifact.takes_sizes:
+            fitted, given = data.in_upper_left(picture, given, self.preprocessing)
+            outputs = self._outputs(fitted, [given])
+        else:
+            fitted = data.resized(picture, given, self.preprocessing)
+            outputs = self._outputs(np.clip(np.rint(fitted), 0, 255).astype("uint8"))
+        return self.task.rescaled(outputs, picture.shape[:2], given)
 
 
 def open_model(target, weights=None, random_weights=False, best=False):
@@ -122,11 +139,7 @@ def open_target(target, weights=None, random_weights=False, dtype=None, best=Fal
             raise UsageError(
                 "--dtype goes with a run or a model; an artifact has the precision that it was exported with."
             )
-        if asked:
-            raise UsageError(
-                "--set and --threshold go with a run or a model; an artifact is asked nothing beside the picture."
-            )
-        return ArtifactPredictor(open_artifact(target))
+        return ArtifactPredictor(open_artifact(target), asked)
     model = open_model(target, weights, random_weights, best)
     if dtype:
         from kzoo.precision import reduce_precision

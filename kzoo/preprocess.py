@@ -52,10 +52,24 @@ def padded(images, image_size, preprocessing):
         )
         x = ops.clip(resample(x, rows, columns, xp=ops), 0.0, 255.0)  # bicubic overshoots
     shown = ops.logical_and(inside[0][:, None], inside[1][None, :])
+    return _shown(x, ops.broadcast_to(shown[None], ops.shape(x)[:3]), preprocessing)
+
+
+def filled(images, sizes, preprocessing):
+    """The same of pictures (B, H, W, C) that lie in the upper left of the model's size already; sizes (B, 2): the
+    height and width that each fills of it. What lies beside it may be anything.
+    """
+    rows, columns = (
+        ops.arange(side, dtype="float32")[None] < ops.cast(sizes, "float32")[:, i, None]
+        for i, side in enumerate(images.shape[1:3])
+    )
+    return _shown(ops.cast(images, "float32"), ops.logical_and(rows[:, :, None], columns[:, None]), preprocessing)
+
+
+def _shown(x, shown, preprocessing):
+    """Pictures (B, H, W, C) in 0..255, normalised where `shown` (B, H, W), as `padded` gives them."""
     x = (x / 255.0 - _constant(preprocessing.mean)) / _constant(preprocessing.std)
-    image = ops.where(shown[None, ..., None], x, 0.0)
-    mask = ops.broadcast_to(ops.logical_not(shown)[None], ops.shape(image)[:3])
-    return {"image": image, "mask": mask}
+    return {"image": ops.where(shown[..., None], x, 0.0), "mask": ops.logical_not(shown)}
 
 
 def _axis(size_in, size_out, grown, method):

@@ -383,28 +383,6 @@ def test_prediction_shows_pictures_as_evaluation_does():
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["saved_model", "onnx"])
-def test_an_artifact_finds_what_the_run_does(run, tmp_path, format, capsys):
-    kzoo.export(run.workdir, tmp_path / "artifact", format=format)
-    picture = open_source(RECIPE.data.source, "test").read(1)[0]
-    # of the model's proportions, so that nothing is padded
-    Image.fromarray(picture).resize((80, 64)).save(tmp_path / "a.png")
-    capsys.readouterr()
-    answers = []
-    for target in (run.workdir, tmp_path / "artifact"):
-        main(
-            ["predict", str(target), str(tmp_path / "a.png"), "--json"]
-            + (["--set", "threshold=0.2"] if target == run.workdir else [])
-        )
-        answers.append(json.loads(capsys.readouterr().out)[0]["objects"])
-    kept = [found for found in answers[0] if found["score"] >= 0.5]
-    assert len(kept) == len(answers[1])
-    for one, other in zip(kept, answers[1], strict=True):
-        assert one["label"] == other["label"]
-        np.testing.assert_allclose(one["box"], other["box"], atol=0.5)
-
-
 def ones_own(folder):
     """Ten pictures: (source of a COCO json whose categories have gaps, source of a VOC folder with other names)."""
     source, names = open_source("shapes:n=10,size=32,max=3", "train"), ("round", "square", "three")

@@ -5,7 +5,7 @@ two engines.
 from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.decode import decode, read_picture
 from kzoo.data.loader import Loader, engine_for
-from kzoo.data.objects import ObjectBatching
+from kzoo.data.objects import ObjectBatching, in_upper_left
 from kzoo.data.pack import pack
 from kzoo.data.pixels import normalise, prepare, resized
 from kzoo.data.sources import Source, open_source
@@ -21,6 +21,7 @@ __all__ = [
     "Take",
     "decode",
     "engine_for",
+    "in_upper_left",
     "resized",
     "normalise",
     "open_source",

@@ -185,12 +185,30 @@ def on_canvas(pictures, canvases, preprocessing, name="the picture"):
     """
     images = [to_channels(picture, len(preprocessing.mean), name) for picture in pictures]
     sizes = [canvases.shown(image.shape[:2]) for image in images]
-    shape = len(images), *canvases.canvas(sizes)
+    shown = [whole_picture(image, size, preprocessing) for image, size in zip(images, sizes, strict=True)]
+    return placed(shown, canvases.canvas(sizes), preprocessing), sizes
+
+
+def placed(pictures, canvas, preprocessing):
+    """{"image", "mask"}, as on_canvas has them, of pictures (h, w, C) that fit the canvas (height, width) as they
+    are.
+    """
+    shape = len(pictures), *canvas
     out, mask = np.zeros((*shape, len(preprocessing.mean)), np.float32), np.ones(shape, bool)
-    for row, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
-        shown = whole_picture(image, (height, width), preprocessing)
-        out[row, :height, :width], mask[row, :height, :width] = normalise(shown, preprocessing), False
-    return {"image": out, "mask": mask}, sizes
+    for row, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        out[row, :height, :width], mask[row, :height, :width] = normalise(picture, preprocessing), False
+    return {"image": out, "mask": mask}
+
+
+def in_upper_left(picture, image_size, preprocessing, beside=0):
+    """uint8 (h, w, C) brought to image_size, its ratio kept, as an artifact of one size takes it: (uint8 (H, W, C), the
+    (height, width) that it fills of it); beside: what the rest of it is.
+    """
+    height, width = size = Canvases(image_size).shown(picture.shape[:2])
+    out = np.full((*image_size, picture.shape[-1]), beside, np.uint8)
+    out[:height, :width] = np.rint(whole_picture(picture, size, preprocessing))
+    return out, size
 
 
 def _chosen(objects, which):

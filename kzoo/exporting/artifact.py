@@ -7,6 +7,8 @@ import pathlib
 import re
 import threading
 
+import numpy as np
+
 from kzoo.errors import UserError, require
 from kzoo.exporting.formats import FORMATS
 from kzoo.exporting.papers import whole_card
@@ -23,6 +25,9 @@ class Artifact:
         self.labels = tuple(card["class_names"])
         row = FORMATS[self.format]
         self.any_size = row.any_size  # whether pictures of other sizes than image_size are taken
+        # whether, of pictures of one size, it is told how much of it each fills; those of earlier versions are not
+        self.takes_sizes = bool(card.get("sizes_input"))
+        self.gives_raw = bool(card.get("raw_outputs"))  # whether what the model itself gives can be asked for
         payload, runtime = self.folder / row.payload, row.packages[-1]
         if not payload.exists():
             raise UserError(f"{self.folder} is not complete, {payload.name} is missing; export it again.")
@@ -33,8 +38,24 @@ class Artifact:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{payload} cannot be opened by {runtime} ({reason}); export it again.") from error
 
-    def predict(self, images):
-        """uint8 (B, H, W, C), B at least 1 -> {output name: float32 array}. A SavedModel takes any height and width."""
+    def predict(self, images, sizes=None):
+        """uint8 (B, H, W, C), B at least 1 -> {output name: float32 array}. A SavedModel takes any height and width.
+
+        sizes (B, 2), of an artifact that takes_sizes: the height and width that each picture fills of it, in its upper
+        left; by default all. Raises UserError for pictures and sizes that do not fit.
+        """
+        return self._run(self._given(images, sizes))
+
+    def predict_raw(self, images, sizes=None):
+        """The same -> {name: float32 array} of what the model itself gives. Raises UserError where there is no such
+        signature.
+        """
+        if not self.gives_raw:
+            raise UserError(f"{self.folder.name} has no signature serving_raw; use predict.")
+        return self._run(self._given(images, sizes), "serving_raw")
+
+    def _given(self, images, sizes):
+        """{input name: array}."""
         shape = tuple(images.shape)
         fits = len(shape) == 4 and shape[3] == self.channels and (self.any_size or shape[1:3] == self.image_size)
         if images.dtype != "uint8" or not fits or not shape[0]:
@@ -43,7 +64,17 @@ class Artifact:
                 f"{self.folder.name} takes uint8 pictures of shape (batch, {size}, {self.channels}), not "
                 f"{images.dtype} {shape}."
             )
-        return self._run(images)
+        if not self.takes_sizes:
+            if sizes is None:
+                return {"images": images}
+            raise UserError(f"{self.folder.name} takes pictures alone; leave sizes out.")
+        sizes = np.array([self.image_size] * shape[0] if sizes is None else sizes)
+        if sizes.shape != (shape[0], 2) or not ((sizes >= 1) & (sizes <= self.image_size)).all() or (sizes % 1).any():
+            raise UserError(
+                f"sizes are the height and width that each of the {shape[0]} pictures fills, whole numbers of shape "
+                f"({shape[0]}, 2) from 1 to {', '.join(map(str, self.image_size))}."
+            )
+        return {"images": images, "sizes": sizes.astype(np.int32)}
 
 
 class SavedModelArtifact(Artifact):
@@ -53,10 +84,10 @@ class SavedModelArtifact(Artifact):
         self._loaded = tf.saved_model.load(path)  # kept: the signatures do not keep the variables alive
         self._signatures = self._loaded.signatures
 
-    def _run(self, images):
+    def _run(self, given, signature="serving_default"):
         import tensorflow as tf
 
-        return _arrays(self._signatures["serving_default"](images=tf.constant(images)))
+        return _arrays(self._signatures[signature](**{name: tf.constant(array) for name, array in given.items()}))
 
     def predict_encoded(self, encoded):
         """A list of encoded pictures (bytes), of any sizes -> {output name: float32 array}.
@@ -91,20 +122,21 @@ class OnnxArtifact(Artifact):
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def _run(self, images):
-        return dict(zip(self._names, self._session.run(self._names, {"images": images}), strict=True))
+    def _run(self, given):
+        return dict(zip(self._names, self._session.run(self._names, given), strict=True))
 
 
 class LiteRTArtifact(Artifact):
     def _open(self, path):
         from ai_edge_litert.interpreter import Interpreter
 
-        self._run_signature = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner("serving_default")
+        interpreter = Interpreter(path, num_threads=os.cpu_count())
+        self._runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
         self._one_at_a_time = threading.Lock()  # an interpreter used from two threads answers wrong without an error
 
-    def _run(self, images):
+    def _run(self, given, signature="serving_default"):
         with self._one_at_a_time:
-            return self._run_signature(images=images)
+            return self._runners[signature](**given)
 
 
 def open_artifact(folder):

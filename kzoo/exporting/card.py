@@ -22,6 +22,10 @@ PRECISIONS = {
     "dynamic": "8-bit weights, dynamic range",
     "bfloat16": "bfloat16 weights and products",
 }
+CALL = ("signature", "batch", "size")  # what a record of a comparison says beside its figures
+# of the snippet
+SIZES = "\nsizes = np.array([({height}, {width})] * 2, np.int32)  # what each picture fills of it, in the upper left"
+HEADS = {"max_abs_difference": "largest difference", "top1_agreement": "top-1 agreement"}
 
 
 def describe(serving, format, quantize):
@@ -50,8 +54,10 @@ def describe(serving, format, quantize):
             "image_size": [height, width],
             "resize": resize_text(serving, any_size),
         },
+        **sizes_text(serving, format),
         "encoded_input": encoded_text(serving) if any_size else None,
-        "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in serving.shapes.items()},
+        "outputs": _outputs(serving.shapes),
+        **raw_text(serving, format),
         **serving.task.facts(serving.model),
         "class_names": list(spec.class_names),
         "preprocessing": dataclasses.asdict(spec.preprocessing),
@@ -111,7 +117,33 @@ def resize_text(serving, any_size):
         done = serving.task.resizing(serving.image_size)
         done = f"{pre.interpolation} with antialiasing, {done}" if done else f"{steps}, {crop}"
         return f"Any height and width; done inside: resize {done}, normalise."
+    if serving.task.sized:
+        return (
+            f"Resize {pre.interpolation} with antialiasing, {serving.task.resizing(serving.image_size)}, which may be "
+            "anything; normalisation is inside."
+        )
     return f"Resize {steps} and {crop}; normalisation is inside."
+
+
+def _outputs(shapes):
+    return {name: {"dtype": "float32", "shape": shape} for name, shape in shapes.items()}
+
+
+def sizes_text(serving, format):
+    """{"sizes_input": what an artifact of one size is told beside the picture, and how its boxes come to the picture's
+    own pixels}, {} where it is told nothing.
+    """
+    if FORMATS[format].any_size or not serving.task.sized:
+        return {}
+    told = {"name": "sizes", "dtype": "int32", "shape": [None, 2], "holds": "height and width that each picture fills"}
+    return {"sizes_input": told | {"scale": serving.task.scale}}
+
+
+def raw_text(serving, format):
+    """{"raw_outputs": the signature for what the model itself gives}, {} where there is none."""
+    if not (serving.raw_shapes and FORMATS[format].signatures):
+        return {}
+    return {"raw_outputs": {"signature": "serving_raw", "outputs": _outputs(serving.raw_shapes)}}
 
 
 def encoded_text(serving):
@@ -134,8 +166,13 @@ def markdown(card):
     """The card as a short page."""
     (height, width), channels = card["input"]["image_size"], card["input"]["shape"][3]
     output = next(iter(card["outputs"]))
-    snippet = FORMATS[card["format"]].snippet.format(height=height, width=width, channels=channels, output=output)
-    rows = "\n".join(_row(record) for record in card["verified"])
+    row, sizes = FORMATS[card["format"]], card.get("sizes_input")
+    given, also = (SIZES.format(height=height, width=width), row.also) if sizes else ("", "")
+    sides = {"height": height, "width": width, "channels": channels}
+    snippet = row.snippet.format(**sides, output=output, given=given, also=also)
+    figures = list(dict.fromkeys(name for record in card["verified"] for name in record if name not in CALL))
+    rows = "\n".join(_row(record, figures) for record in card["verified"])
+    heads = " | ".join(("signature", "batch", "height x width", *(HEADS.get(name, _words(name)) for name in figures)))
     size, made = f"{card['file_bytes'] / 1e6:.1f}", f"Exported by kzoo {card['kzoo']} on {card['date'][:10]}."
     encoded = card["encoded_input"]
     decoding = (
@@ -143,7 +180,14 @@ def markdown(card):
         if encoded
         else ""
     )
-    outputs = ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in card["outputs"].items())
+    if sizes:
+        decoding += f"\n- And `{sizes['name']}` {sizes['dtype']} {_shape(sizes['shape'])}, the {sizes['holds']}"
+        decoding += f", in the upper left. {sizes['scale']}" if sizes["scale"] else ", in the upper left"
+    outputs = _named(card["outputs"])
+    if raw := card.get("raw_outputs"):
+        outputs += (
+            f"\n- `{raw['signature']}`, of the same input, gives what the model itself does: {_named(raw['outputs'])}"
+        )
     return f"""# {card["model"]} as {card["format"]}
 
 {card["parameters"]:,} parameters, {card["precision"]}, {size} MB. {made}
@@ -158,12 +202,16 @@ def markdown(card):
 
 Compared with Keras on {card["pictures"]}:
 
-| signature | batch | height x width | largest difference | largest output | correlation | top-1 agreement |
-|---|---|---|---|---|---|---|
+| {heads} |
+{"|---" * (len(CALL) + len(figures))}|
 {rows}
 
 {_took(card["latency_ms"])}
 """
+
+
+def _named(outputs):
+    return ", ".join(f"`{name}` float32 {_shape(value['shape'])}" for name, value in outputs.items())
 
 
 def _took(times):
@@ -187,11 +235,15 @@ def _published(card):
     return "".join(f"\n- {what}: `{value}`" for what, value in told if value)
 
 
-def _row(record):
+def _row(record, figures):
     size = record["size"] if isinstance(record["size"], str) else " x ".join(map(str, record["size"]))
-    numbers = [f"{record['max_abs_difference']:.2g}", f"{record['largest_output']:.4g}"]
-    numbers += [f"{record[name]:.6g}" if name in record else "" for name in ("correlation", "top1_agreement")]
+    digits = {name: 2 if name.endswith("_difference") else 6 for name in figures} | {"largest_output": 4}
+    numbers = [f"{record[name]:.{digits[name]}g}" if name in record else "" for name in figures]
     return "| " + " | ".join([record["signature"], str(record["batch"]), size, *numbers]) + " |"
+
+
+def _words(figure):
+    return figure.replace("_", " ")
 
 
 def _shape(shape):

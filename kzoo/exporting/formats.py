@@ -14,7 +14,9 @@ class Format:
     any_size: bool = False  # whether it takes pictures of any size, resizes them itself and decodes files
     writer: str  # module:function(serving, folder, quantize), which puts the payload into the folder
     opener: str  # module:class(folder, card), an Artifact
-    snippet: str  # how to run it; {height}, {width}, {channels}, {output}
+    signatures: bool = False  # whether it has several
+    snippet: str  # how to run it; {height}, {width}, {channels}, {output}, {given} and {also}, of `sizes`
+    also: str = ""  # how a call is given them
 
     @property
     def write(self):
@@ -31,6 +33,7 @@ FORMATS = {
         packages=("tensorflow",),
         quantize=("bfloat16",),
         any_size=True,
+        signatures=True,
         writer="kzoo.exporting.writers:write_saved_model",
         opener="kzoo.exporting.artifact:SavedModelArtifact",
         snippet="""import tensorflow as tf
@@ -46,20 +49,23 @@ print(outputs["{output}"].numpy())""",
         opener="kzoo.exporting.artifact:OnnxArtifact",
         snippet="""import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros((2, {height}, {width}, {channels}), np.uint8)
-outputs = session.run(["{output}"], {{"images": images}})
+images = np.zeros((2, {height}, {width}, {channels}), np.uint8){given}
+outputs = session.run(["{output}"], {{"images": images{also}}})
 print(outputs[0])""",
+        also=', "sizes": sizes',
     ),
     "litert": Format(
         payload="model.tflite",
         packages=("tensorflow", "ai_edge_litert"),
         quantize=("fp16", "dynamic"),
+        signatures=True,
         writer="kzoo.exporting.writers:write_litert",
         opener="kzoo.exporting.artifact:LiteRTArtifact",
         snippet="""import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 run = Interpreter("model.tflite").get_signature_runner("serving_default")
-images = np.zeros((2, {height}, {width}, {channels}), np.uint8)
-print(run(images=images)["{output}"])""",
+images = np.zeros((2, {height}, {width}, {channels}), np.uint8){given}
+print(run(images=images{also})["{output}"])""",
+        also=", sizes=sizes",
     ),
 }

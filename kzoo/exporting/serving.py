@@ -1,6 +1,7 @@
 """The serving view of a model: pictures in, named outputs out, preprocessing included. Needs the TensorFlow backend."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -35,7 +36,12 @@ class Serving:
         inputs = keras.tree.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input)
         return (inputs,) if self._sizes is None else (inputs, tf.TensorSpec((None, 2), self._sizes.dtype))
 
-    @property
+    @functools.cached_property
+    def raw_shapes(self):
+        """{name: shape} of the raw outputs, {} where there are none."""
+        return {name: list(tensor.shape) for name, tensor in self.task.raw_outputs(self.model.output).items()}
+
+    @functools.cached_property
     def shapes(self):
         """{name: shape} of the outputs, the model's own first; the batch is None."""
         sizes = (
@@ -56,13 +62,35 @@ class Serving:
         """What the model takes, with the pictures' own sizes -> the named outputs, all float32."""
         return self.task.outputs(self.model, self.model(inputs, training=False), sizes)
 
-    def own_size(self, images):
-        """uint8 (B, H, W, C) of the model's own size -> outputs."""
-        return self.outputs(*self.task.inputs(images, self.take(self.normalisation)))
+    def raw_outputs(self, inputs, sizes=None):
+        """The same -> what the model itself gives, by name, float32."""
+        return self.task.raw_outputs(self.model(inputs, training=False))
 
-    def any_size(self, images):
-        """uint8 (B, h, w, C) of any size -> outputs."""
-        return self.outputs(*self._prepare(images))
+    def reference(self, inputs, sizes=None):
+        """The same -> (outputs, with what the task judges them by; raw outputs)."""
+        raw = self.model(inputs, training=False)
+        return self.task.reference(self.model, raw, sizes), self.task.raw_outputs(raw)
+
+    def endpoints(self, any_size):
+        """{signature: (function, [the signatures of what it takes])}: of pictures of any size and, where they can be
+        decoded, of encoded ones, or of pictures of the model's own size, with what they fill of it where the task asks.
+        """
+        prepare = self._prepare if any_size else self._own_size
+        given = [self.any_size_spec()] if any_size else self.own_size_specs()
+
+        def endpoint(outputs):
+            return (lambda *tensors: outputs(*prepare(*tensors))), given
+
+        found = {"serving_default": endpoint(self.outputs)}
+        if self.raw_shapes:
+            found["serving_raw"] = endpoint(self.raw_outputs)
+        if any_size and self.decodes:
+            found["serving_jpeg"] = self.encoded, [self.encoded_spec()]
+        return found
+
+    def _own_size(self, images, *sizes):
+        """What `outputs` takes, of uint8 (B, H, W, C) of the model's own size."""
+        return self.task.inputs(images, self.take(self.normalisation), *sizes)
 
     def encoded(self, encoded):
         """Encoded pictures, string (B,), each of any size -> outputs."""
@@ -82,12 +110,15 @@ class Serving:
         """Whether encoded pictures can be taken: they are grey or colour."""
         return self.channels in (1, 3)
 
-    def own_size_spec(self):
-        """The signature of `own_size`: the batch is open."""
-        return tf.TensorSpec((None, *self.image_size, self.channels), tf.uint8, name="images")
+    def own_size_specs(self):
+        """The signatures of pictures of the model's own size and, where the task asks, of `sizes`; the batch is
+        open.
+        """
+        images = tf.TensorSpec((None, *self.image_size, self.channels), tf.uint8, name="images")
+        return [images] + [tf.TensorSpec((None, 2), tf.int32, name="sizes")] * self.task.sized
 
     def any_size_spec(self):
-        """The signature of `any_size`."""
+        """The signature of pictures of any size."""
         return tf.TensorSpec((None, None, None, self.channels), tf.uint8, name="images")
 
     def encoded_spec(self):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from kzoo.data import decode, prepare
+from kzoo.data import decode, in_upper_left, prepare
 from kzoo.data.samples import with_channels
 from kzoo.errors import UserError
 
@@ -25,14 +25,17 @@ class Reference:
 
     def __init__(self, serving):
         self.serving = serving
-        self._outputs = tf.function(serving.outputs, input_signature=serving.taken, autograph=False)
+        self._outputs = tf.function(serving.reference, input_signature=serving.taken, autograph=False)
 
-    def __call__(self, pictures, preprocessing):
-        """uint8 pictures (h, w, C) of any sizes -> {output name: float32 array}."""
+    def __call__(self, pictures, preprocessing, *sizes):
+        """uint8 pictures (h, w, C) of any sizes, or of the model's own with what they fill of it -> ({output name:
+        float32 array}, with what the task judges by; the raw outputs in the same way).
+        """
         taken = self.serving.taken
-        prepared = self.serving.task.prepared(pictures, self.serving.take(preprocessing))[: len(taken)]
+        prepared = self.serving.task.prepared(pictures, self.serving.take(preprocessing), *sizes)[: len(taken)]
         prepared = keras.tree.map_structure(lambda array, spec: tf.constant(array, spec.dtype), prepared, taken)
-        return {name: value.numpy() for name, value in self._outputs(*prepared).items()}
+        outputs, raw = self._outputs(*prepared)
+        return tuple({name: value.numpy() for name, value in each.items()} for each in (outputs, raw))
 
 
 def verify(artifact, serving, pictures, exact):
@@ -46,8 +49,10 @@ def verify(artifact, serving, pictures, exact):
         for signature, size, batch, expected, found in _calls(
             artifact, serving, reference, _cycled(pictures, serving.channels)
         ):
-            record = {"signature": signature, "batch": batch, "size": size} | compare(expected, found, serving.task)
-            _judge(record, artifact.format, exact)
+            names = serving.raw_shapes if signature == "serving_raw" else serving.shapes
+            record = {"signature": signature, "batch": batch, "size": size}
+            record |= compare(expected, found, serving.task, names)
+            _judge(record, artifact.format, serving.task.differences(record), exact)
             records.append(record)
     return records
 
@@ -71,35 +76,52 @@ def _calls(artifact, serving, reference, pictures):
     if artifact.any_size:
         sizes.append(((height * 3 // 2 + 1, width + 5), BATCHES[1:2]))
     for size, batches in sizes:
-        images = np.stack([at_size(picture, size, spec.preprocessing) for picture in pictures])
+        given = _brought_to(size, pictures, spec.preprocessing, artifact.takes_sizes)
         for batch in batches:
-            yield "serving_default", size, batch, reference(images[:batch], whole), artifact.predict(images[:batch])
+            images, *filled = (array[:batch] for array in given)
+            expected, raw = reference(images, whole, *filled)
+            yield "serving_default", size, batch, expected, artifact.predict(images, *filled)
+            if artifact.gives_raw and batch == BATCHES[1]:
+                yield "serving_raw", size, batch, raw, artifact.predict_raw(images, *filled)
     if artifact.any_size and serving.decodes:
         files = [encode(picture) for picture, encode in zip(pictures, ENCODINGS, strict=True)]
         decoded = [decode(file, "a picture encoded for verification", channels=serving.channels) for file in files]
-        yield "serving_jpeg", "each its own", len(files), reference(decoded, whole), artifact.predict_encoded(files)
+        yield "serving_jpeg", "each its own", len(files), reference(decoded, whole)[0], artifact.predict_encoded(files)
 
 
-def compare(expected, found, task):
-    """The task's agreement of two results, dictionaries of named arrays. Raises UserError where the names or shapes
-    differ.
+def _brought_to(size, pictures, preprocessing, upper_left):
+    """[uint8 (B, H, W, C)] of that size; in its upper left, with [the heights and widths (B, 2) that they fill of it],
+    of three pictures one whole, one cut narrow and one low. What lies beside them is white, to be seen if it is looked
+    at.
     """
-    if set(expected) != set(found) or any(expected[name].shape != found[name].shape for name in expected):
-        shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (expected, found)]
-        raise UserError(f"the artifact returned {shapes[1]} where Keras returned {shapes[0]}; report this as a bug.")
+    if not upper_left:
+        return [np.stack([at_size(picture, size, preprocessing) for picture in pictures])]
+    cuts = (lambda p: p, lambda p: p[:, : -(-p.shape[1] // 2)], lambda p: p[: -(-p.shape[0] // 2)])
+    cut = (cuts[i % 3](picture) for i, picture in enumerate(pictures))
+    images, sizes = zip(*(in_upper_left(one, size, preprocessing, beside=255) for one in cut), strict=True)
+    return [np.stack(images), np.array(sizes, np.int32)]
+
+
+def compare(expected, found, task, names):
+    """The task's agreement of what its reference and an artifact gave, dictionaries of arrays. Raises UserError where
+    the artifact's are not those of the outputs' `names`, or of other shapes.
+    """
+    wanted, given = {name: expected[name].shape for name in names}, {name: a.shape for name, a in found.items()}
+    if wanted != given:
+        raise UserError(f"the artifact returned {given} where Keras returned {wanted}; report this as a bug.")
     return task.agreement(expected, found)
 
 
-def _judge(record, format, exact):
-    difference, limit = record["max_abs_difference"], TOLERANCE * max(1.0, record["largest_output"])
-    if np.isfinite(difference) and (difference <= limit or not exact):
-        return
-    where = f"{record['signature']}, batch {record['batch']}"
-    raise UserError(
-        f"the {format} artifact disagrees with Keras by {difference:.3g} where at most {limit:.3g} is allowed "
-        f"({where}), "
-        "so it was not kept; try another format or report this as a bug."
-    )
+def _judge(record, format, differences, exact):
+    for what, difference, unit in differences:
+        limit = TOLERANCE * unit
+        if np.isfinite(difference) and (difference <= limit or not exact):
+            continue
+        where = f"{record['signature']}, batch {record['batch']}"
+        raise UserError(
+            f"the {format} artifact disagrees with Keras by {difference:.3g}{what and f' in {what}'} where at most "
+            f"{limit:.3g} is allowed ({where}), so it was not kept; try another format or report this as a bug."
+        )
 
 
 def latency(artifact, serving, picture):
@@ -107,15 +129,12 @@ def latency(artifact, serving, picture):
     machine.
     """
     image = at_size(with_channels(picture, serving.channels), serving.image_size, serving.spec.preprocessing)[None]
-    function, spec = (
-        (serving.any_size, serving.any_size_spec())
-        if artifact.any_size
-        else (serving.own_size, serving.own_size_spec())
-    )
-    keras_function = tf.function(function, input_signature=[spec], autograph=False)
+    function, specs = serving.endpoints(artifact.any_size)["serving_default"]
+    keras_function = tf.function(function, input_signature=specs, autograph=False)
+    given = [image] + [np.array([serving.image_size], np.int32)] * (len(specs) - 1)
 
     def in_keras():
-        return {name: value.numpy() for name, value in keras_function(image).items()}
+        return {name: value.numpy() for name, value in keras_function(*given).items()}
 
     calls = {"keras": in_keras, "artifact": lambda: artifact.predict(image)}
     times = {name: [] for name in calls}

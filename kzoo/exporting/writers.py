@@ -16,16 +16,13 @@ ONE_FILE = 2_000_000_000  # bytes of weights that a protocol buffer and a flat b
 
 def write_saved_model(serving, folder, quantize=None):
     """`1/`, a version folder of TensorFlow Serving: serving_default for pictures of any size, serving_jpeg for encoded
-    ones.
+    ones, serving_raw for what a model gives before its task reads it.
     """
-    endpoints = {"serving_default": (serving.any_size, serving.any_size_spec())}
-    if serving.decodes:
-        endpoints["serving_jpeg"] = (serving.encoded, serving.encoded_spec())
-    _archive(serving.model, endpoints, folder / FORMATS["saved_model"].payload)
+    _archive(serving.model, serving.endpoints(any_size=True), folder / FORMATS["saved_model"].payload)
 
 
 def write_onnx(serving, folder, quantize=None):
-    """`model.onnx`: uint8 pictures of the model's own size, any batch."""
+    """`model.onnx`: uint8 pictures of the model's own size, any batch, and `sizes` where its task asks."""
     import onnx
 
     from kzoo.exporting.onnx_graph import bind, simplify
@@ -54,14 +51,13 @@ def _converted_to_onnx(serving):
 
     variables = serving.model.weights
     names = [f"weight_{i}" for i in range(len(variables))]
-    specs = [
-        serving.own_size_spec(),
-        *(tf.TensorSpec(v.shape, v.dtype, name=n) for n, v in zip(names, variables, strict=True)),
-    ]
+    outputs, given = serving.endpoints(any_size=False)["serving_default"]
+    specs = [*given, *(tf.TensorSpec(v.shape, v.dtype, name=n) for n, v in zip(names, variables, strict=True))]
 
-    def function(images, *values):
+    def function(*tensors):
+        values = tensors[len(given) :]
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            return serving.own_size(images)
+            return outputs(*tensors[: len(given)])
 
     traced = tf.function(function, input_signature=specs, autograph=False)
     graph, _ = tf2onnx.convert.from_function(traced, specs, opset=OPSET)
@@ -69,13 +65,14 @@ def _converted_to_onnx(serving):
 
 
 def write_litert(serving, folder, quantize=None):
-    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input; "fp16" or "dynamic"
-    weights.
+    """`model.tflite`: uint8 pictures of the model's own size, any batch after resizing the input, and `sizes` where its
+    task asks; serving_raw as in a SavedModel; "fp16" or "dynamic" weights.
     """
     _fits_one_file(serving.model, "litert")
     with tempfile.TemporaryDirectory(dir=folder) as archive:
-        _archive(serving.model, {"serving_default": (serving.own_size, serving.own_size_spec())}, archive)
-        converter = tf.lite.TFLiteConverter.from_saved_model(archive, signature_keys=["serving_default"])
+        endpoints = serving.endpoints(any_size=False)
+        _archive(serving.model, endpoints, archive)
+        converter = tf.lite.TFLiteConverter.from_saved_model(archive, signature_keys=list(endpoints))
         if quantize:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "fp16":
@@ -95,20 +92,19 @@ def _converted(converter, name):
 
 
 def _archive(model, endpoints, path):
-    """A SavedModel of {name: (function, its input)}. Keras' own ExportArchive would store every weight twice."""
+    """A SavedModel of {name: (function, its inputs)}. Keras' own ExportArchive would store every weight twice."""
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    signatures = {name: _graph(function, spec) for name, (function, spec) in endpoints.items()}
+    signatures = {
+        name: tf.function(function, input_signature=specs, autograph=False)
+        for name, (function, specs) in endpoints.items()
+    }
     try:
         tf.saved_model.save(module, str(path), signatures=signatures)
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" not in str(error):  # TensorFlow's words for ENOSPC; the same class stands for memory
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-
-
-def _graph(function, spec):
-    return tf.function(function, input_signature=[spec], autograph=False)
 
 
 def _fits_one_file(model, format):

@@ -55,6 +55,10 @@ class Task:
     crops = True  # whether the answers to several crops of a picture can be averaged
     building = {}  # overrides of the network while it trains, never in its spec
     asks = {}  # what `predictor` takes beside, {name: type}
+    # whether artifacts of one size are told how much of it the picture fills, which lies in the upper left
+    sized = False
+    scale = ""  # of these, how what is in pixels of that part comes to those of the picture as it was, in words
+    reads = ()  # which of them only say how outputs are read: what `reading` takes, and artifacts are asked too
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
     overfit_steps = 20  # of `overfits`, at most
 
@@ -160,18 +164,19 @@ class Task:
         """What of the network an artifact holds; all of it."""
         return network
 
-    def inputs(self, images, take):
+    def inputs(self, images, take, sizes=None):
         """uint8 pictures (B, h, w, C) of one size, any -> (what the network takes, their own sizes (B, 2), None where
         outputs need none).
 
         Runs inside artifacts: in a SavedModel encoded pictures come one by one, and what the network takes of each has
-        to be of one shape; in one of a fixed size the pictures were brought to it before, which is then their own.
+        to be of one shape; in one of a fixed size the pictures were brought to it before, which is then their own. Of
+        a `sized` task they lie in its upper left, and sizes (B, 2), height and width, are what they fill of it.
         """
         from kzoo.preprocess import preprocess
 
         return preprocess(images, take.image_size, take.preprocessing), None
 
-    def prepared(self, pictures, take):
+    def prepared(self, pictures, take, sizes=None):
         """The same as `inputs` of uint8 pictures (h, w, C), each of its own size, in NumPy: what artifacts are compared
         with.
         """
@@ -195,8 +200,19 @@ class Task:
 
         return {"features": keras.tree.map_structure(lambda array: keras.ops.cast(array, "float32"), raw)}
 
+    def raw_outputs(self, raw):
+        """{name: float32} of what the network gave, where `outputs` tells something else: a signature of its own, in
+        formats that have several. {} for none.
+        """
+        return {}
+
+    def reference(self, network, raw, sizes):
+        """What the outputs of artifacts are compared with: `outputs` and, beside them, what `agreement` judges by."""
+        return self.outputs(network, raw, sizes)
+
     def agreement(self, expected, found):
-        """How two results of one batch compare, dictionaries of named arrays, in float64.
+        """How two results of one batch compare, dictionaries of named arrays, in float64; `expected` may hold what
+        `reference` adds.
 
         max_abs_difference over all of them; of the first, the network's own, largest_output and, where both vary,
         correlation.
@@ -215,6 +231,12 @@ class Task:
         if own.std() > 0 and other.std() > 0:
             record["correlation"] = float(np.corrcoef(own, other)[0, 1])
         return record
+
+    def differences(self, record):
+        """[(of what, a difference that an agreement tells, its unit)]: in units, each is held to the tolerance of exact
+        artifacts; "" is all outputs.
+        """
+        return [("", record["max_abs_difference"], max(1.0, record["largest_output"]))]
 
     def agreed(self, record):
         """What an agreement says beside the differences, in words; "" for nothing."""
@@ -260,6 +282,12 @@ class Task:
         in `asks`.
         """
         return lambda picture: self.predict(network, view, picture, take)
+
+    def reading(self, outputs, **asked):
+        """The outputs of one picture, however they came about, with what `answer` is asked; asked: by the names in
+        `reads`.
+        """
+        return outputs
 
     def answer(self, outputs, labels, top):
         """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many

@@ -11,17 +11,17 @@ import numpy as np
 
 from kzoo import schema
 from kzoo.data import object_report
-from kzoo.data.objects import Canvases, ObjectBatching, on_canvas
+from kzoo.data.objects import Canvases, ObjectBatching, on_canvas, placed
 from kzoo.errors import UsageError, UserError, require
 from kzoo.figures import boxes, new_figure, save, show
-from kzoo.tasks.average_precision import AveragePrecision
+from kzoo.tasks import pairing
 from kzoo.tasks.base import Task, register_task
+from kzoo.tasks.box_meter import BoxMeter, found_in
 from kzoo.tasks.class_names import names_for
-from kzoo.tasks.instability import Instability
-from kzoo.tasks.meters import Meter
 
 LEARNT = 0.95  # AP50 of `overfits`, and from where a part of it counts as learnt
 THRESHOLD = 0.5  # the score from which a detection is shown
+LOGIT = 10.0  # the size of one
 # {network of one size: the same one for any}, which is compiled once, not for every picture
 _OPEN = weakref.WeakKeyDictionary()
 
@@ -40,9 +40,15 @@ class Detect(Task):
 
     settings_class = schema.Detect
     targets = "objects"
-    crops = False
+    crops, sized = False, True
+    scale = (
+        "Boxes are in pixels of that part; in those of the originals, of heights and widths `original` (B, 2), they "
+        "are `boxes * (original / sizes)[:, None, [1, 0, 1, 0]]`."
+    )
     curves = ("loss", "ap", "ap50", "instability")
+    agreements = (*Task.agreements, "score_difference", "label_agreement")
     asks = {"threshold": float}
+    reads = ("threshold",)
     checks = ("overfits",)
     overfit_steps = 300  # a toy needs some 150
 
@@ -100,18 +106,23 @@ class Detect(Task):
     def meter(self, network, source):
         return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))), self.settings.costs)
 
-    def inputs(self, images, take):
+    def inputs(self, images, take, sizes=None):
         """A picture keeps its proportions: in the upper left of the model's size, the rest of it padding."""
         from keras import ops
 
-        from kzoo.preprocess import padded
+        from kzoo.preprocess import filled, padded
 
+        if sizes is not None:
+            return filled(images, sizes, take.preprocessing), ops.cast(sizes, "float32")
         taken = padded(images, take.image_size, take.preprocessing)
         shape = ops.shape(images)
         own = ops.stack([ops.cast(side, "float32") for side in shape[1:3]])
         return taken, ops.broadcast_to(own[None], (shape[0], 2))
 
-    def prepared(self, pictures, take):
+    def prepared(self, pictures, take, sizes=None):
+        if sizes is not None:
+            pictures = [picture[:height, :width] for picture, (height, width) in zip(pictures, sizes, strict=True)]
+            return placed(pictures, take.image_size, take.preprocessing), np.array(sizes, np.float32)
         sizes = np.array([picture.shape[:2] for picture in pictures], np.float32)
         return on_canvas(pictures, self._canvases(take), take.preprocessing)[0], sizes
 
@@ -145,6 +156,43 @@ class Detect(Task):
 
         return detections(raw["logits"], raw["boxes"], sizes)
 
+    def raw_outputs(self, raw):
+        """logits (B, Q, C + 1), "no object" last; boxes (B, Q, 4), cx, cy, w, h in 0..1 of what the picture fills."""
+        from keras import ops
+
+        return {name: ops.cast(raw[name], "float32") for name in ("logits", "boxes")}
+
+    def reference(self, network, raw, sizes):
+        """And `shares` (B, Q, C), by which it is seen whether another label is as likely."""
+        from kzoo.ops.detections import detections
+
+        return detections(raw["logits"], raw["boxes"], sizes, shares=True)
+
+    def agreement(self, expected, found):
+        """Of pairs of detections, one to one: boxes in pixels, by which the first figures are, score_difference,
+        label_agreement, the share of pairs with the same label, and label_difference, in logits, where there are
+        shares.
+        """
+        if "scores" not in found:
+            return super().agreement(expected, found)
+        other = pairing.paired(expected, found)
+        record = super().agreement({"boxes": expected["boxes"]}, other)
+        record["score_difference"] = pairing.score_difference(expected, found, other)
+        record["label_agreement"] = float(np.mean(expected["labels"] == other["labels"]))
+        if "shares" in expected:
+            apart = pairing.label_difference(expected["scores"], expected["shares"], other["labels"])
+            record["label_difference"] = apart
+        return record
+
+    def differences(self, record):
+        told = super().differences(record)
+        if "score_difference" in record:
+            told += [("scores", record["score_difference"], 1.0), ("labels", record["label_difference"], LOGIT)]
+        return told
+
+    def agreed(self, record):
+        return f"same label for {record['label_agreement']:.1%}" if "label_agreement" in record else ""
+
     def unlearnt(self, view, batch, logs):
         """AP50 of the batch, where it is too low; after the last step also what keeps it there: classes, boxes or
         both.
@@ -177,14 +225,17 @@ class Detect(Task):
         mask[:, :, mask.shape[2] - mask.shape[2] // 4 :] = True
         return inputs | {"mask": mask}
 
-    def predictor(self, network, view, take, threshold=THRESHOLD):
-        """threshold: the score from which a detection is part of the answer. Pictures are shown to the network as
-        evaluation shows them.
-        """
+    def predictor(self, network, view, take, **asked):
+        """Pictures are shown to the network as evaluation shows them."""
+        self.reading({}, **asked)  # which refuses what it cannot be asked
+        network = self.judged(view, network)
+        return lambda picture: self.reading(self.predict(network, view, picture, take), **asked)
+
+    def reading(self, outputs, threshold=THRESHOLD):
+        """threshold: the score from which a detection is part of the answer."""
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold is a score in 0..1, not {threshold}.")
-        network = self.judged(view, network)
-        return lambda picture: self.predict(network, view, picture, take) | {"threshold": np.float32(threshold)}
+        return outputs | {"threshold": np.float32(threshold)}
 
     def answer(self, outputs, labels, top):
         """{"objects": [{"label", "index", "score", "box": [x0, y0, x1, y1] in pixels}, ...best first]}, however many
@@ -262,35 +313,6 @@ class Detect(Task):
         )
 
 
-class BoxMeter(Meter):
-    """COCO's twelve figures, and ap/NAME of each class, in pixels of the pictures as they are; of a run's second
-    evaluation and those after it `instability`, the share of objects that the matching now gives another query.
-
-    costs: the weights of the matching's costs, by their names in matching_cost.
-    """
-
-    def __init__(self, class_names, costs):
-        self.class_names, self.judge, self.instability = class_names, AveragePrecision(), Instability(costs)
-
-    def update(self, outputs, y, real):
-        self.instability.update(outputs, y, real)
-        found = _found(outputs, y["size"])
-        for i in np.flatnonzero(real):
-            there = y["valid"][i] | y["crowd"][i]
-            objects = {key: y[key][i][there] for key in ("labels", "crowd", "area")}
-            self.judge.add(
-                objects | {"boxes": y["original"][i][there]}, {key: value[i] for key, value in found.items()}
-            )
-
-    def result(self):
-        return self.judge.result(self.class_names)
-
-    def since(self, memory):
-        share = self.instability.share(memory.get("queries", []))
-        memory["queries"] = self.instability.queries
-        return {} if share is None else {"instability": share}
-
-
 def draw_objects(path, picture, objects):
     """Writes the picture with a box, label and score of each of `objects`, as an answer has them, as PNG."""
     height, width = picture.shape[:2]
@@ -311,18 +333,8 @@ def postprocess(model, outputs, sizes):
     """
     if not _detects(model):
         raise UserError(f"{model.name} gives no boxes; postprocess takes the outputs of a detector.")
-    found = _found(outputs, np.asarray(sizes, np.float32))
+    found = found_in(outputs, np.asarray(sizes, np.float32))
     return found | {"labels": found["labels"].astype(np.int64)}
-
-
-def _found(outputs, sizes):
-    """The detections of a batch's outputs, NumPy."""
-    import keras
-
-    from kzoo.ops.detections import detections
-
-    found = detections(outputs["logits"], outputs["boxes"], sizes)
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
 
 
 def _detects(network):
