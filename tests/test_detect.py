@@ -28,8 +28,8 @@ from kzoo.tasks.average_precision import FIGURES, AveragePrecision
 from kzoo.tasks.instability import PICTURES, assigned
 from kzoo.tasks.views.detect import targets_of
 from kzoo.tasks.views.running_ap import RunningAP50
-from tests.test_detect_loss import giou
 from kzoo.weights.read import spec_of
+from tests.test_detect_loss import giou
 from tests.test_training_run import interrupt_after
 
 RECIPE = Recipe(
