@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PICTURES = 1000  # of the held-out ones the first, which have objects enough: of 2,500 a share is within 0.02
+PICTURES = 300  # of the held-out ones the first: of 750 objects a share's standard error is 0.018 at most
 _LAST = 1e9  # a cost that is no number
 
 
@@ -10,7 +10,7 @@ class Instability:
     """Gathers, batch by batch, the query that the last layer's matching gives each object of the first PICTURES
     pictures.
 
-    costs: the weights of matching_cost. Some 0.1 ms a picture of a few objects, a tenth of what pycocotools takes.
+    costs: the weights of matching_cost. Some 0.3 ms a picture, half of what pycocotools takes for one.
     """
 
     def __init__(self, costs):
@@ -47,11 +47,14 @@ class Instability:
 def assigned(cost):
     """The column of each row (T,) of a cost (T, Q), T at most Q, so that the sum is the smallest; float64.
 
-    A shortest augmenting path a row, with potentials, as in kzoo.ops.matching, whose loop is for compiled steps: called
-    from outside of one it is compiled anew each time under JAX.
+    Each its cheapest where no two have the same; else a shortest augmenting path a row, with potentials, as in
+    kzoo.ops.matching, whose loop is for compiled steps: called from outside of one it is compiled anew each time under
+    JAX.
     """
     cost = np.nan_to_num(np.asarray(cost, np.float64), nan=_LAST, posinf=_LAST, neginf=-_LAST)
     rows, columns = cost.shape
+    if rows and len(set(cheapest := np.argmin(cost, axis=1).tolist())) == rows:
+        return np.array(cheapest)
     worth, price, owner = np.zeros(rows), np.zeros(columns), np.full(columns, -1)
     for root in range(rows):
         distance, before, unseen = np.full(columns, np.inf), np.full(columns, -1), np.ones(columns, bool)

@@ -8,7 +8,7 @@ from kzoo.ops.boxes import box_iou, cxcywh_to_xyxy
 
 BINS, MOST = 240, 12.0  # of scores, whose log-odds are counted from -MOST to MOST
 OVERLAP = 0.5  # from which a box is found
-RECALLS = np.linspace(0, 1, 101, dtype="float32")  # COCO's
+RECALLS = np.linspace(0, 1, 101)  # COCO's
 
 
 class RunningAP50(keras.metrics.Metric):
@@ -61,7 +61,7 @@ class RunningAP50(keras.metrics.Metric):
         found, right = (ops.cumsum(ops.flip(self.counts[i], axis=-1), axis=-1) for i in (0, 1))  # the best score first
         objects = ops.maximum(self.objects, 1.0)[:, None]
         precision, recall = right / ops.maximum(found, 1.0), right / objects
-        reached = recall[..., None] >= RECALLS - 1e-6  # (C, BINS, 101)
+        reached = recall[..., None] >= ops.convert_to_tensor(RECALLS - 1e-6, "float32")  # (C, BINS, 101)
         precision = ops.mean(ops.max(ops.where(reached, precision[..., None], 0.0), axis=1), axis=-1)
         some = ops.cast(self.objects > 0, "float32")
         return ops.sum(precision * some) / ops.maximum(ops.sum(some), 1.0)
