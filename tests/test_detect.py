@@ -420,7 +420,11 @@ def test_a_transfer_to_ones_own_pictures(run, tmp_path, capsys):
     assert spec.name == "detr_toy" and spec.class_names == ("none", "square", "tri", "circle")
     assert (spec.overrides["num_queries"], tuple(spec.overrides["image_size"])) == (8, (32, 40))
     of_classes = {key for key in first.metrics if "/" in key}
-    assert first.metrics["images"] == len(open_source(coco, "test")) < 10 and of_classes <= {"ap/square", "ap/tri", "ap/circle"}
+    assert first.metrics["images"] == len(open_source(coco, "test")) < 10 and of_classes <= {
+        "ap/square",
+        "ap/tri",
+        "ap/circle",
+    }
     assert main(["predict", str(first.workdir), str(tmp_path / "0.png"), "--set", "threshold=0", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)[0]["objects"]
     assert len(told) == 8 and {found["label"] for found in told} <= {"none", "square", "tri", "circle"}

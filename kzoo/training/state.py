@@ -72,14 +72,15 @@ def _write(path, variables, meta, kept, previous=None):
 
 
 def restore(view, run):
-    """Fills the view from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise
-    reset).
+    """Fills the view from the run's checkpoint: (meta, metric values by variable, which `fit` would otherwise reset).
+
+    Running means of another version, of which a task had other ones, begin anew.
     """
     groups = _groups(view)
     arrays, meta = read_checkpoint(run, shapes={key: tuple(variable.shape) for key, variable in groups.items()})
-    for key, variable in groups.items():
-        variable.assign(arrays[key])
-    return meta, {key: arrays[key] for key in groups if key.startswith("metrics/")}
+    for key, value in arrays.items():
+        groups[key].assign(value)
+    return meta, {key: value for key, value in arrays.items() if key.startswith("metrics/")}
 
 
 def set_metrics(view, values):
