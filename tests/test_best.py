@@ -168,3 +168,14 @@ def test_the_commands_take_the_best(run, tmp_path, capsys):
     ):
         with pytest.raises(UsageError, match="best goes with the folder of a run, which .* is not; leave it out."):
             refused()
+
+
+def test_running_means_of_another_version_are_left_out(run):
+    """A task may tell other terms by now; a weight of another shape is still another model."""
+    arrays, _ = read_checkpoint(run.workdir)
+    shapes = {key: value.shape for key, value in arrays.items()}
+    kept = {key for key in arrays if not key.startswith("metrics/")}
+    assert read_checkpoint(run.workdir, shapes=shapes)[0].keys() == arrays.keys() > kept
+    assert read_checkpoint(run.workdir, shapes=shapes | {"metrics/00099": (3,)})[0].keys() == kept
+    with pytest.raises(UserError, match="belongs to another model or optimizer"):
+        read_checkpoint(run.workdir, shapes=shapes | {min(kept): (7, 7, 7)})
