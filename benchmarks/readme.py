@@ -256,6 +256,42 @@ def _pretraining(r):
     )
 
 
+def _match(r):
+    told = [
+        f"{one['boxes']} boxes x {one['queries']} queries ({one['costs']} costs) TensorFlow under XLA "
+        f"{one['kzoo_tensorflow_xla_over_scipy']['ratio']:.2f}, JAX {one['kzoo_jax_xla_over_scipy']['ratio']:.2f}"
+        for one in r["timed"]
+    ]
+    times = [
+        one["times_faster_than_keras_hub_graph"] for one in r["timed"] if "times_faster_than_keras_hub_graph" in one
+    ]
+    faster = min((min(each.values()) for each in times), default=None)
+    beside = f"; at least {faster} times as fast as KerasHub's matcher" if faster else ""
+    return (
+        f"exact matching of 48 problems, time over SciPy's: {'; '.join(told)}{beside}; {r['above_the_optimum']} of "
+        "33,000 random problems above the optimum"
+    )
+
+
+def _detection(r):
+    rates, peaks = r["images_per_second"], r["peak_gflops"]
+    beside = ", ".join(f"{name.replace('_', ' ')} {q['ratio']:.2f}" for name, q in r["kzoo_faster"].items())
+    share = "".join(
+        f"; the matching takes {100 * q['ratio']:.1f} % of the step"
+        for name, q in r.get("matching_share", {}).items()
+        if name.replace("matching_", "") == _best(rates)
+    )
+    return (
+        f"{r['model']} at {r['image_size'][0]} x {r['image_size'][1]}, batch {r['batch']}: {rates[_best(rates)]:.2f} images/s, "
+        f"times as many as {beside}{share} (matrix products: TensorFlow {peaks['tensorflow_matmul_float32']:.0f}, "
+        f"torch {peaks['torch_matmul_float32']:.0f} GFLOP/s)"
+    )
+
+
+def _best(rates):
+    return max((name for name in rates if name.startswith("kzoo")), key=rates.get)
+
+
 ROWS = {
     "startup": _startup,
     **{f"{name}{device}": _speed for name in SPEEDS for device in ("", "_gpu")},
@@ -264,6 +300,9 @@ ROWS = {
     "memory": _memory,
     "load": _load,
     "masking": _masking,
+    "match": _match,
+    "detection_step": _detection,
+    "detection_infer": _detection,
     "pretraining": _pretraining,
     "parity": _parity,
     "published": _published,
@@ -293,6 +332,8 @@ def results():
                 command = f"train {r['recipe']}"
             elif command.endswith("_224"):
                 command = f"{command.partition('_')[0]} --model {r['model']}"
+            elif command.startswith("detection_"):
+                command = "detection" + " --infer" * command.endswith("infer")
             elif command.startswith("kill_resume_"):
                 command = f"kill_resume --task {r['task']}"
             command += " --gpu" if name.endswith("_gpu") else ""
