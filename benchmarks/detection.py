@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.common import emit, interleave, medians, parser, quotient, spread
 from benchmarks.networks import import_torch, jax_matmul, tensorflow_matmul, torch_matmul
-from benchmarks.peers import Work, gpu_name, split_peaks, start
+from benchmarks.peers import Work, gpu_name, shared_options, split_peaks, start
 
 RATE, DECAY, CLIP, BOXES = 1e-4, 1e-4, 0.1, 7
 FROZEN = ("conv1.", "bn1.", "layer1.")  # under timm's names
@@ -238,13 +238,10 @@ def main():
     options.add_argument("--batch", type=int, default=4)
     options.add_argument("--image-size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
     options.add_argument("--infer", action="store_true", help="one forward pass instead of the step")
-    options.add_argument("--matmul", type=int, default=4096, help="side of the matrices that measure the peak")
-    options.add_argument("--omp-wait", choices=("ACTIVE", "PASSIVE"), default="ACTIVE")
-    options.add_argument("--only", nargs="+", metavar="PEER", help="these peers alone")
     options.add_argument(
         "--alone", action="store_true", help="a process for each turn: one network in memory at a time"
     )
-    options.add_argument("--gpu", action="store_true", help="on the accelerator: JAX beside torch, in bfloat16")
+    shared_options(options)
     options = options.parse_args()
     size = tuple(options.image_size)
     work = Work(options.model, "none", options.batch, size, options.matmul, options.omp_wait, options.gpu)

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import emit, interleave, medians, parser, quotient, spread
 from benchmarks.networks import import_torch, jax_matmul, tensorflow_matmul, torch_matmul, torch_training
-from benchmarks.peers import Work, gpu_name, split_peaks, start
+from benchmarks.peers import Work, gpu_name, shared_options, split_peaks, start
 
 LEARNING_RATE, WEIGHT_DECAY = 1.5e-4, 0.05
 
@@ -115,13 +115,10 @@ def main():
     options = parser(__doc__, rounds=9)
     options.add_argument("--model", default="mae_vit_large_patch16_224")
     options.add_argument("--batch", type=int, default=16)
-    options.add_argument("--matmul", type=int, default=4096, help="side of the matrices that measure the peak")
-    options.add_argument("--omp-wait", choices=("ACTIVE", "PASSIVE"), default="ACTIVE")
-    options.add_argument("--only", nargs="+", metavar="PEER", help="these peers alone")
     options.add_argument(
         "--alone", action="store_true", help="a process for each turn: one network in memory at a time"
     )
-    options.add_argument("--gpu", action="store_true", help="on the accelerator: JAX beside torch, in bfloat16")
+    shared_options(options)
     options = options.parse_args()
     work = Work(options.model, "none", options.batch, None, options.matmul, options.omp_wait, options.gpu)
     result = measure(ON_GPU if work.gpu else ON_CPU, work, options.rounds, options.only, options.alone)

@@ -104,6 +104,12 @@ def _options(doc, model, batch):
     options.add_argument("--timm", help="timm's name of the model (default: the same); 'none' leaves timm out")
     options.add_argument("--batch", type=int, default=batch)
     options.add_argument("--image-size", type=int, help="pixels a side (default: the model's own)")
+    shared_options(options)
+    return options
+
+
+def shared_options(options):
+    """Adds what every comparison of peers is asked with."""
     options.add_argument("--matmul", type=int, default=4096, help="side of the matrices that measure the peak")
     options.add_argument(
         "--omp-wait", choices=("ACTIVE", "PASSIVE"), default="ACTIVE", help="spinning is torch's faster way if idle"
@@ -112,7 +118,6 @@ def _options(doc, model, batch):
     options.add_argument(
         "--gpu", action="store_true", help="on the accelerator: JAX beside compiled torch, in bfloat16"
     )
-    return options
 
 
 def gpu_name():
