@@ -6,10 +6,11 @@ Rates are higher than the paper's rule gives for such batches. The probe trains 
 LARS; the official one has a batch norm without affine before it, as `kzoo evaluate runs/mae_tiny_cifar10 --probe
 linear` does, over features that are computed once.
 Data: tfds:cifar10, or the same packed as npz: (kzoo data pack tfds:cifar10 cifar10.npz) where there is no TensorFlow.
-Expected: mae_tiny_cifar10, then the encoder: k-NN 49.0 %, linear probe 55.9 % of the test pictures by all training
-pictures; fine-tuned on 5,000 labels for 12 epochs 64.2 %, from scratch 42.0 % (measured 2026-11-28, TensorFlow, two
-cores of an AMD EPYC; benchmarks/results/pretraining.md). The other two, on all labels, were not measured.
-Cost: pre-training 20 minutes there on an idle machine, by its 400 to 530 images a second.
+Expected: mae_tiny_cifar10, then the encoder: k-NN 48.4 %, linear probe 55.6 % of the test pictures by all training
+pictures; fine-tuned on 5,000 labels for 12 epochs 64.5 %, from scratch 42.3 % (means of three seeds, measured
+2026-11-28, TensorFlow, two cores of an AMD EPYC; benchmarks/results/pretraining.md). The other two, on all labels, were
+not measured.
+Cost: pre-training 20 minutes there on an idle machine, by its 400 to 570 images a second.
 Command: kzoo train mae_tiny_cifar10
 Command: kzoo train mae_tiny_cifar10_finetune
 Command: kzoo train mae_tiny_cifar10_linprobe
