@@ -4,8 +4,9 @@
 is ours. Nothing is frozen and nothing loaded, so few pictures take many epochs. Pictures of 480 x 640 are shown at two
 fifths of their size, where the smallest cells are a dozen pixels wide; 30 objects are the most of any, for 40 queries.
 Data: tfds:bccd, prepared once with tfds.load("bccd").
-Expected: not measured yet.
-Cost: not measured yet.
+Expected: not measured as it stands. At 120 x 160 with 15 x 20 cells and one encoder block, 400 epochs: AP 0.307, AP50
+0.549 on the validation split (measured 2026-11-28, TensorFlow, two cores of an AMD EPYC), and still learning.
+Cost: not measured as it stands; that run took 58 minutes beside other work.
 Command: kzoo train detr_small_bccd
 """
 
