@@ -15,8 +15,8 @@ from functools import partial
 import numpy as np
 
 from benchmarks.common import emit, interleave, medians, parser, quotient, spread
-from benchmarks.networks import import_torch, jax_matmul, tensorflow_matmul, torch_matmul
-from benchmarks.peers import Work, gpu_name, shared_options, split_peaks, start
+from benchmarks.networks import import_torch, jax_matmul, tensorflow_matmul, torch_matmul, torch_training
+from benchmarks.peers import Work, fastest, gpu_name, shared_options, split_peaks, start
 
 RATE, DECAY, CLIP, BOXES = 1e-4, 1e-4, 0.1, 7
 FROZEN = ("conv1.", "bn1.", "layer1.")  # under timm's names
@@ -129,18 +129,15 @@ def transformers_step(work, compiled=False, autocast=False):
         for b, c in zip(boxes, labels, strict=True)
     ]
     forward = torch.compile(model.train()) if compiled else model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE, weight_decay=DECAY)
-
-    def step():
-        with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            loss = forward(pixel_values=images, labels=told).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_training(
+        work,
+        model,
+        lambda: forward(pixel_values=images, labels=told).loss,
+        lr=RATE,
+        weight_decay=DECAY,
+        autocast=autocast,
+        clip=CLIP,
+    )
 
 
 def transformers_forward(work, compiled=False, autocast=False):
@@ -217,7 +214,7 @@ def measure(setups, work, rounds, only=None, alone=False):
     result = {"model": work.model, "batch": work.batch, "image_size": work.image_size, "rounds": rounds}
     result["images_per_second"] = {name: round(work.batch / median, 3) for name, median in medians(seconds).items()}
     result |= {"peak_gflops": peaks, "spread": spread(values), "absent": absent}
-    ours = _fastest(seconds, "kzoo")
+    ours = fastest(seconds, "kzoo", "bfloat16" if work.gpu else "float32")
     result["kzoo_faster"] = {
         theirs: quotient(seconds[theirs], seconds[ours]) for theirs in seconds if ours and not theirs.startswith("kzoo")
     }
@@ -225,11 +222,6 @@ def measure(setups, work, rounds, only=None, alone=False):
         if step := seconds.get(name.replace("matching_", "")):
             result.setdefault("matching_share", {})[name] = quotient(series, step)
     return result
-
-
-def _fastest(seconds, library):
-    names = [name for name in seconds if name.startswith(library)]
-    return min(names, key=lambda name: medians(seconds)[name], default=None)
 
 
 def main():

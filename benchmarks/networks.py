@@ -87,16 +87,21 @@ def import_torch(work):
     return torch
 
 
-def torch_training(work, model, loss_of, *, lr, weight_decay, autocast):
-    """One step of AdamW on loss_of(), as a callable that returns the loss; autocast computes products in bfloat16."""
+def torch_training(work, model, loss_of, *, lr, weight_decay, autocast, clip=None):
+    """One step of AdamW on loss_of(), as a callable that returns the loss; autocast computes products in bfloat16;
+    clip: the largest norm of all gradients.
+    """
     torch = import_torch(work)
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr, weight_decay=weight_decay, fused=True)
 
     def step():
         with torch.autocast("cuda" if work.gpu else "cpu", torch.bfloat16, enabled=autocast):
             loss = loss_of()
         optimizer.zero_grad()
         loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()
         return loss.item()
 

@@ -163,15 +163,15 @@ def compare(seconds):
     """
     result = {}
     for precision in ("float32", "bfloat16"):
-        ours = _fastest(seconds, "kzoo", precision)
-        theirs = {library: _fastest(seconds, library, precision) for library in LIBRARIES}
+        ours = fastest(seconds, "kzoo", precision)
+        theirs = {library: fastest(seconds, library, precision) for library in LIBRARIES}
         found = {library: quotient(seconds[name], seconds[ours]) for library, name in theirs.items() if ours and name}
         if found:
             result[precision] = found
     return result
 
 
-def _fastest(seconds, library, precision):
+def fastest(seconds, library, precision):
     """The name of the library's mode with the smallest median in that precision, or None."""
     names = [n for n in seconds if library_of(n) == library and ("bfloat16" in n) == (precision == "bfloat16")]
     return min(names, key=lambda name: sorted(seconds[name])[len(seconds[name]) // 2], default=None)

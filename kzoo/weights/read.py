@@ -43,27 +43,32 @@ class Meta:
                 raise UserError("its meta has a history of other rows than kzoo writes")
 
 
-def read_checkpoint(run, prefixes=("",), shapes=None, free="metrics/"):
+def read_checkpoint(run, prefixes=("",), shapes=None):
     """({key: array}, meta) of a run's checkpoint, of the keys that begin with one of `prefixes`.
 
-    shapes: {key: shape} that it has to hold, compared before any array is read, all but those that begin with `free`;
-    where these are not all alike, none of them is given. Raises UserError where there is none,
-    it is damaged, was changed, or holds other shapes; the sentence names the checkpoint before it, where the run may go
-    on.
+    shapes: {key: shape} that it has to hold, compared before any array is read; where only those of running means
+    differ, none of these is given. Raises UserError where there is none, it is damaged, was changed, or holds other
+    shapes; the sentence names the checkpoint before it, where the run may go on.
     """
     path = pathlib.Path(run) / CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} holds no {CHECKPOINT}: it is not a run, or it was stopped before its first checkpoint.")
     with _remedy_told(path), Npz(path) as file:
         meta = _checked(file.meta(), path)
-        there, read = {key: tensor.shape for key, tensor in file.tensors.items()}, file.tensors
+        there = {key: tensor.shape for key, tensor in file.tensors.items()}
+        read = there
         if shapes is not None and shapes != there:
-            read = [key for key in there if not key.startswith(free)]
-            if {key: there[key] for key in read} != {k: shape for k, shape in shapes.items() if not k.startswith(free)}:
+            read = _lasting(there)
+            if read != _lasting(shapes):
                 raise UserError(
                     f"the checkpoint in {run} belongs to another model or optimizer; train in another folder."
                 )
         return {key: file.stored(key) for key in read if key.startswith(tuple(prefixes))}, meta
+
+
+def _lasting(shapes):
+    """Those of a checkpoint's arrays that are no running means of an epoch, which another version may have others of."""
+    return {key: shape for key, shape in shapes.items() if not key.startswith("metrics/")}
 
 
 def _checked(meta, path):
