@@ -67,7 +67,7 @@ def read_checkpoint(run, prefixes=("",), shapes=None):
 
 
 def _lasting(shapes):
-    """Those of a checkpoint's arrays that are no running means of an epoch, which another version may have others of."""
+    """Those of a checkpoint's arrays that are no running means, of which another version may have others."""
     return {key: shape for key, shape in shapes.items() if not key.startswith("metrics/")}
 
 
