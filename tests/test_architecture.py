@@ -32,14 +32,14 @@ FLOORS = (
     ("training", "exporting"),
     ("predicting", "checking", "probing"),
     ("quickstart",),
-    ("arguments",),
+    ("commands",),
     ("cli",),
     ("__init__", "__main__"),
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
     *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "augments", "schema"),
-    *("published", "registry", "recipe_files", "zoo", "arguments", "cli"),
+    *("published", "registry", "recipe_files", "zoo", "commands", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
 EXTRAS = {  # optional packages that a part may import at module level, in modules that it loads when they are needed

@@ -18,7 +18,6 @@ from PIL import Image
 
 from benchmarks.readme import README, RESULTS, ROWS
 from kzoo import cli
-from kzoo.arguments import parser_of
 
 ROOT = README.parent
 TEXT = README.read_text()
@@ -99,7 +98,7 @@ def test_the_snippets_leave_what_they_say(place, names, capsys):
 def test_the_synopsis_is_the_parsers(line):
     """Every option in brackets at once, the first of the alternatives."""
     words = shlex.split(re.sub(r"[\[\]]| \.\.\.", "", line).replace("key=value", "epochs=1"))
-    options = vars(parser_of(cli).parse_args([word.partition("|")[0] for word in words[1:]]))
+    options = vars(cli.parser().parse_args([word.partition("|")[0] for word in words[1:]]))
     assert callable(options["run"])
 
 

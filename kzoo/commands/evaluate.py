@@ -1,0 +1,48 @@
+"""Commands that measure what was trained."""
+
+import os
+
+from kzoo.commands.shared import add_weights, emit, load_backend, told_metrics
+from kzoo.errors import UsageError
+
+
+def add(command, group):
+    c = command("evaluate", evaluate, "metrics of a run on its evaluation split, or of any model's features")
+    c.add_argument("target", metavar="RUN|NAME[.TAG]", help="without --probe a run")
+    c.add_argument("--data", help="another source, for example folder:PATH; for a NAME: the one to ask it about")
+    add_weights(c)
+    c.add_argument(
+        "--probe",
+        help="instead: what its frozen features tell of the classes; knn (neighbours) or linear (a linear head)",
+    )
+
+
+def evaluate(options):
+    from kzoo import recipe_files, registry
+
+    target, given = options.target, bool(options.weights or options.random_weights)
+    of_run = recipe_files.is_run(target)
+    if options.probe is None and (given or not of_run and (registry.is_name(target) or os.path.isfile(target))):
+        raise UsageError(
+            f"evaluate tells the metrics of a run; of other models' features ({target}) add --probe knn or linear, and "
+            "--data SOURCE."
+        )
+    load_backend(options)
+    if options.probe is None:
+        from kzoo.training import evaluate
+
+        metrics = evaluate(target, options.data, options.best)
+    elif of_run and not given:
+        from kzoo.probing import probe
+
+        metrics = probe(target, options.probe, options.data, options.best)
+    else:
+        from kzoo.predicting import open_model
+        from kzoo.probing import check_kind, probe_source
+
+        check_kind(options.probe)
+        if options.data is None and not of_run:
+            raise UsageError(f"a probe of {target} needs pictures with labels: add --data SOURCE, for example digits.")
+        model = open_model(target, options.weights, options.random_weights, options.best)
+        metrics = probe_source(model, options.probe, options.data)
+    emit(options, metrics, told_metrics(metrics))
