@@ -18,6 +18,7 @@ FLOORS = (
     ("errors", "files"),
     ("settings", "plugins", "figures", "system", "archives"),
     ("specs", "augments"),
+    ("kinds",),
     ("schema",),
     ("published",),
     ("registry",),
@@ -38,7 +39,19 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STANDARD_LIBRARY_ONLY = {
-    *("__init__", "__main__", "errors", "files", "system", "settings", "plugins", "specs", "augments", "schema"),
+    *(
+        "__init__",
+        "__main__",
+        "errors",
+        "files",
+        "system",
+        "settings",
+        "plugins",
+        "specs",
+        "augments",
+        "kinds",
+        "schema",
+    ),
     *("published", "registry", "recipe_files", "zoo", "commands", "cli"),
 }
 BASE = {"keras", "numpy", "PIL"}
