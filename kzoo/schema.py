@@ -14,10 +14,12 @@ from kzoo.settings import Settings, coerce
 from kzoo.specs import Preprocessing, spell_options
 
 # recipe files take all that they name from here
+# fmt: off
 __all__ = [
-    *("Augment", "BoxAugment", "Checkpoint", "Classify", "Data", "Detect", "Masked", "Optim", "Preprocessing"),
-    *("RandAugment", "Recipe", "Schedule", "TaskSettings", "SETTINGS", "is_ours", "run_as_script", "settings_class"),
+    "Augment", "BoxAugment", "Checkpoint", "Classify", "Data", "Detect", "Masked", "Optim",
+    "Preprocessing", "RandAugment", "Recipe", "Schedule", "TaskSettings", "SETTINGS", "is_ours", "run_as_script", "settings_class",
 ]
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
