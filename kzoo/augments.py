@@ -80,6 +80,7 @@ class BoxAugment(Settings):
 
     part = "augment"
     flip: float = 0.5  # probability of a horizontal flip
+    flip_vertical: float = 0.0  # of a vertical one: for pictures without an up, seen through a microscope or from above
     # shortest sides in pixels, of which one is drawn; empty: the size of evaluation
     scales: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     max_size: int | None = 1333  # of the longest side
@@ -90,7 +91,7 @@ class BoxAugment(Settings):
     color_jitter: float = 0.0  # brightness, contrast and saturation times a factor drawn from 1 - this .. 1 + this
 
     def __post_init__(self):
-        self.require_probabilities("flip", "crop")
+        self.require_probabilities("flip", "flip_vertical", "crop")
         self.require_at_least(0, "color_jitter")
         self.require_at_least(1, "scales", "max_size", "crop_scales", "crop_size")
         if len(self.crop_size) != 2 or self.crop_size[0] > self.crop_size[1]:

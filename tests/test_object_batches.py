@@ -16,7 +16,9 @@ from kzoo.specs import Preprocessing, Take
 
 PLAIN = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="nearest")
 CANVASES = ((48, 48), (48, 64), (64, 48), (64, 64))
-AUGMENT = BoxAugment(scales=(32, 40, 48), max_size=64, crop=0.5, crop_scales=(40, 50), crop_size=(24, 44))
+AUGMENT = BoxAugment(
+    flip_vertical=0.5, scales=(32, 40, 48), max_size=64, crop=0.5, crop_scales=(40, 50), crop_size=(24, 44)
+)
 
 
 class Blocks(ObjectSource):
@@ -101,23 +103,27 @@ def test_boxes_move_with_their_pixels():
     assert 30 < changed["flip"] < 66 and 30 < changed["crop"] < 66  # of 96
 
 
-def test_a_mirrored_picture_mirrored_again_is_itself():
+@pytest.mark.parametrize(("field", "axis"), [("flip", 1), ("flip_vertical", 0)])
+def test_a_mirrored_picture_mirrored_again_is_itself(field, axis):
     source = Blocks(crowds=False)
     pictures, objects = source.batch(np.arange(12))
-    mirrored = batching(source, augment=BoxAugment(flip=1.0, crop=0, scales=()))
+    mirrored = batching(source, augment=BoxAugment(**{"flip": 0.0, "crop": 0, "scales": (), field: 1.0}))
     x, y = mirrored.train(pictures, objects, np.arange(12), 0, 0)
     plain, truth, _ = mirrored.evaluate(pictures, objects, np.arange(12), 12)
     for row in range(12):
         count, (rows, columns) = y["valid"][row].sum(), np.nonzero(~x["mask"][row])
         height, width = rows.max() + 1, columns.max() + 1
-        np.testing.assert_array_equal(x["image"][row, :height, :width][:, ::-1], plain["image"][row, :height, :width])
-        again = y["boxes"][row, :count] * [-1, 1, 1, 1] + [1, 0, 0, 0]
+        shown = np.flip(x["image"][row, :height, :width], axis)
+        np.testing.assert_array_equal(shown, plain["image"][row, :height, :width])
+        again = y["boxes"][row, :count].astype(np.float64)
+        again[:, 1 - axis] = 1 - again[:, 1 - axis]
         np.testing.assert_allclose(again, truth["boxes"][row, :count], atol=1e-6)
     for one in objects:
         window = (0, 0, 120, 120)
-        once, kept = moved_boxes(one, window, True)
+        flips = {"flip": False, field: True}
+        once, kept = moved_boxes(one, window, **flips)
         corners = np.concatenate([once[:, :2] - once[:, 2:] / 2, once[:, :2] + once[:, 2:] / 2], axis=1) * 120
-        twice, _ = moved_boxes(one | {"boxes": corners}, window, True)
+        twice, _ = moved_boxes(one | {"boxes": corners}, window, **flips)
         np.testing.assert_allclose(twice, moved_boxes(one, window, False)[0], atol=1e-6)
         assert kept.all()
 

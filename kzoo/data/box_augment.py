@@ -13,7 +13,7 @@ from kzoo.ops.resize import fitted_size
 
 # Which of a sample's uniform numbers serve what.
 _FLIP, _SCALE, _CROP, _CROP_SCALE, _CROP_SIZE, _PLACE, _JITTER = 0, 1, 2, 3, slice(4, 6), slice(6, 8), slice(8, 12)
-_COUNT = 12
+_FLIP_VERTICAL, _COUNT = 12, 13
 
 
 class BoxChange(NamedTuple):
@@ -22,6 +22,7 @@ class BoxChange(NamedTuple):
     window: tuple[int, int, int, int]  # (top, left, height, width) of it that stays, in whole pixels
     size: tuple[int, int]  # (height, width) that the window is resized to
     flip: bool  # left and right
+    flip_vertical: bool  # up and down
     operations: list  # (name, argument) of kzoo.data.operations
 
 
@@ -43,7 +44,8 @@ def _change(augment, u, height, width, evaluation, canvas):
     shortest, longest = (_pick(augment.scales, u[_SCALE]), augment.max_size) if augment.scales else evaluation
     size = fitted_size(*window[2:], shortest, longest, canvas)
     operations = jitter(augment.color_jitter, u[_JITTER]) if augment.color_jitter else []
-    return BoxChange(window, size, bool(u[_FLIP] < augment.flip), operations)
+    flips = bool(u[_FLIP] < augment.flip), bool(u[_FLIP_VERTICAL] < augment.flip_vertical)
+    return BoxChange(window, size, *flips, operations)
 
 
 def _window(augment, u, height, width):
@@ -69,7 +71,7 @@ def _pick(values, u):
     return values[int(u * len(values))]
 
 
-def moved_boxes(objects, window, flip):
+def moved_boxes(objects, window, flip, flip_vertical=False):
     """(boxes float32 (n, 4), cx, cy, w, h in 0..1 of the window; bool (m,), which of the objects have an area in it).
 
     objects: as a source gives them, in pixels of the picture that window (top, left, height, width) is of.
@@ -81,5 +83,7 @@ def moved_boxes(objects, window, flip):
     corners = corners[kept] / whole
     if flip:
         corners[:, [0, 2]] = 1 - corners[:, [2, 0]]
+    if flip_vertical:
+        corners[:, [1, 3]] = 1 - corners[:, [3, 1]]
     boxes = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
     return boxes.astype(np.float32), kept

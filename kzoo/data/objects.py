@@ -80,14 +80,14 @@ class ObjectBatching(Canvases, Batching):
     def train(self, pictures, targets, keys, epoch, step):
         if self.augment is None:
             x = self._whole(pictures, len(pictures))
-            windows = [((0, 0, *picture.shape[:2]), False) for picture in pictures]
+            moves = [((0, 0, *picture.shape[:2]), False) for picture in pictures]
         else:
             changes = self.changes([picture.shape[:2] for picture in pictures], keys, epoch)
             x = self._placed([change.size for change in changes], len(pictures), self._changed, pictures, changes)
-            windows = [(change.window, change.flip) for change in changes]
+            moves = [(change.window, change.flip, change.flip_vertical) for change in changes]
         y = self._empty(len(pictures))
-        for row, (objects, (window, flip)) in enumerate(zip(targets, windows, strict=True)):
-            boxes, kept = moved_boxes(_chosen(objects, ~objects["crowd"]), window, flip)
+        for row, (objects, move) in enumerate(zip(targets, moves, strict=True)):
+            boxes, kept = moved_boxes(_chosen(objects, ~objects["crowd"]), *move)
             self._require_room(objects["image_id"], (~objects["crowd"]).sum())
             self._fill(y, row, boxes, objects["labels"][~objects["crowd"]][kept])
         return x, y
@@ -147,6 +147,7 @@ class ObjectBatching(Canvases, Batching):
     def _changed(self, picture, change):
         image = to_channels(self._pixels(picture, change.window), self.channels, self.name)
         image = resized_window(image, change.size, self.preprocessing.interpolation, change.flip)
+        image = image[::-1] if change.flip_vertical else image
         if change.operations:
             image = operate(image, change.operations, self.preprocessing.fill, self.preprocessing.interpolation)
         return image
