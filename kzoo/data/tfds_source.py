@@ -32,6 +32,9 @@ class EncodedSource(Source):
     def open(self, i):
         return Picture(self._encoded[i], f"{self.name}[{i}]", self.channels), int(self._labels[i])
 
+    def all_labels(self):
+        return self._labels.astype(np.int32)
+
 
 class StreamSource(Source):
     """Pictures read from the files in order, epoch by epoch; open(i) is possible but slow. Batches come from

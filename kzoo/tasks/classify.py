@@ -19,6 +19,7 @@ class Classify(Task):
     curves = ("loss", "accuracy")
     agreements = (*Task.agreements, "top1_agreement")
     checks = ("heads", "overfits")
+    weighs = True
 
     def headline(self, source):
         return "accuracy", 1
@@ -36,7 +37,8 @@ class Classify(Task):
         return names_for(network, source, network.classes)
 
     def batching(self, take, source, data, seed, engine):
-        return Labels(take, source, augment=data.augment, crops=data.eval_crops, seed=seed, engine=engine)
+        options = {"augment": data.augment, "crops": data.eval_crops, "class_weight": data.class_weight}
+        return Labels(take, source, seed=seed, engine=engine, **options)
 
     def view(self, network):
         from kzoo.tasks.views.classify import ClassifyView
