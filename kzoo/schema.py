@@ -199,6 +199,8 @@ class Recipe(Settings):
     def __post_init__(self):
         spell_options(self)
         self._settle_augment()
+        if self.data.class_weight and not self.task.weighs:
+            raise UsageError(f"data.class_weight weighs classes, and the task {self.task.kind} has none; leave it out.")
         if "preprocessing" in self.overrides:
             raise UsageError(
                 "recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own "

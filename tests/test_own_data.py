@@ -433,6 +433,7 @@ def test_a_weighted_run_on_a_csv(tmp_path):
 
 
 def test_weights_are_refused_where_no_class_is_learnt():
-    recipe = schema.Recipe(model="mae_toy", task=schema.Masked(), data=Data(class_weight="balanced", batch_size=4))
-    with pytest.raises(UserError, match="data.class_weight weighs classes, which the task masked does not train on"):
-        kzoo.train(recipe, "nowhere")
+    with pytest.raises(UsageError, match="data.class_weight weighs classes, and the task masked has none"):
+        schema.Recipe(model="mae_toy", task=schema.Masked(), data=Data(class_weight="balanced"))
+    with pytest.raises(UsageError, match="the task detect has none"):
+        override(schema.Recipe(model="vit_toy", data=Data(class_weight={"cat": 2.0})), {"task.kind": "detect"})

@@ -52,7 +52,6 @@ class Task:
     taught = False
     # the figures of `agreement`, the first two of all outputs
     agreements = ("max_abs_difference", "largest_output", "correlation")
-    weighs = False  # whether data.class_weight weighs its training batches
     crops = True  # whether the answers to several crops of a picture can be averaged
     building = {}  # overrides of the network while it trains, never in its spec
     asks = {}  # what `predictor` takes beside, {name: type}
@@ -95,8 +94,6 @@ class Task:
             raise UserError(
                 f"MixUp and CutMix mix labels, and the task {kind} has none; set data.augment.mixup and .cutmix to 0."
             )
-        if data.class_weight and not self.weighs:
-            raise UserError(f"data.class_weight weighs classes, which the task {kind} does not train on; leave it out.")
         if not self.crops and data.eval_crops != 1:
             raise UserError(
                 f"data.eval_crops averages the answers to several crops, which the task {kind} has none of; leave it "
@@ -120,7 +117,8 @@ class Task:
         """The Loader of those batches. Raises as require() does."""
         self.require(source, data)
         engine = engine_for(source)
-        return Loader(source, self.batching(take, source, data, seed, engine), batch_size, seed, engine, data.sampler)
+        batching = self.batching(take, source, data, seed, engine)
+        return Loader(source, batching, batch_size, seed, engine, data.sampler)
 
     def view(self, network):
         """The View that `fit` trains."""

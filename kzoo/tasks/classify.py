@@ -19,7 +19,6 @@ class Classify(Task):
     curves = ("loss", "accuracy")
     agreements = (*Task.agreements, "top1_agreement")
     checks = ("heads", "overfits")
-    weighs = True
 
     def headline(self, source):
         return "accuracy", 1
