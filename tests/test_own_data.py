@@ -14,6 +14,7 @@ from kzoo import data, schema
 from kzoo.data.division import Division
 from kzoo.data.npz import open_npz
 from kzoo.data.randomness import REPETITION
+from kzoo.data.skipping import Skipping
 from kzoo.data.sources import ArraySource
 from kzoo.data.weighting import balanced, class_weights
 from kzoo.errors import UsageError, UserError
@@ -437,3 +438,112 @@ def test_weights_are_refused_where_no_class_is_learnt():
         schema.Recipe(model="mae_toy", task=schema.Masked(), data=Data(class_weight="balanced"))
     with pytest.raises(UsageError, match="the task detect has none"):
         override(schema.Recipe(model="vit_toy", data=Data(class_weight={"cat": 2.0})), {"task.kind": "detect"})
+
+
+# -------------------------------------------------------------------------------------------------------- bad pictures
+
+BAD = {"train/cat/03.png": b"", "train/dog/05.png": None, "test/dog/01.png": b"no picture"}  # None: cut in the middle
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder of 8 cats and 8 dogs to train on, 4 and 4 to evaluate on, of which some cannot be read."""
+    rng = np.random.default_rng(7)
+    for split, count in (("train", 8), ("test", 4)):
+        for kind in ("cat", "dog"):
+            for i in range(count):
+                path = tmp_path / split / kind / f"{i:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    for name, content in BAD.items():
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:500] if content is None else content)
+    return tmp_path
+
+
+def skipping(root, split="train", **fields):
+    return data.open_data(Data(source=f"folder:{root}", bad_pictures="skip", **fields), split)
+
+
+def test_another_picture_of_the_class_takes_the_place_of_a_bad_one(damaged):
+    source = skipping(damaged)
+    assert len(source) == 16 and source.all_labels().tolist() == [0] * 8 + [1] * 8
+    pictures, labels = source.batch([3, 4, 13, 14])
+    assert labels.tolist() == [0, 0, 1, 1]
+    shown = [picture.pixels() for picture in pictures]
+    np.testing.assert_array_equal(shown[0], shown[1])  # the next of the class
+    np.testing.assert_array_equal(shown[2], shown[3])
+    assert source.usable(range(16)).tolist() == [i not in (3, 13) for i in range(16)]
+    with pytest.raises(UserError, match="03.png cannot be decoded as a picture"):
+        data.open_data(Data(source=f"folder:{damaged}"), "train").read(3)
+    last = skipping(damaged)
+    (damaged / "train/cat/07.png").write_bytes(b"")
+    np.testing.assert_array_equal(last.read(7)[0], last.read(0)[0])  # the class goes round
+    for path in (damaged / "train/cat").iterdir():
+        path.write_bytes(b"")
+    assert skipping(damaged).read(0)[1] == 1  # none of its class is left
+    for path in (damaged / "train/dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its 16 pictures can be read; .* cannot be decoded"):
+        skipping(damaged).read(0)
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+def test_skipping_resumes_bit_for_bit_on_both_engines(damaged, sampler):
+    take = data.Take((8, 8), 3, Preprocessing())
+
+    def made(engine):
+        source = skipping(damaged)
+        batching = data.Labels(take, source, augment=Augment(crop_scale=(0.3, 1.0)), engine=engine)
+        return data.Loader(source, batching, 5, 2, engine, sampler)
+
+    whole = of_epoch(made("tf"), 1)
+    for engine, start in (("numpy", 0), ("tf", 2), ("numpy", 1)):
+        for one, expected in zip(of_epoch(made(engine), 1, start), whole[start:], strict=True):
+            np.testing.assert_array_equal(one[0], expected[0])
+            np.testing.assert_array_equal(one[1], expected[1])
+
+
+@pytest.mark.parametrize("engine", ["tf", "numpy"])
+def test_evaluation_leaves_a_bad_picture_out(damaged, engine, capsys):
+    source, take = skipping(damaged, "test"), data.Take((16, 16), 3, Preprocessing())
+    loader = data.Loader(source, data.Labels(take, source), 5, engine=engine)
+    batches = [tuple(map(np.asarray, batch)) for batch in loader.evaluation()]
+    weights = np.concatenate([weights for *_, weights in batches])
+    assert weights.tolist() == [1, 1, 1, 1, 1, 0, 1, 1, 0, 0]  # in its place, and the padding
+    assert np.concatenate([y for _, y, _ in batches]).tolist() == [0] * 4 + [1] * 4 + [0, 0]
+    data.tell_skipped(None, source)
+    told = capsys.readouterr().err
+    assert told.startswith("evaluation: 1 of 8 pictures cannot be read, they are left out of its figures: ")
+    assert "test/dog/01.png cannot be decoded" in told and told.count("\n") == 1
+    data.tell_skipped(None, source)
+    assert capsys.readouterr().err == ""  # once
+
+
+def test_what_is_missing_in_a_list_is_skipped_and_streams_are_refused(tmp_path):
+    paint(tmp_path, "a.png")
+    spec = written(tmp_path, HEAD + "a.png,cat,train\nb.png,cat,train\n")
+    source = data.open_data(Data(source=spec, bad_pictures="skip"), "train")
+    assert source.usable([0, 1]).tolist() == [True, False]
+    boxes = coco(tmp_path / "boxes", 30)
+    (tmp_path / "boxes/7.png").unlink()
+    source = data.open_data(Data(source=boxes, bad_pictures="skip"), "train")
+    assert source.targets == "objects" and source.category_ids == (1,) and len(list(source.surveyed(99))) == len(source)
+    pictures, objects = source.batch(range(len(source)))
+    assert len(pictures) == len(objects) and (~source.usable(range(len(source)))).sum() == 1
+    source.streams = True
+    with pytest.raises(UserError, match="is a stream; set it to 'stop'"):
+        Skipping(source)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_past_bad_pictures(damaged, capsys):
+    settings = Data(source=f"folder:{damaged}", bad_pictures="skip", batch_size=8)
+    recipe = schema.Recipe(model="vit_toy", data=settings, epochs=2, xla="off")
+    run = kzoo.train(recipe, damaged / "run")
+    told = capsys.readouterr().err
+    assert "training: 2 of 16 pictures cannot be read, others took their places: " in told
+    assert "evaluation: 1 of 8 pictures cannot be read, they are left out of its figures: " in told
+    assert told.count("cannot be read") == 2 and run.metrics["images"] == 7
+    with pytest.raises(UserError, match="cannot be decoded"):
+        kzoo.train(recipe, damaged / "other", {"data.bad_pictures": "stop"})

@@ -3,6 +3,7 @@ two engines.
 """
 
 from kzoo.data.batching import Array, Batching, Labels
+from kzoo.data.checkup import check
 from kzoo.data.decode import decode, read_picture
 from kzoo.data.loader import Loader, engine_for
 from kzoo.data.objects import ObjectBatching, in_upper_left
@@ -20,6 +21,7 @@ __all__ = [
     "ObjectBatching",
     "Source",
     "Take",
+    "check",
     "decode",
     "engine_for",
     "in_upper_left",

@@ -196,3 +196,11 @@ def _is_number(value):
 def _side(value):
     """A height or width as the file tells it, 0 where it does not."""
     return value if type(value) is int and value > 0 else 0
+
+
+def splits_of(spec, where, data_dir=None):
+    """The words for which there is a file of annotations."""
+    annotations = where.rpartition(",")[2]
+    if "{split}" not in where:
+        return ()
+    return [w for w in ("train", *SYNONYMS) if pathlib.Path(annotations.replace("{split}", w)).expanduser().exists()]

@@ -273,3 +273,11 @@ def _divided(spec, rows, split, division, multilabel):
             f"{spec} has too few pictures to hold some out as {split!r}; add a column split, or set data.holdout."
         )
     return chosen
+
+
+def splits_of(spec, path, data_dir=None):
+    """The splits in a file's column split."""
+    table = pathlib.Path(path).expanduser()
+    header, lines = _table(table)
+    columns = _Columns(table, header, lines)
+    return {columns.row(line, cells).split for line, cells in lines} - {None}

@@ -133,3 +133,15 @@ def _num_classes(name, file):
             "labels."
         )
     return told
+
+
+def splits_of(spec, path, data_dir=None):
+    """The words by which the keys of a file's arrays tell splits apart."""
+    if not pathlib.Path(path).exists():
+        return ()
+    with Arrays(path) as file:
+        return [
+            word
+            for word in ("train", *EVALUATION)
+            if f"{word}_boxes" in file.headers or any(style[0].format(word) in file.headers for style in _STYLES)
+        ]

@@ -109,7 +109,7 @@ class Skipping(Source):
     def _classes(self):
         """The labels (N,), where the source knows them without reading pictures, else None."""
         source = self._source
-        known = source.targets == "label" and not source.multilabel and type(source).all_labels is not Source.all_labels
+        known = source.targets == "label" and not source.multilabel and source.knows_labels
         with self._lock:
             if self._labels is None and known:
                 self._labels = source.all_labels()

@@ -7,12 +7,13 @@ called like those of the table, function(spec, rest, split, data_dir) -> Source,
 
 import concurrent.futures
 import functools
+import importlib
 import os
 
 import numpy as np
 
 from kzoo.data.decode import pixels
-from kzoo.data.division import refuse
+from kzoo.data.division import SYNONYMS, refuse
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
 from kzoo.plugins import entries, imported, refuse_rivals
@@ -61,11 +62,16 @@ class Source:
         return list(pictures), np.array(labels, np.float32 if self.multilabel else np.int32)
 
     def all_labels(self):
-        """The labels of all samples, int32 (N,) or float32 (N, num_classes). Our own sources read no picture for
-        them.
+        """The labels of all samples, int32 (N,) or float32 (N, num_classes); they are read one by one, unless a source
+        that knows them says so in a method of its own.
         """
         labels = spread(lambda i: self.open(i)[1], range(len(self)))
         return np.array(labels, np.float32 if self.multilabel else np.int32)
+
+    @property
+    def knows_labels(self):
+        """Whether it has all_labels without reading a picture."""
+        return type(self).all_labels is not Source.all_labels and not self.streams
 
     def where(self, i):
         """What to call sample i: the path of its file, where it has one."""
@@ -161,6 +167,23 @@ def open_source(spec, split, data_dir=None, *, division=None, lenient=False):
         return opener(spec, rest, split, data_dir, division=division, **more)
     refuse(spec, division)
     return opener(spec, rest, split, data_dir)
+
+
+def splits_of(spec, data_dir=None):
+    """The names of the splits that the source named by a text has, as far as it tells: train and those of evaluation,
+    once each. Raises as open_source does.
+    """
+    kind, _, rest = str(spec).partition(":")
+    _opener(kind, spec)
+    if kind == "tfds":
+        from kzoo.data.tfds_source import splits_of as found
+    elif kind in _DIVIDED and rest:
+        module = {"csv": "csv_source"}.get(kind, kind)
+        found = importlib.import_module(f"kzoo.data.{module}").splits_of
+    else:
+        return "train", "test"
+    words = found(spec, rest, data_dir)
+    return tuple(word for word in ("train", *SYNONYMS) if word in words) or ("train", "test")
 
 
 def _opener(kind, spec):

@@ -169,3 +169,10 @@ def _batches(records):
 
 def _first_line(error):
     return str(error).splitlines()[0].rstrip(".")
+
+
+def splits_of(spec, name, data_dir=None):
+    """The names of a prepared set's splits."""
+    require("tensorflow", "tensorflow_datasets", why=f"the data source {spec}")
+    _leave_accelerators_alone()
+    return list(_builder(name, data_dir or os.environ.get("KZOO_DATA_DIR")).info.splits)

@@ -161,3 +161,10 @@ def _object(file, number, entry):
 
 def _whole(text):
     return int(text) if text and text.strip().isdecimal() else 0
+
+
+def splits_of(spec, path, data_dir=None):
+    """The words for which there is a list or a folder."""
+    root = pathlib.Path(path).expanduser()
+    lists = root / "ImageSets" / "Main"
+    return [word for word in ("train", *SYNONYMS) if (root / word).is_dir() or (lists / f"{word}.txt").exists()]
