@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -414,25 +415,6 @@ def test_a_balanced_loader_resumes_and_repeats_are_changed_anew():
         data.Loader(data.open_source("shapes:n=4", "train"), None, 2, sampler="balanced")
 
 
-@pytest.mark.slow
-def test_a_weighted_run_on_a_csv(tmp_path):
-    """What is learnt from is the loss with the weights, and a run of a fold is evaluated on that fold again."""
-    paint(tmp_path, *(f"{'cat' if i % 5 else 'dog'}/{i}.png" for i in range(40)), size=(16, 16))
-    lines = "".join(f"{k}/{i}.png,{k}\n" for i in range(40) for k in ["cat" if i % 5 else "dog"])
-    settings = Data(source=written(tmp_path, lines), folds=4, fold=1, class_weight={"dog": 4.0}, batch_size=8)
-    recipe = schema.Recipe(model="vit_toy", data=settings, optim=schema.Optim(lr=0.0), steps=2, xla="off")
-    run = kzoo.train(recipe, tmp_path / "run")
-    assert run.metrics["images"] == len(data.open_data(settings, "test")) == 10
-    assert kzoo.evaluate(run.workdir) == {k: v for k, v in run.metrics.items() if k != "steps"}
-    batches = Plan(recipe, data.open_data(settings, "train")).loader().epoch(0)
-    losses = []
-    for x, y, _ in (tuple(map(np.asarray, batch)) for _, batch in zip(range(2), batches, strict=False)):
-        logits = np.asarray(run.model.predict_on_batch(x), "float64")
-        own = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(8), y]
-        losses.append(np.mean(own * np.where(y == 1, 4, 1)))
-    assert run.history[-1]["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-
-
 def test_weights_are_refused_where_no_class_is_learnt():
     with pytest.raises(UsageError, match="data.class_weight weighs classes, and the task masked has none"):
         schema.Recipe(model="mae_toy", task=schema.Masked(), data=Data(class_weight="balanced"))
@@ -537,13 +519,31 @@ def test_what_is_missing_in_a_list_is_skipped_and_streams_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_past_bad_pictures(damaged, capsys):
-    settings = Data(source=f"folder:{damaged}", bad_pictures="skip", batch_size=8)
-    recipe = schema.Recipe(model="vit_toy", data=settings, epochs=2, xla="off")
-    run = kzoo.train(recipe, damaged / "run")
-    told = capsys.readouterr().err
-    assert "training: 2 of 16 pictures cannot be read, others took their places: " in told
-    assert "evaluation: 1 of 8 pictures cannot be read, they are left out of its figures: " in told
-    assert told.count("cannot be read") == 2 and run.metrics["images"] == 7
-    with pytest.raises(UserError, match="cannot be decoded"):
-        kzoo.train(recipe, damaged / "other", {"data.bad_pictures": "stop"})
+def test_a_run_of_a_fold_with_weights_and_bad_pictures(tmp_path, capsys):
+    """What is learnt from is the loss with the weights, and the run is evaluated on its fold again."""
+    paint(tmp_path, *(f"{'cat' if i % 5 else 'dog'}/{i}.png" for i in range(40)), size=(16, 16))
+    lines = "".join(f"{k}/{i}.png,{k}\n" for i in range(40) for k in ["cat" if i % 5 else "dog"])
+    settings = Data(source=written(tmp_path, lines), folds=4, fold=1, class_weight={"dog": 4.0}, batch_size=10)
+    splits = [data.open_data(settings, split) for split in ("train", "test")]
+    bad = [paths_of(splits[0])[3], paths_of(splits[0])[25], paths_of(splits[1])[2]]
+    for path in bad:
+        pathlib.Path(path).write_bytes(b"no picture")
+    settings = dataclasses.replace(settings, bad_pictures="skip")
+    recipe = schema.Recipe(model="vit_toy", data=settings, optim=schema.Optim(lr=0.0), steps=3, xla="off")
+    run = kzoo.train(recipe, tmp_path / "run")
+    told = capsys.readouterr().err.splitlines()
+    assert len(splits[1]) == 10 and run.metrics["images"] == 9
+    assert [line[:88] for line in told if "cannot be read" in line] == [
+        f"training: 2 of 30 pictures cannot be read, others took their places: {bad[0]}"[:88],
+        f"evaluation: 1 of 10 pictures cannot be read, they are left out of its figures: {bad[2]}"[:88],
+    ]
+    assert kzoo.evaluate(run.workdir) == {k: v for k, v in run.metrics.items() if k != "steps"}
+    assert "evaluation: 1 of 10 pictures cannot be read" in capsys.readouterr().err
+    losses = []
+    for x, y, _ in (
+        tuple(map(np.asarray, b)) for b in Plan(recipe, data.open_data(settings, "train")).loader().epoch(0)
+    ):
+        logits = np.asarray(run.model.predict_on_batch(x), "float64")
+        own = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(10), y]
+        losses.append(np.mean(own * np.where(y == 1, 4, 1)))
+    assert len(losses) == 3 and run.history[-1]["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
