@@ -16,7 +16,7 @@ from kzoo.errors import UserError
 from kzoo.system import printable
 
 FEW = 10  # pictures of a class, to learn from, below which it is told
-_AT_ONCE = 256  # pictures between two reports of the progress
+_AT_ONCE = 64  # pictures between two reports of the progress
 _STREAMED = 64
 _SHOWN = 8  # of a long list; JSON has it whole
 _NAMED = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
@@ -241,9 +241,11 @@ def lines(report):
     """A report of `check` as lines of text."""
     told = []
     for split, of in report["splits"].items():
-        told.append(f"{split}: {of['pictures']:,} pictures" + _told_classes(of))
         facts = of.get("objects", {})
-        told += [facts["problem"]] if "problem" in facts else object_report.lines(split, facts) if facts else []
+        if "classes" in facts:
+            told += object_report.lines(split, facts)
+        else:
+            told += [f"{split}: {of['pictures']:,} pictures" + _told_classes(of), *facts.values()]
     for name, unit in (("heights", "pixels"), ("widths", "pixels"), ("aspects", "width / height")):
         if report[name]:
             low, middle, high = (f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}" for value in report[name])

@@ -3,6 +3,7 @@ engines.
 """
 
 import contextlib
+import functools
 
 import numpy as np
 
@@ -117,11 +118,15 @@ class Loader:
         run = engines.tf_batches if self.engine == "tf" else engines.numpy_batches
         return run(self._guarded(read), steps, signature)
 
+    @functools.cached_property
+    def _labels(self):
+        return self.source.all_labels()
+
     def _order(self, epoch, places, repeats):
         """(sample numbers, how often each came before) of an epoch of so many places, None: in file order."""
         count = len(self.source)
         if epoch is not None and self.sampler == "balanced":
-            return balanced(self.source.all_labels(), self.seed, epoch, -(-places // repeats))
+            return balanced(self._labels, self.seed, epoch, -(-places // repeats))
         order = np.arange(count) if epoch is None else permutation(self.seed, epoch, count)
         return order, np.zeros(count, int)
 
