@@ -75,7 +75,7 @@ class Data(Settings):
         if asked == self.sampler == "balanced":
             raise UsageError("data.class_weight and data.sampler both balance the classes; leave one of them out.")
         for name, weight in asked.items() if isinstance(asked, dict) else ():
-            number = type(weight) in (int, float) and 0 <= weight < math.inf
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
             if not isinstance(name, str) or not number:
                 raise UsageError(
                     f"data.class_weight gives names of classes numbers of at least 0, not {name!r} {weight!r}."

@@ -323,6 +323,8 @@ def test_settings_are_recorded_and_read_back():
     assert parse(dump(recipe))[0] == recipe
     recipe = override(schema.Recipe(model="vit_toy"), {"data.class_weight": "balanced", "data.holdout": "0.15"})
     assert (recipe.data.class_weight, recipe.data.holdout) == ("balanced", 0.15) and parse(dump(recipe))[0] == recipe
+    none = schema.Recipe(model="vit_toy", data=Data(class_weight=None))
+    assert parse(dump(override(none, {})))[0].data.class_weight is None
     old = "".join(line for line in dump(schema.Recipe(model="vit_toy")).splitlines(True) if "data.augment" in line)
     assert parse('model = "vit_toy"\n' + old)[0].data == schema.Recipe(model="vit_toy").data
 
@@ -411,6 +413,11 @@ def test_a_balanced_loader_resumes_and_repeats_are_changed_anew():
     labels.train, train = lambda p, t, k, e, s: keys.extend(k) or train(p, t, k, e, s), labels.train
     of_epoch(loaders[1], 0)
     assert len(keys) == len(set(keys)) == 48 and max(keys) >= 7 * REPETITION  # two pictures are drawn 8 times
+    source.streams = True
+    with pytest.raises(
+        UserError, match="data.sampler='balanced' needs the labels of all pictures, and uneven is a stream"
+    ):
+        data.Loader(source, None, 2, engine="tf", sampler="balanced")
     with pytest.raises(UserError, match="gives no label for each picture"):
         data.Loader(data.open_source("shapes:n=4", "train"), None, 2, sampler="balanced")
 

@@ -33,14 +33,13 @@ def balanced(labels, seed, epoch, draws):
     Classes with more pictures than their share of an epoch go on in the next where they were; those with fewer begin
     again, in another order.
     """
-    labels = np.asarray(labels)
-    kinds = np.unique(labels)
+    kinds, counts = np.unique(labels, return_counts=True)
+    of_kind = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
     share, left = divmod(draws, len(kinds))
     more = np.zeros(len(kinds), int)
     more[permutation(seed, epoch, len(kinds))[:left]] = 1
     found = []
-    for number, kind in enumerate(kinds):
-        members = np.flatnonzero(labels == kind)
+    for number, members in enumerate(of_kind):
         place = epoch * share + np.arange(share + more[number])
         round_, within = np.divmod(place, len(members))
         first, last = (int(round_[0]), int(round_[-1])) if len(place) else (0, 0)
