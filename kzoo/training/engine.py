@@ -84,9 +84,7 @@ class _Session:
     def __init__(self, recipe, workdir, data, ending):
         keras.utils.set_random_seed(recipe.seed)
         self.recipe, self.workdir, self.ending = recipe, workdir, ending
-        source, held_out = data or [
-            kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()
-        ]
+        source, held_out = data or [kdata.open_data(recipe.data, s) for s in self._splits()]
         self.plan = Plan(recipe, source)
         self.task, self.steps_per_epoch, self.total_steps = (
             self.plan.task,
@@ -201,6 +199,7 @@ class _Session:
             known.sort(key=lambda name: name != self.headline)  # which is told first
             told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in known)
             say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
+        kdata.tell_skipped(self.plan.source, self.evaluation.source)
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
         self.unevaluated = None

@@ -22,9 +22,8 @@ def loader_for(task, model, source, data):
     Raises UserError where model and source do not fit each other, as the task says.
     """
     task.accept(model, source)
-    return task.loader(
-        model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size
-    )
+    plain = dataclasses.replace(data, augment=None, class_weight={}, sampler="shuffle")
+    return task.loader(model.take, source, plain, data.eval_batch_size or data.batch_size)
 
 
 @contextlib.contextmanager
@@ -57,15 +56,14 @@ def evaluate(run, data=None, best=False):
     model, task, of_run = load(run, best), make(recipe.task), recipe.data
 
     def pass_over(source, split):
-        opened = (
-            source if isinstance(source, kdata.Source) else kdata.open_source(source, split, data_dir=of_run.data_dir)
-        )
+        opened = source if isinstance(source, kdata.Source) else kdata.open_data(of_run, split, source)
         return loader_for(task, model, opened, of_run)
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
     metrics = task.evaluate(
         trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split)
     )
+    kdata.tell_skipped(None, loader.source)
     told = {key: value for key, value in told_of(run).items() if key == "probes"}
     tell(run, {"data": loader.source.name} | ({"weights": "best"} if best else {}) | metrics | told)
     return metrics
