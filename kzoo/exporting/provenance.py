@@ -7,8 +7,7 @@ import json
 import pathlib
 
 from kzoo.errors import UserError
-from kzoo.recipe_files import is_run, read_recipe
-from kzoo.settings import flatten
+from kzoo.recipe_files import dump, is_run, read_recipe
 
 UNKNOWN = "unknown"
 BEST = "best.npz"  # as in kzoo.weights.read, which needs Keras
@@ -40,7 +39,7 @@ def provenance(model, run=None, best=False):
 
 def of_run(run, best=False):
     """{"run", "weights", "data", "model", "task", "result", ..., "recipe"} of a run, by its recipe.txt, log.csv and
-    metrics.json; what they do not say is None.
+    metrics.json; what they do not say is None. "recipe" is the text of its recipe.txt.
     """
     run = pathlib.Path(run)
     recipe, record = read_recipe(run)
@@ -58,12 +57,17 @@ def of_run(run, best=False):
         "init_from": recipe.init_from,
         "epochs": int(last["epoch"]) if "epoch" in last else None,
         "steps": int(last["step"]) if "step" in last else None,
+        "batch_size": recipe.data.batch_size,
+        "optimizer": recipe.optim.name,
+        "lr": recipe.optim.lr,
+        "schedule": recipe.schedule.name,
+        "seed": recipe.seed,
         "minutes": rows[-1].get("minutes") if rows else None,
         "result": _evaluated(last) if best else metrics_of(run),
         "started": record.get("started"),
         "backend": record.get("backend"),
         "versions": {key.removeprefix(VERSION): record[key] for key in record if key.startswith(VERSION)},
-        "recipe": flatten(recipe),
+        "recipe": dump(recipe),
     }
 
 
@@ -138,13 +142,13 @@ def lines(told):
 
 def recipe_line(trained):
     """What was done, in a line."""
-    recipe = trained["recipe"]
     told = [f"task {trained['task']}"]
     if trained["epochs"]:
-        told.append(f"{trained['epochs']:,} epochs, {trained['steps']:,} steps of {recipe['data.batch_size']} pictures")
-    told.append(f"{recipe['optim.name']} at {recipe['optim.lr']:g}, {recipe['schedule.name']}")
+        epochs = f"{trained['epochs']:,} epoch" + "s" * (trained["epochs"] > 1)
+        told.append(f"{epochs}, {trained['steps']:,} steps of {trained['batch_size']} pictures")
+    told.append(f"{trained['optimizer']} at {trained['lr']:g}, {trained['schedule']}")
     told += [f"{trained['minutes']:.1f} minutes"] if trained["minutes"] else []
-    return "; ".join(told) + f"; seed {recipe['seed']}"
+    return "; ".join(told) + f"; seed {trained['seed']}"
 
 
 def headed(result):

@@ -14,7 +14,7 @@ from kzoo.files import replacing
 from kzoo.recipe_files import dump, read_recipe
 from kzoo.reporting import curves, page, sheets
 from kzoo.settings import flatten
-from kzoo.system import output_folder, printable, writable_name, writing_into
+from kzoo.system import output_folder, printable, reason, writable_name, writing_into
 from kzoo.tasks.reports.base import Drawing, Section, Sheet, Table, write_rows
 from kzoo.training.evaluation import evaluate
 
@@ -51,10 +51,13 @@ def report(run, folder, data=None, best=False):
     target, heard = check_target(folder), _Heard(named=data is None or isinstance(data, str))
     read_recipe(run)  # which refuses what is no run
     metrics = evaluate(run, data, best, heard)
-    with writing_into(target), staging(target) as staged:
-        _write(staged, run, best, metrics, heard)
-        check_target(folder)  # again: the work took a while
-        move(staged, target)
+    try:
+        with staging(target) as staged:
+            _write(staged, run, best, metrics, heard)
+            check_target(folder)  # again: the work took a while
+            move(staged, target)
+    except OSError as error:
+        raise UserError(f"{target} could not be written ({reason(error)}); what was there is unchanged.") from error
     return metrics
 
 

@@ -9,8 +9,7 @@ import pathlib
 from PIL import Image
 
 from kzoo.figures import encoded, look
-from kzoo.system import printable
-from kzoo.tasks.reports.base import Drawing, Sheet, Table
+from kzoo.tasks.reports.base import Drawing, Sheet, Table, legible
 
 STYLE, SCRIPT = ((pathlib.Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 SMALL = 128  # pixels of the longer side up to which a picture is kept bit for bit, and enlarged in squares
@@ -50,11 +49,8 @@ def page(title, kind, lead, cards, parts, foot):
 
 
 def text(value):
-    """A text as HTML, also within an attribute's quotes; what no UTF-8 can spell as escapes, other signs that no page
-    may hold as a mark.
-    """
-    kept = "".join(c if c in "\t\n" or ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 else "\ufffd" for c in str(value))
-    return html.escape(printable(kept))
+    """A text as HTML, also within an attribute's quotes."""
+    return html.escape(legible(str(value)))
 
 
 def facts(title, rows, more=""):

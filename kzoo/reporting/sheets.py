@@ -4,6 +4,7 @@ import math
 import textwrap
 
 from kzoo.figures import new_figure, tiles
+from kzoo.tasks.reports.base import legible
 
 COLUMNS, LETTERS = 6, 26  # of a sheet; of a line below a picture
 
@@ -13,7 +14,7 @@ def draw(sheet):
     widest = max(tile.picture.shape[1] / tile.picture.shape[0] for tile in sheet.tiles)
     columns = min(COLUMNS if widest < 2 else 2, len(sheet.tiles))
     letters = LETTERS if widest < 2 else 3 * LETTERS
-    captions = [["\n".join(textwrap.wrap(line, letters)) for line in tile.lines] for tile in sheet.tiles]
+    captions = [["\n".join(textwrap.wrap(legible(line), letters)) for line in tile.lines] for tile in sheet.tiles]
     lines = max(sum(1 + line.count("\n") for line in caption) for caption in captions)
     side = 12 / columns if columns > 1 else 6
     tall = max(tile.picture.shape[0] / tile.picture.shape[1] for tile in sheet.tiles) * side

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kzoo.system import printable
+
 WORST = 24  # pictures on a sheet
+MARK = "\ufffd"  # in the place of a sign that cannot be shown
 SMALLEST, LARGEST = 160, 320  # pixels of the longer side of a picture that is drawn on
 
 
@@ -137,6 +140,13 @@ def names_of(network, source, classes):
         if len(names) == 1 and classes == 2:
             return f"not {names[0]}", names[0]
     return tuple(map(str, range(classes)))
+
+
+def legible(text):
+    """The text as a page or a drawing can hold it: what no UTF-8 can spell as escapes, control signs as a mark."""
+    return printable(
+        "".join(sign if sign in "\t\n" or sign.isprintable() or ord(sign) > 159 else MARK for sign in text)
+    )
 
 
 def shown(image, preprocessing):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kzoo.figures import new_figure
-from kzoo.tasks.reports.base import Drawing, Section, Table, share
+from kzoo.tasks.reports.base import Drawing, Section, Table, legible, share
 
 NUMBERED = 20  # classes up to which a matrix shows its numbers
 LABELLED = 130  # and its class names
@@ -91,4 +91,5 @@ def _contrast(one, other):
 
 
 def _short(name):
+    name = legible(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

@@ -8,7 +8,19 @@ import numpy as np
 
 from kzoo.figures import new_figure
 from kzoo.tasks.box_meter import found_in
-from kzoo.tasks.reports.base import Drawing, Reporter, Section, Sheet, Table, Tile, Worst, names_of, shown, write_rows
+from kzoo.tasks.reports.base import (
+    Drawing,
+    Reporter,
+    Section,
+    Sheet,
+    Table,
+    Tile,
+    Worst,
+    legible,
+    names_of,
+    shown,
+    write_rows,
+)
 from kzoo.tasks.reports.classes import rates
 from kzoo.tasks.reports.drawn import with_boxes
 
@@ -197,7 +209,7 @@ def draw_curves(precision, names):
     if known:
         axis.plot(recalls, each[known].mean(axis=0), color="C0", linewidth=2.4, label="mean of classes")
     for place, i in enumerate(known if len(known) <= FEW else [*known[:2], *known[-2:]]):
-        axis.plot(recalls, each[i], color=f"C{1 + place % 4}", linewidth=1.1, label=names[i][:24])
+        axis.plot(recalls, each[i], color=f"C{1 + place % 4}", linewidth=1.1, label=legible(names[i])[:24])
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title="IoU 0.5")
     axis.grid()
     axis.legend(loc="lower left")
