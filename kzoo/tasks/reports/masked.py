@@ -46,12 +46,12 @@ class PaintedReporter(Reporter):
         histogram = Drawing("errors", lambda: draw_errors(self.errors), "Histogram of the pictures' errors.")
         tiles = [self._tile(place, picture) for place, picture in self.first]
         highest = [self._tile(place, picture) for _, place, picture in self.worst.ranked()]
-        text = "Each is what the model saw, what it painted, and the picture itself"
+        text = "Each is what the model saw, what it painted, and the picture itself, by another mask than the figures"
         return [
             Section(
                 "Reconstruction error", ("The mean squared error of a picture's hidden patches.",), (table, histogram)
             ),
-            Section("Reconstructions", (f"{text}; the first of the data.",), (Sheet("reconstructions", tiles),)),
+            Section("Reconstructions", (f"{text}. The first of the data.",), (Sheet("reconstructions", tiles),)),
             Section("Highest errors", (f"{text}.",), (Sheet("highest_errors", highest),)),
         ]
 
