@@ -30,12 +30,20 @@ class _Heard:
     """
 
     def __init__(self, named):
-        self.named = named
+        self.named, self.reporter = named, None
 
     def __call__(self, task, model, loader):
         self.task, self.model, self.source = task, model, loader.source
-        self.reporter = task.reporter(model, loader.source)
-        return self.reporter
+        self._hears = task.reporter(model, loader.source)
+        return None if self._hears is None else self
+
+    def update(self, *batch):
+        self._hears.update(*batch)
+
+    def close(self, meter):
+        self._hears.close(meter)
+        # a task whose evaluation is not the frame's shows it nothing, and has none then
+        self.reporter = self._hears
 
 
 def report(run, folder, data=None, best=False):
