@@ -14,7 +14,7 @@ _HOME = {
     "load": "weights", "load_weights": "weights", "save_weights": "weights",
     "preprocessor": "zoo", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
-    "postprocess": "tasks.detect",
+    "postprocess": "tasks.detect", "report": "reporting.flow",
 }
 # fmt: on
 __all__ = sorted(_HOME)

@@ -31,7 +31,7 @@ def quickstart(folder):
     cards = {}
     for format in FORMATS:
         say(f"exporting {format} and comparing it with Keras in its own runtime")
-        cards[format] = export(model, folder / format, format, **run_pictures(run))
+        cards[format] = export(model, folder / format, format, **run_pictures(run), run=run)
     held_out = data.open_source("digits", "test")
     pictures, labels = held_out.batch(np.arange(len(held_out)))
     predictors = {"keras": ModelPredictor(model)} | {f: ArtifactPredictor(open_artifact(folder / f)) for f in FORMATS}

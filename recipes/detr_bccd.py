@@ -1,13 +1,14 @@
 """A small DETR on BCCD: red and white cells and platelets in 205 pictures of stained blood.
 
 "End-to-End Object Detection with Transformers", https://arxiv.org/abs/2005.12872, has no run of this size: the recipe
-is ours. It starts from runs/detr_shapes, a run of that recipe, whose architecture it keeps: there the boxes have learnt to heed the
-picture, which takes more than a third of a run from scratch. Pictures of 480 x 640 are shown at a third of their size,
-where the smallest cells are a dozen pixels wide, of 20 x 26 cells; 30 objects are the most of any, for 40 queries.
+is ours. It starts from runs/detr_shapes, a run of that recipe, whose architecture it keeps: there the boxes have
+learnt to heed the picture, which takes more than a third of a run from scratch. Pictures of 480 x 640 are shown at a
+third of their size, where the smallest cells are a dozen pixels wide, of 20 x 26 cells; 30 objects are the most of
+any, for 40 queries.
 Data: tfds:bccd, prepared once with tfds.load("bccd").
 Expected: AP 0.381, AP50 0.669 on the 87 pictures of the validation split, best and last alike (AP of red cells 0.386,
-white 0.670, platelets 0.086; measured 2026-11-28, JAX, two cores of an AMD EPYC). From scratch, 400 epochs at 120 x 160:
-AP 0.307, AP50 0.549; from detr_shapes with mirrored pictures alone AP50 0.489, the training pictures learnt by heart.
+white 0.670, platelets 0.086; measured 2026-11-28, JAX, two cores of an AMD EPYC). From scratch, 400 epochs at
+120 x 160: AP 0.307, AP50 0.549; from detr_shapes with mirrored pictures alone AP50 0.489, the training pictures learnt by heart.
 Cost: 59 minutes there beside other work, after the 23 of detr_shapes.
 Command: kzoo train detr_small_bccd
 """

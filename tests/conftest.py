@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -22,27 +23,34 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # The files that take longest begin first, so that in the end no process waits for another that has a long one left.
 LONGEST = (
-    "models readme recipes training_run parity export counts quickstart vit detr masked detect cli training_breadth layers "
-    "coatnet hub mae best tasks claims registry cifar10 plugins"
+    "models readme recipes training_run parity export reporting counts quickstart vit detr masked detect cli "
+    "training_breadth layers coatnet hub mae best tasks claims registry cifar10 plugins"
 ).split()
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Tests marked cifar10 need the prepared CIFAR-10: elsewhere they are skipped with the reason, in CI that is an
-    error.
+    """Tests marked cifar10 need the prepared CIFAR-10, those marked browser Chromium: elsewhere they are skipped with
+    the reason, in CI that is an error.
     """
+    if not any(map(shutil.which, BROWSERS)):
+        _skip(items, "browser", "the tests in a browser", f"install Chromium ({' or '.join(BROWSERS)})")
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     folder = os.environ.get("KZOO_DATA_DIR", "")
     if pathlib.Path(folder, "cifar10").is_dir() and folder:
         return
-    marked = [item for item in items if item.get_closest_marker("cifar10")]
+    _skip(items, "cifar10", "the CIFAR-10 tests", "set KZOO_DATA_DIR to the TFDS folder that holds cifar10")
+
+
+def _skip(items, marker, what, remedy):
+    marked = [item for item in items if item.get_closest_marker(marker)]
     if marked and os.environ.get("CI"):
-        raise pytest.UsageError("CI runs the CIFAR-10 tests: set KZOO_DATA_DIR to the folder that holds cifar10.")
+        raise pytest.UsageError(f"CI runs {what}: {remedy}.")
     for item in marked:
-        item.add_marker(
-            pytest.mark.skip(reason="needs CIFAR-10: set KZOO_DATA_DIR to a TFDS folder that holds cifar10")
-        )
+        item.add_marker(pytest.mark.skip(reason=f"{what} need more: {remedy}"))
 
 
 def pytest_collection_finish(session):

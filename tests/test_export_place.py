@@ -133,7 +133,7 @@ def test_only_one_export_at_a_time(tmp_path):
     with place.staging(out) as folder:
         artifact(folder, "new")
         with (
-            pytest.raises(UserError, match=r"another export is writing to .*a; wait for it or name another folder"),
+            pytest.raises(UserError, match=r"another process is writing to .*a; wait for it or name another folder"),
             place.staging(out),
         ):
             pass
@@ -159,7 +159,7 @@ def test_many_threads_end_with_a_whole_artifact(tmp_path):
         said = list(pool.map(attempt, map(str, range(200))))
     done = [text for text in said if text.isdigit()]
     assert (tmp_path / "a" / "model.onnx").read_text() in done
-    assert all("another export is writing" in text for text in said if text not in done)
+    assert all("another process is writing" in text for text in said if text not in done)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 

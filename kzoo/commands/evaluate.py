@@ -1,6 +1,7 @@
 """Commands that measure what was trained."""
 
 import os
+import pathlib
 
 from kzoo.commands.shared import add_weights, emit, load_backend, told_metrics
 from kzoo.errors import UsageError
@@ -15,6 +16,14 @@ def add(command, group):
         "--probe",
         help="instead: what its frozen features tell of the classes; knn (neighbours) or linear (a linear head)",
     )
+    c.add_argument(
+        "--report",
+        metavar="DIR",
+        help="also write there what it turned out to be: evaluation.html, which stands alone, tables and predictions",
+    )
+    c = command("compare", compare, "runs side by side: what differs in their recipes, and what came out")
+    c.add_argument("runs", nargs="+", metavar="RUN")
+    c.add_argument("--out", metavar="FILE.png", help="draw the curves of all into one picture")
 
 
 def evaluate(options):
@@ -27,6 +36,8 @@ def evaluate(options):
             f"evaluate tells the metrics of a run; of other models' features ({target}) add --probe knn or linear, and "
             "--data SOURCE."
         )
+    if options.report is not None:
+        return _report(options)
     load_backend(options)
     if options.probe is None:
         from kzoo.training import evaluate
@@ -46,3 +57,21 @@ def evaluate(options):
         model = open_model(target, options.weights, options.random_weights, options.best)
         metrics = probe_source(model, options.probe, options.data)
     emit(options, metrics, told_metrics(metrics))
+
+
+def _report(options):
+    if options.probe is not None:
+        raise UsageError("--report is of a run's evaluation and --probe of other figures; give one of them.")
+    load_backend(options)
+    from kzoo.reporting.flow import PAGE, report
+
+    metrics = report(options.target, options.report, options.data, options.best)
+    page = str(pathlib.Path(options.report) / PAGE)
+    emit(options, metrics | {"report": page}, f"{told_metrics(metrics)}\n{page}")
+
+
+def compare(options):
+    from kzoo.reporting.compare import compare, text
+
+    told = compare(options.runs, options.out)
+    emit(options, told, text(told) + (f"\n{options.out}" if options.out else ""))

@@ -18,10 +18,13 @@ def export(options):
     refuse(options.format, options.quantize, options.out)
     load_backend(options)
     from kzoo.exporting import export
+    from kzoo.exporting.provenance import run_of
     from kzoo.predicting import open_model, run_pictures
 
     model = open_model(options.target, options.weights, options.random_weights, options.best)
-    card = export(model, options.out, options.format, options.quantize, **run_pictures(options.target))
+    run, best = run_of(options.target)
+    of_run = {"run": run, "best": best or options.best}
+    card = export(model, options.out, options.format, options.quantize, **run_pictures(options.target), **of_run)
     worst = max(record["max_abs_difference"] for record in card["verified"])
     text = (
         f"{options.out}: {card['format']}, {card['file_bytes'] / 1e6:.1f} MB, largest difference from Keras {worst:.1e}"

@@ -4,7 +4,6 @@ for people.
 
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +13,7 @@ from kzoo import __version__
 from kzoo.exporting.encoded import TAKES
 from kzoo.exporting.formats import FORMATS
 from kzoo.exporting.papers import CARD, KIND, LABELS, sealed
+from kzoo.exporting.provenance import lines, provenance, weights_digest
 from kzoo.registry import find
 
 PRECISIONS = {
@@ -28,9 +28,9 @@ SIZES = "\nsizes = np.array([({height}, {width})] * 2, np.int32)  # what each pi
 HEADS = {"max_abs_difference": "largest difference", "top1_agreement": "top-1 agreement"}
 
 
-def describe(serving, format, quantize):
+def describe(serving, format, quantize, run=None, best=False):
     """What is known before anything is measured: the part of the card that opening the artifact needs, and the model's
-    identity.
+    identity. run: the folder of the run whose weights they are, its best ones or its last.
     """
     spec, (height, width) = serving.spec, serving.image_size
     any_size = FORMATS[format].any_size
@@ -65,6 +65,7 @@ def describe(serving, format, quantize):
         "quantize": quantize,
         "parameters": serving.model.count_params(),
         "weights_sha256": weights_digest(serving.model),
+        "provenance": provenance(serving.model, run, best),
     }
 
 
@@ -153,15 +154,6 @@ def encoded_text(serving):
     return {"name": "encoded", "signature": "serving_jpeg", "dtype": "string", "shape": [None], "takes": TAKES}
 
 
-def weights_digest(model):
-    """SHA-256 over shape, type and bytes of every weight, in the model's order."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(f"{weight.dtype}{weight.shape}".encode())
-        digest.update(weight.tobytes())
-    return digest.hexdigest()
-
-
 def markdown(card):
     """The card as a short page."""
     (height, width), channels = card["input"]["image_size"], card["input"]["shape"][3]
@@ -194,7 +186,7 @@ def markdown(card):
 
 - Input: `images` uint8 {_shape(card["input"]["shape"])}, 0 to 255. {card["input"]["resize"]}{decoding}
 - Outputs: {outputs}{_published(card)}
-- Classes: {_classes(card)}
+- Classes: {_classes(card)}{_came_about(card)}
 
 ```python
 {snippet}
@@ -233,6 +225,11 @@ def _published(card):
         ("Fetched from", card["source"]),
     ]
     return "".join(f"\n- {what}: `{value}`" for what, value in told if value)
+
+
+def _came_about(card):
+    """Where the weights come from, as lines of the list; "" of a card that earlier versions wrote."""
+    return "".join(f"\n- {line}" for line in lines(card["provenance"])) if "provenance" in card else ""
 
 
 def _row(record, figures):

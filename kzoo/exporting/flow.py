@@ -7,6 +7,7 @@ from kzoo.errors import UsageError, UserError, backend_name, require, unknown
 from kzoo.exporting.formats import FORMATS
 from kzoo.exporting.papers import whole_card
 from kzoo.exporting.place import check_target, move, staging
+from kzoo.exporting.provenance import run_of
 from kzoo.registry import spec_of_model
 from kzoo.tasks import of
 
@@ -22,33 +23,36 @@ def export(
     pictures=None,
     pictures_from="the caller's pictures",
     best=False,
+    run=None,
 ):
     """Writes a model as an artifact folder that runs without kzoo, and returns its card.
 
     model_or_run: a model of kzoo, or the path of a run or .keras file. format: "saved_model", "onnx" or "litert";
     quantize: None, or for litert "fp16" or "dynamic", for saved_model "bfloat16". pictures: uint8 arrays (h, w, c) to
     verify with, described by pictures_from in the card; by default a few embedded digits. `out` may be new, empty, or
-    an artifact of the same format, which is replaced in one step. best: a run's best weights, not its last.
+    an artifact of the same format, which is replaced in one step. best: a run's best weights, not its last. run: the
+    folder of the run that a model in memory is of, for the card to say what it was trained on.
 
     Raises UserError, leaving `out` as it was, where the artifact cannot be written or disagrees with Keras; UsageError
     for an unknown format or quantisation and for best of no run, MissingPackage where the format's packages are not
     installed.
     """
     out = refuse(format, quantize, out)
-    if best:
+    if best and run is None:
         from kzoo.weights.read import best_of
 
         model_or_run = best_of(model_or_run)
+    origin = (run, best) if run is not None else run_of(model_or_run)
     if backend_name() != "tensorflow":
         from kzoo.exporting.relay import export_in_child
 
-        return export_in_child(model_or_run, out, format, quantize, pictures, pictures_from)
+        return export_in_child(model_or_run, out, format, quantize, pictures, pictures_from, origin)
     from kzoo.data.samples import samples
 
     model = _loaded(model_or_run)
     pictures, pictures_from = samples(pictures, pictures_from)
     try:
-        return _write(model, out, format, quantize, pictures, pictures_from)
+        return _write(model, out, format, quantize, pictures, pictures_from, origin)
     except OSError as error:
         raise UserError(f"{out} could not be written: {_reason(error)}; what was there is unchanged.") from error
 
@@ -71,7 +75,7 @@ def refuse(format, quantize, out):
     return check_target(out, format)
 
 
-def _write(model, out, format, quantize, pictures, pictures_from):
+def _write(model, out, format, quantize, pictures, pictures_from, origin):
     from kzoo.exporting import card as cards
     from kzoo.exporting.serving import Serving
     from kzoo.exporting.verify import latency, verify
@@ -82,7 +86,7 @@ def _write(model, out, format, quantize, pictures, pictures_from):
     written = Serving(twin(model, quantize)) if quantize in REDUCED else serving
     with staging(out) as folder:
         FORMATS[format].write(written, folder, quantize)
-        card = cards.describe(serving, format, quantize) | {"trained_precision": trained}
+        card = cards.describe(serving, format, quantize, *origin) | {"trained_precision": trained}
         artifact = FORMATS[format].open(folder, card)
         records = verify(artifact, serving, pictures, exact=quantize is None)
         card |= cards.measure(folder, format, records, latency(artifact, serving, pictures[0]), pictures_from)

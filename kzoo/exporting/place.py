@@ -110,7 +110,7 @@ def _locked(lock, path):
         return False
     if not held:
         raise UserError(
-            f"another export is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder."
+            f"another process is writing to {path.with_name(path.name[1:-5])}; wait for it or name another folder."
         )
     return True
 

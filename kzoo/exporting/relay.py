@@ -18,7 +18,7 @@ from kzoo.exporting.place import clear
 REFUSED = 3  # the child's exit status where the export was refused; the sentence is in refused.txt
 
 
-def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from):
+def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from, origin=(None, False)):
     """`export` in a process of its own. Raises UserError with the child's sentence, RuntimeError where the child broke
     down.
     """
@@ -39,6 +39,8 @@ def export_in_child(model_or_run, out, format, quantize, pictures, pictures_from
             "format": format,
             "quantize": quantize,
             "pictures_from": pictures_from,
+            "run": None if origin[0] is None else str(pathlib.Path(origin[0]).resolve()),
+            "best": origin[1],
         }
         (folder / "job.json").write_text(json.dumps(job))
         status, errors = _run([sys.executable, "-m", "kzoo.exporting.relay", scratch], out)
@@ -89,6 +91,8 @@ def run_job(folder):
             job["quantize"],
             pictures=pictures,
             pictures_from=job["pictures_from"],
+            run=job["run"],
+            best=job["best"],
         )
     except UserError as error:
         (folder / "refused.txt").write_text(str(error))

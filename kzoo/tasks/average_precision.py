@@ -18,6 +18,9 @@ class AveragePrecision:
 
     def __init__(self):
         self.objects, self.found, self.pictures = [], [], 0
+        # once `result` was asked for: "precision" (IoU, recalls, classes, sizes, limits) and "recall" without recalls,
+        # -1 where there was no object
+        self.curves = {}
 
     def add(self, objects, found):
         """objects: {"boxes" (n, 4), "labels" (n,), "crowd" (n,), "area" (n,)}; found: {"boxes" (m, 4), "scores" (m,),
@@ -50,6 +53,7 @@ class AveragePrecision:
             judge.evaluate()
             judge.accumulate()
             judge.summarize()
+        self.curves = {name: judge.eval[name] for name in ("precision", "recall")}
         precision = judge.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, classes) of all sizes
         told = dict(zip(FIGURES, judge.stats, strict=True))
         told |= {f"ap/{name}": _mean(precision[..., i]) for i, name in enumerate(class_names)}

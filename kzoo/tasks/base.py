@@ -26,6 +26,7 @@ from kzoo.errors import UserError
 from kzoo.figures import show
 from kzoo.schema import TaskSettings
 from kzoo.tasks.meters import Meter as Meter  # where plugins look for it
+from kzoo.tasks.meters import pass_over
 
 _TARGETS = {"label": "a label for each picture", "objects": "the objects of each picture", "picture": "pictures alone"}
 FALL = 0.2  # of `overfits`: the share by which the loss has to fall
@@ -61,6 +62,7 @@ class Task:
     reads = ()  # which of them only say how outputs are read: what `reading` takes, and artifacts are asked too
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
     overfit_steps = 20  # of `overfits`, at most
+    listener = None  # the Reporter, if any, that hears every batch of `evaluate` beside the meter
 
     def __init__(self, settings=None):
         self.settings = self.settings_class() if settings is None else settings
@@ -144,22 +146,16 @@ class Task:
         reference() gives the training split's loader, without augmentation. between() is called before every batch.
         memory: of a run, what its evaluation before left there (see Meter.since), to be replaced; None: of no run.
         """
-        import keras
-
-        meter, model, images = self.meter(network, loader.source), self.judged(view, network), 0
-        with loader.plain_errors():
-            for batch in loader.evaluation():
-                between()
-                x, y, weights = keras.tree.map_structure(np.asarray, batch)
-                rows, real = len(keras.tree.flatten(x)[0]), weights > 0
-                outputs = model.predict_on_batch(x)
-                # Mirrored devices repeat the batch.
-                meter.update(
-                    keras.tree.map_structure(lambda array, rows=rows: np.asarray(array)[:rows], outputs), y, real
-                )
-                images += int(real.sum())
+        meter = self.meter(network, loader.source)
+        images = pass_over(self.judged(view, network), loader, meter, self.listener, between)
         moved = {} if memory is None else meter.since(memory)
         return meter.result() | moved | {"images": images}
+
+    def reporter(self, network, source):
+        """A Reporter (see kzoo.tasks.reports) of what the outputs say about this data, beyond the figures; None: a
+        report has none.
+        """
+        return None
 
     def served(self, network):
         """What of the network an artifact holds; all of it."""

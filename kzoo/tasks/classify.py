@@ -47,6 +47,18 @@ class Classify(Task):
     def meter(self, network, source):
         return ClassMeter()
 
+    def reporter(self, network, source):
+        """None for a task made of this one whose batches or figures are others: it tells its own."""
+        if any(getattr(type(self), name) is not getattr(Classify, name) for name in ("batching", "meter")):
+            return None
+        if getattr(source, "multilabel", False):
+            from kzoo.tasks.reports.multilabel import MultiLabelReporter
+
+            return MultiLabelReporter(network, source, getattr(self.settings, "threshold", 0.5))
+        from kzoo.tasks.reports.classify import ClassReporter
+
+        return ClassReporter(network, source)
+
     def outputs(self, network, raw, sizes):
         """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a
         head.

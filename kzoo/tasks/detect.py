@@ -106,6 +106,11 @@ class Detect(Task):
     def meter(self, network, source):
         return BoxMeter(source.class_names or tuple(map(str, range(source.num_classes))), self.settings.costs)
 
+    def reporter(self, network, source):
+        from kzoo.tasks.reports.detect import BoxReporter
+
+        return BoxReporter(network, source)
+
     def inputs(self, images, take, sizes=None):
         """A picture keeps its proportions: in the upper left of the model's size, the rest of it padding."""
         from keras import ops

@@ -4,6 +4,7 @@ views/masked.py.
 "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377.
 """
 
+import dataclasses
 import weakref
 
 import numpy as np
@@ -108,6 +109,14 @@ class Masked(Task):
 
     def meter(self, network, source):
         return ErrorMeter()
+
+    def reporter(self, network, source):
+        from kzoo.tasks.reports.masked import PaintedReporter
+
+        # pictures that were prepared already
+        preprocessing = dataclasses.replace(network.take.preprocessing, crop_pct=1.0)
+        take = network.take._replace(preprocessing=preprocessing)
+        return PaintedReporter(network, source, lambda picture: self.predict(network, None, picture, take))
 
     def evaluate(self, view, network, loader, reference, between=lambda: None, memory=None):
         """loss and, where there are labels, knn_accuracy of the encoder, of knn_queries pictures by knn_reference of

@@ -44,13 +44,15 @@ def averaged(view):
             variable.assign(value)
 
 
-def evaluate(run, data=None, best=False):
+def evaluate(run, data=None, best=False, listener=None):
     """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's
     evaluation.json.
 
-    best: of its best weights, not its last. Of a classifier accuracy, top5_accuracy (above five classes), loss in nats,
-    images. A run that may only be read keeps none of it, which is said. Raises UserError where the data is not for the
-    model, for example of other classes.
+    best: of its best weights, not its last. listener: a function of (task, model, loader), called before the pass; the
+    Reporter that it gives, or None, hears every batch.
+
+    Of a classifier accuracy, top5_accuracy (above five classes), loss in nats, images. A run that may only be read
+    keeps none of it, which is said. Raises UserError where the data is not for the model, for example of other classes.
     """
     recipe, _ = read_recipe(run)
     model, task, of_run = load(run, best), make(recipe.task), recipe.data
@@ -60,6 +62,7 @@ def evaluate(run, data=None, best=False):
         return loader_for(task, model, opened, of_run)
 
     loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
+    task.listener = None if listener is None else listener(task, model, loader)
     metrics = task.evaluate(
         trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split)
     )
