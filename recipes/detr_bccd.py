@@ -8,7 +8,8 @@ any, for 40 queries.
 Data: tfds:bccd, prepared once with tfds.load("bccd").
 Expected: AP 0.381, AP50 0.669 on the 87 pictures of the validation split, best and last alike (AP of red cells 0.386,
 white 0.670, platelets 0.086; measured 2026-11-28, JAX, two cores of an AMD EPYC). From scratch, 400 epochs at
-120 x 160: AP 0.307, AP50 0.549; from detr_shapes with mirrored pictures alone AP50 0.489, the training pictures learnt by heart.
+120 x 160: AP 0.307, AP50 0.549; from detr_shapes with mirrored pictures alone AP50 0.489, the training pictures
+learnt by heart.
 Cost: 59 minutes there beside other work, after the 23 of detr_shapes.
 Command: kzoo train detr_small_bccd
 """
