@@ -34,6 +34,7 @@ class Source:
     class_names = ()
     channels = 3
     targets = "label"  # beside the picture: label | objects | picture (nothing; any number stands in a label's place)
+    multilabel = False  # True: targets are float32 (num_classes,), 1 for each class that a picture has, else 0
     streams = False  # True: read in file order through records() and decode() instead of batch()
 
     def __len__(self):

@@ -81,16 +81,21 @@ def task(model, kind=None, *, teacher=None, **settings):
     valid = [field.name for field in dataclasses.fields(chosen)]
     for option in set(settings) - set(valid):
         raise unknown(f"option of the task {kind}", option, valid)
+    if getattr(model, "spec", None) and model.config.multilabel and "loss" in valid:
+        settings.setdefault("loss", "binary_cross_entropy")
+        if settings["loss"] == "cross_entropy":
+            raise UsageError(
+                "a picture may have several of this model's classes (multilabel=True), and softmax cross-entropy "
+                "allows one; give loss='binary_cross_entropy', or leave loss out."
+            )
     made = make(chosen(**settings))
     from kzoo.weights import require_trained
 
     require_trained(model)
-    if teacher is None:
-        return made.view(model)
-    if not made.taught:
+    if teacher is not None and not made.taught:
         raise UsageError(f"the task {kind} learns from no teacher; leave teacher out.")
-    view = made.view(model, teacher=teacher)
-    view.lent = True
+    view = made.view(model) if teacher is None else made.view(model, teacher=teacher)
+    view.lent, view.free = teacher is not None, True
     return view
 
 
