@@ -17,7 +17,6 @@ def made(classes=3, **options):
     return model
 
 
-@pytest.mark.backends
 def test_two_models_of_a_family_make_one_graph(tmp_path):
     first, second, images = made(name="student"), made(name="teacher"), keras.Input((8, 8, 3))
     second.get_layer("head").bias.assign([1, 2, 3])
