@@ -1,5 +1,7 @@
 """kzoo.task in plain Keras: metrics, losses, callbacks, saving and targets, as a user of Keras expects them."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from kzoo.schema import Classify, Data
 from kzoo.tasks import make
 from kzoo.tasks.classify import ClassMeter
 from kzoo.tasks.label_meter import LabelMeter
+from kzoo.tasks.views.classify import flat
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 8, 8, 3)).astype("float32"), RNG.integers(0, 3, 12)
@@ -209,6 +212,12 @@ def test_targets_may_change_their_form_between_calls():
         losses += [history["loss"][0], told(task, targets if not isinstance(targets, list) else Y)["loss"]]
         assert history["accuracy"][0] == pytest.approx(np.mean(logits.argmax(1) == Y))
     assert losses == pytest.approx([expected] * len(losses), rel=1e-4)
+    task.fit((batch for batch in [(X, Y)]), steps_per_epoch=1, verbose=0)
+    soft = (batch for batch in [(X, EYE[Y])])
+    assert task.fit(soft, steps_per_epoch=1, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-4)
+    unknown = types.SimpleNamespace(shape=types.SimpleNamespace(rank=None))  # as TensorFlow traces in the end
+    with pytest.raises(kzoo.UserError, match="another number of axes than before; compile.. the task again"):
+        flat(unknown, 3)
     for wrong, words in ((Y + 1, "target . is 3; the model has 3 logits"), (np.where(Y == 1, np.nan, Y), "is nan")):
         for targets in (wrong, wrong[:, None]):
             with pytest.raises(kzoo.UserError, match=words):
@@ -359,6 +368,24 @@ def test_a_task_comes_back_as_it_was_compiled_and_its_weights_fit_the_bare_model
         each.train_on_batch(X, SEVERAL)
     for a, b in zip(task.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_tasks_of_their_own_figures_come_back_too(refusing, tmp_path):
+    for task, (x, y), _ in refusing:
+        task.compile(optimizer=keras.optimizers.SGD(0.01), run_eagerly=True)
+        task.train_on_batch(x, y)
+        task.save(tmp_path / "task.keras")
+        again = keras.models.load_model(tmp_path / "task.keras")
+        assert type(again) is type(task) and again.compiled and int(again.optimizer.iterations) == 1
+        assert again.settings == task.settings and again.network.spec == task.network.spec
+        for a, b in zip(task.network.weights, again.network.weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+        task.save_weights(tmp_path / "task.weights.h5")
+        for weight in again.network.weights:
+            weight.assign(keras.ops.zeros_like(weight))
+        again.network.load_weights(tmp_path / "task.weights.h5")
+        for a, b in zip(task.network.weights, again.network.weights, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_weights_that_keras_wrote_of_a_whole_task_are_still_read(tmp_path):

@@ -18,7 +18,12 @@ _CHUNK = 1 << 16  # targets that are checked at once
 
 
 def flat(targets, classes):
-    """Targets as labels (B,) or probabilities (B, classes): labels in a column, (B, 1), lose it."""
+    """Targets as labels (B,) or probabilities (B, classes): labels in a column, (B, 1), lose it.
+
+    Raises UserError where TensorFlow traces a step for any number of axes: it saw batches of several.
+    """
+    if getattr(targets.shape, "rank", 0) is None:
+        raise UserError("the targets have another number of axes than before; compile() the task again.")
     return targets[:, 0] if classes != 1 and tuple(targets.shape[1:]) == (1,) else targets
 
 
@@ -279,10 +284,11 @@ class ClassifyView(View):
         )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        labels = flat(y, y_pred.shape[-1])
         if self._given_loss is not None:
             seen = self._shares(y_pred) if self._loss_of_shares else y_pred
             return keras.Model.compute_loss(self, x, y, seen, sample_weight, training)
-        y, threshold = flat(y, y_pred.shape[-1]), self.settings.target_threshold
+        y, threshold = labels, self.settings.target_threshold
         targets = y if threshold is None or len(y.shape) == 1 else y > threshold
         losses = LOSSES[self.settings.loss](y_pred, targets, self.settings.label_smoothing)
         losses = ops.where(valid(y, y_pred.shape[-1], self._exclusive), losses, np.nan)
