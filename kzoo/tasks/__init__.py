@@ -86,8 +86,8 @@ def task(model, kind=None, *, teacher=None, **settings):
     keeps the whole task, compiled, for keras.models.load_model after `import kzoo`; `save_weights` the network's
     weights as its own load_weights takes them, with the optimizer's state for the task's.
 
-    Raises UsageError for an unknown kind or setting, for a teacher of other tasks, and for a loss that excludes what the
-    model's spec allows.
+    Raises UsageError for an unknown kind or setting, for a teacher of other tasks, and for a loss that excludes what
+    the model's spec allows.
     """
     kind = kind or _kind_of(model)
     chosen = schema.settings_class(kind)
