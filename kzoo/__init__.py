@@ -15,6 +15,7 @@ _HOME = {
     "preprocessor": "zoo", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
     "postprocess": "tasks.detect", "report": "reporting.flow",
+    "features": "heads", "with_head": "heads", "with_classes": "heads",
 }
 # fmt: on
 __all__ = sorted(_HOME)

@@ -50,7 +50,7 @@ class TaskSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Classify(TaskSettings):
-    """One class for each picture."""
+    """One class for each picture; of a source whose pictures may have several, those, by a binary loss."""
 
     kind = "classify"
     weighs = True
@@ -59,10 +59,13 @@ class Classify(TaskSettings):
     label_smoothing: float = 0.0
     # classes with more than this share of a mixed picture count whole, others not (binary losses)
     target_threshold: float | None = None
+    threshold: float = 0.5  # the probability above which a picture is said to have a class, where it may have several
 
     def __post_init__(self):
         self.require_choices(loss=("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_sum"))
         self.require_rates("label_smoothing", "target_threshold")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"task.threshold is a probability between 0 and 1, not {self.threshold}.")
         if self.target_threshold is not None and self.loss == "cross_entropy":
             raise UsageError(
                 "task.target_threshold belongs to the binary losses; set loss='binary_cross_entropy' or leave it out."

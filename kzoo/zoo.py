@@ -1,5 +1,6 @@
 """The models of the zoo as users have them: built by name, filled with weights, told about."""
 
+import contextlib
 import dataclasses
 import pathlib
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class ModelInfo:
 
 
 def get(
-    name,
+    model,
+    /,
     weights=None,
     num_classes=None,
     image_size=None,
@@ -45,18 +47,30 @@ def get(
     features_only=False,
     out_indices=None,
     backbone_weights=None,
+    class_names=None,
+    name=None,
+    dtype=None,
     **overrides,
 ):
-    """A built Keras model by name, NAME or NAME.TAG.
+    """A built Keras model by name, NAME or NAME.TAG, the first argument.
 
     num_classes 0 gives the pooled vector (B, D); image_size is a side or (height, width) in pixels; features_only gives
     a list of maps (B, H, W, C). `overrides` are fields of the family's config. `weights` is what `kzoo.load_weights`
     reads: a run, a file of any format, hf://org/repo[@revision][/file]. A tag gives the settings and, without
     `weights`, the weights published under it; what else is asked for stands above its settings. backbone_weights: of a
     model that stands on another network, that one's own, as of timm's or torchvision's ResNet; the rest is random.
+    class_names: a name for each class, by which num_classes goes where it is left out. name: of the Keras model, by
+    which a graph tells several models of a family apart. dtype: the Keras dtype policy that it computes in, for example
+    "mixed_bfloat16"; its logits are float32 all the same.
+
     Raises UsageError for unknown names and options, naming the nearest valid ones, and for frozen parts without
     weights; a detector is built even so, and its load_report tells.
     """
+    if class_names is not None:
+        from kzoo.heads import checked_names, with_classes
+
+        class_names = checked_names(class_names)
+        num_classes = len(class_names) if num_classes is None else num_classes
     common = {
         "num_classes": num_classes,
         "image_size": image_size,
@@ -65,10 +79,23 @@ def get(
     }
     overrides |= {k: v for k, v in common.items() if v is not None}
     overrides |= {"features_only": True} if features_only else {}
-    tag = registry.split(name)[1]
     require_backend()
+    from kzoo.models.base import computing_in
+
+    with contextlib.nullcontext() if dtype is None else computing_in(_policy(dtype)):
+        built = _built(model, weights, backbone_weights, overrides)
+    if name is not None:
+        _rename(built, name)
+    return built if class_names is None else with_classes(built, class_names)
+
+
+def _built(name, weights, backbone_weights, overrides):
+    """The model of a name, with the weights that it is given or that its tag names."""
     from kzoo.models.base import build
 
+    row, tag = registry.split(name)
+    if overrides.get("multilabel") and row.task != "classify":
+        raise UsageError(f"multilabel is of classifiers, and {row.name} is none; leave it out.")
     if backbone_weights is not None:
         if tag or weights is not None:
             raise UsageError("weights fill the backbone too; give them or backbone_weights, not both.")
@@ -85,6 +112,25 @@ def get(
     model = build_and_fill(lambda settings: build(name, settings, filled=True), name, weights, overrides)
     model.spec = dataclasses.replace(model.spec, source=model.load_report.hub_source)
     return model
+
+
+def _policy(dtype):
+    """A Keras dtype policy by name, or itself. Raises UsageError for what is none."""
+    import keras
+
+    try:
+        return keras.dtype_policies.get(dtype)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"dtype is a Keras dtype policy, such as 'float32', 'mixed_bfloat16' or 'bfloat16', not {dtype!r}."
+        ) from error
+
+
+def _rename(model, name):
+    """Gives the Keras model a name. Raises UsageError for what is none."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise UsageError(f"name is that of the Keras model, a text without '/', not {name!r}.")
+    model.name = name
 
 
 def _told(model):

@@ -27,6 +27,7 @@ FLOORS = (
     ("layers", "preprocess"),
     ("models",),
     ("data", "weights", "explain"),
+    ("heads",),
     ("zoo",),
     ("tasks",),
     ("precision",),

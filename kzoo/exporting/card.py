@@ -214,6 +214,8 @@ def _took(times):
 def _classes(card):
     if card["classes"] == 1:
         return "two, by one logit; `probabilities` are those of class 1"
+    if card["overrides"].get("multilabel"):
+        return f"{card['classes']}, of which a picture may have any number; their names are in `labels.txt`"
     return f"{card['classes'] or 'none, the model has no head'}; their names are in `labels.txt`"
 
 

@@ -113,7 +113,7 @@ def _loaded(model_or_run):
             f"{spec.name} returns several feature maps, which no artifact serves; build it without features_only."
         )
     names, classes = spec.class_names, of(model).facts(model)["classes"]
-    if names and len(names) != classes:
+    if names and len(names) not in (classes, 2 if classes == 1 else None):  # one logit tells two apart
         raise UserError(
             f"the spec names {len(names)} classes and {spec.name} returns {classes or 'no'} numbers for classes; "
             "mend the names."

@@ -122,7 +122,7 @@ def _check(card):
     classes = field(
         card, "classes", lambda value: value is None or type(value) is int and value > 0, "a number or null"
     )
-    if names and len(names) != classes:
+    if names and len(names) not in (classes, 2 if classes == 1 else None):  # one logit tells two apart
         raise ValueError(f"class_names are {len(names)}, and classes is {classes}")
     preprocessing = override(
         Preprocessing(), tupled(field(card, "preprocessing", lambda value: isinstance(value, dict), "an object"))

@@ -38,6 +38,7 @@ class ModelConfig(Settings):
     image_size: int | tuple[int, int] = 224  # square side, or (height, width), in pixels
     in_channels: int = 3
     num_classes: int = 1000  # 0: no head, the pooled vector
+    multilabel: bool = False  # a picture may have any number of the classes: probabilities by sigmoid, not by softmax
     features_only: bool = False  # a list of feature maps (B, H, W, C) instead
     out_indices: tuple[int, ...] | None = None  # which of feature_info; None: the family's default
     # height and width left open: pictures of any size, which image_size then prepares them for

@@ -72,25 +72,43 @@ def task(model, kind=None, *, teacher=None, **settings):
 
     `model` is one of kzoo's or, for "classify", any Keras model that gives logits (B, C); the weights trained are its
     own. kind is the task, by default that of the model's family; settings are the fields of kzoo.schema's class of that
-    kind, for "classify" loss, label_smoothing in [0, 1) and target_threshold. teacher: of a task that learns from one,
-    anything that Keras can call; it is called and never changed, and the task cannot be saved whole. Raises UsageError
-    for an unknown kind or setting, and for a teacher of other tasks.
+    kind, for "classify" loss, label_smoothing in [0, 1), target_threshold and threshold. teacher: of a task that learns
+    from one, anything that Keras can call; it is called and never changed, and the task cannot be saved whole.
+
+    Classification takes labels (B,) or (B, 1), or probabilities (B, C), and shows accuracy. Under a binary loss targets
+    (B, C) may name any number of classes: it then shows f1, micro, of probabilities above `threshold`, in place of
+    accuracy; where arrays of them name several or none, the model's spec says so from then on and it serves by sigmoid,
+    as `kzoo.get(..., multilabel=True)` does from the start. compile() takes metrics, which see probabilities, or logits
+    where they say from_logits=True or have a threshold of 0; and a loss in place of the task's own, which sees logits,
+    or probabilities where it says from_logits=False. Other tasks refuse both.
+
+    Keras' EarlyStopping, ReduceLROnPlateau and ModelCheckpoint know which way a figure of the task is better. `save`
+    keeps the whole task, compiled, for keras.models.load_model after `import kzoo`; `save_weights` the network's
+    weights as its own load_weights takes them, with the optimizer's state for the task's.
+
+    Raises UsageError for an unknown kind or setting, for a teacher of other tasks, and for a loss that excludes what
+    the model's spec allows.
     """
     kind = kind or _kind_of(model)
     chosen = schema.settings_class(kind)
     valid = [field.name for field in dataclasses.fields(chosen)]
     for option in set(settings) - set(valid):
         raise unknown(f"option of the task {kind}", option, valid)
+    if getattr(model, "spec", None) and model.config.multilabel and "loss" in valid:
+        settings.setdefault("loss", "binary_cross_entropy")
+        if settings["loss"] == "cross_entropy":
+            raise UsageError(
+                "a picture may have several of this model's classes (multilabel=True), and softmax cross-entropy "
+                "allows one; give loss='binary_cross_entropy', or leave loss out."
+            )
     made = make(chosen(**settings))
     from kzoo.weights import require_trained
 
     require_trained(model)
-    if teacher is None:
-        return made.view(model)
-    if not made.taught:
+    if teacher is not None and not made.taught:
         raise UsageError(f"the task {kind} learns from no teacher; leave teacher out.")
-    view = made.view(model, teacher=teacher)
-    view.lent = True
+    view = made.view(model) if teacher is None else made.view(model, teacher=teacher)
+    view.lent, view.free = teacher is not None, True
     return view
 
 

@@ -14,8 +14,7 @@ runtime alone.
 #   the pooled vector (`options` say num_classes=0), and goes with it. `judged` is the network with that head, which
 #   figures need.
 # - Colourisation. batching: x the grey picture, y the colours of its patches. view: a head over tokens (`building` says
-#   global_pool="none", so that the spec is of the encoder that pools them). meter: the error a patch, of what is
-#   `judged` too.
+#   global_pool="none", the spec is of the encoder that pools them). meter: the error a patch, of what is `judged` too.
 # - Distillation. batching, meter, headline: classification's. view: holds the teacher, calls it on x (normalised again
 #   where the two differ) inside compute_loss; checkpoints leave out its variables.
 
@@ -71,6 +70,10 @@ class Task:
         """(the figure that a run is judged by, 1 where more is better, else -1)."""
         return "loss", -1
 
+    def of_data(self, source):
+        """The same task with what is another for this data, its curves."""
+        return self
+
     def options(self, source):
         """What kzoo.get is given for this data, where the recipe does not say otherwise."""
         return {"in_channels": source.channels}
@@ -82,9 +85,7 @@ class Task:
         return ()
 
     def require(self, source, data):
-        """Raises UserError where the source gives less than the task needs, and where pictures without labels would be
-        mixed.
-        """
+        """Raises UserError where the source gives less than the task needs, and where mixing has no labels to mix."""
         kind = self.settings_class.kind
         if self.targets not in ("picture", source.targets):
             found, needed = (_TARGETS.get(targets, targets) for targets in (source.targets, self.targets))

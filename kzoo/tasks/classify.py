@@ -1,4 +1,6 @@
-"""Classification: one class for each picture. Its loss and view, which need Keras, are in views/classify.py."""
+"""Classification: one class for each picture or, of a `multilabel` source and model, any number of them. Its loss and
+view, which need Keras, are in views/classify.py.
+"""
 
 import numpy as np
 
@@ -8,12 +10,16 @@ from kzoo.errors import UserError
 from kzoo.figures import new_figure, save, thumbnail
 from kzoo.tasks.base import Task, register_task
 from kzoo.tasks.class_names import names_for
+from kzoo.tasks.label_meter import LabelMeter, merged_alone
 from kzoo.tasks.meters import Meter
+from kzoo.tasks.ranking import average_precision, roc_auc
 
 
 @register_task
 class Classify(Task):
-    """Logits (B, C) against labels (B,) or, mixed, probabilities (B, C)."""
+    """Logits (B, C) against labels (B,) or, mixed, probabilities (B, C); of a source whose pictures may have several
+    classes against (B, C), 1 for each that there is, by a binary loss.
+    """
 
     settings_class = schema.Classify
     curves = ("loss", "accuracy")
@@ -21,17 +27,41 @@ class Classify(Task):
     checks = ("heads", "overfits")
 
     def headline(self, source):
-        return "accuracy", 1
+        return ("mean_average_precision" if source.multilabel else "accuracy"), 1
+
+    def of_data(self, source):
+        if not source.multilabel:
+            return self
+        task = type(self)(self.settings)
+        task.curves = ("loss", "f1", "mean_average_precision")
+        return task
 
     def options(self, source):
-        return super().options(source) | {"num_classes": source.num_classes}
+        told = {"multilabel": True} if source.multilabel else {}
+        return super().options(source) | {"num_classes": source.num_classes} | told
+
+    def require(self, source, data):
+        super().require(source, data)
+        if source.multilabel and self.settings.loss == "cross_entropy":
+            raise UserError(
+                f"a picture of {source.name} may have several classes, of which softmax cross-entropy allows one: "
+                "--set task.loss=binary_cross_entropy."
+            )
 
     def accept(self, network, source):
-        """The source's class names, where the network has a logit for each of its classes and no others."""
+        """The source's class names, where the network has a logit for each of its classes and no others, and where both
+        let a picture have one class, or both several.
+        """
         if not network.classes:
             raise UserError(
                 f"the overrides of {network.spec.name} leave it without a classifier's head; train it with one logit "
                 "for each class."
+            )
+        if network.config.multilabel != source.multilabel:
+            several, one = (source.name, "the model") if source.multilabel else ("the model", source.name)
+            raise UserError(
+                f"{several} lets a picture have several classes, {one} just one; train on, and evaluate on, data of "
+                "one kind."
             )
         return names_for(network, source, network.classes)
 
@@ -45,7 +75,7 @@ class Classify(Task):
         return ClassifyView(network, self.settings)
 
     def meter(self, network, source):
-        return ClassMeter()
+        return LabelMeter(self.settings.threshold) if getattr(source, "multilabel", False) else ClassMeter()
 
     def reporter(self, network, source):
         """None for a task made of this one whose batches or figures are others: it tells its own."""
@@ -60,15 +90,16 @@ class Classify(Task):
         return ClassReporter(network, source)
 
     def outputs(self, network, raw, sizes):
-        """logits and their probabilities, of one logit that of class 1 against class 0; features of a network without a
-        head.
+        """logits and their probabilities, of one logit that of class 1 against class 0, where a picture may have
+        several classes that of each by itself; features of a network without a head.
         """
         if not network.classes:
             return super().outputs(network, raw, sizes)
         from keras import ops
 
         logits = ops.cast(raw, "float32")
-        return {"logits": logits, "probabilities": (ops.sigmoid if logits.shape[-1] == 1 else ops.softmax)(logits)}
+        shares = ops.sigmoid if logits.shape[-1] == 1 or network.config.multilabel else ops.softmax
+        return {"logits": logits, "probabilities": shares(logits)}
 
     def agreement(self, expected, found):
         """top1_agreement too, the share of pictures whose best class is the same, where there are logits."""
@@ -89,12 +120,13 @@ class Classify(Task):
         if "logits" in outputs:
             logits = outputs["logits"].astype("float64")
             shares = np.exp(logits - logits.max())
-            outputs["probabilities"] = 1 / (1 + np.exp(-logits)) if len(logits) == 1 else shares / shares.sum()
+            alone = len(logits) == 1 or network.config.multilabel
+            outputs["probabilities"] = np.exp(-np.logaddexp(0, -logits)) if alone else shares / shares.sum()
         return outputs
 
     def answer(self, outputs, labels, top):
-        """{"classes": [{"label", "index", "probability"}, ...best first]}; one logit's probability is that of class
-        1.
+        """{"classes": [{"label", "index", "probability"}, ...best first]}; one logit's probability is that of class 1,
+        or of the one class that has a name.
         """
         if "probabilities" not in outputs:
             raise UserError(
@@ -102,7 +134,7 @@ class Classify(Task):
                 "num_classes above 0."
             )
         probabilities = outputs["probabilities"]
-        if len(probabilities) == 1:
+        if len(probabilities) == 1 != len(labels):
             probabilities = np.append(1 - probabilities, probabilities)
         best = np.argsort(-probabilities, kind="stable")[:top]
         words = labels if len(labels) == len(probabilities) else [str(i) for i in range(len(probabilities))]
@@ -116,11 +148,16 @@ class Classify(Task):
         draw_bars(path, picture, [(c["label"], c["probability"]) for c in answer["classes"]])
 
     def captions(self, batch, names):
-        """The label's name; of probabilities, the two largest classes that are not 0."""
+        """The label's name; of probabilities, the two largest classes that are not 0; where pictures have several, the
+        first three of them.
+        """
         targets = batch[1]
         words = names or [str(i) for i in range(targets.shape[-1] if targets.ndim > 1 else targets.max() + 1)]
         if targets.ndim == 1:
             return [words[label] for label in targets]
+        if np.abs(targets.sum(axis=1) - 1).max() > 0.01:
+            there = [np.flatnonzero(row > 0.5) for row in targets]
+            return ["\n".join([words[i] for i in row[:3]] + ["..."] * (len(row) > 3)) for row in there]
         best = np.argsort(-targets, axis=1, kind="stable")[:, :2]
         return [
             "\n".join(f"{words[i]} {row[i]:.2f}" for i in pair if row[i] > 0)
@@ -130,17 +167,19 @@ class Classify(Task):
 
 class ClassMeter(Meter):
     """accuracy, loss in nats and, above five classes, top5_accuracy of logits (B * crops, C), one or several crops a
-    label.
+    label. Of one logit also roc_auc and average_precision, by its scores of class 1, where there are both classes.
 
     Of several crops the probabilities are averaged, and their logarithms stand for logits.
     """
 
     def __init__(self):
         self.losses, self.ranks, self.classes = [], [], 0
+        self.scores = []  # of one logit: (scores (B,), whether the class is 1 (B,))
 
     def update(self, outputs, y, real):
         logits, labels = _merged(outputs, len(outputs) // len(y))[real].astype("float64"), y[real]
         if logits.shape[1] == 1:  # one logit answers whether the class is 1; that of the other answer is 0
+            self.scores.append((logits[:, 0], labels > 0))
             logits = np.pad(logits, ((0, 0), (1, 0)))
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -153,6 +192,10 @@ class ClassMeter(Meter):
     def result(self):
         ranks = np.concatenate(self.ranks)
         figures = {"accuracy": float(np.mean(ranks == 0)), "loss": float(np.concatenate(self.losses).mean())}
+        if self.scores:
+            given = [np.concatenate(arrays) for arrays in zip(*self.scores, strict=True)]
+            if len(np.unique(given[1])) == 2:
+                figures |= {"roc_auc": roc_auc(*given), "average_precision": average_precision(*given)}
         return figures | ({"top5_accuracy": float(np.mean(ranks < 5))} if self.classes > 5 else {})
 
 
@@ -177,6 +220,8 @@ def _merged(logits, crops):
     """Logits (B * crops, C) -> (B, C)."""
     if crops == 1:
         return logits
+    if logits.shape[-1] == 1:
+        return merged_alone(logits, crops)
     views = logits.reshape(-1, crops, logits.shape[-1]).astype("float64")
     log_p = views - np.logaddexp.reduce(views, axis=-1, keepdims=True)
     return np.logaddexp.reduce(log_p, axis=1) - np.log(crops)

@@ -53,7 +53,7 @@ class Plan:
     """
 
     def __init__(self, recipe, source):
-        self.recipe, self.source, self.task = recipe, source, make(recipe.task)
+        self.recipe, self.source, self.task = recipe, source, make(recipe.task).of_data(source)
         self.task.require(source, recipe.data)
         self.options = (
             self.task.options(source)

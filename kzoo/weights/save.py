@@ -74,7 +74,9 @@ def _labels(model):
     classes = model.config.num_classes if told else model.classes
     if not classes:
         return {}
-    names = model.spec.class_names or [f"LABEL_{i}" for i in range(classes)]
+    names = model.spec.class_names
+    if len(names) != classes:  # of one logit it counts one, whichever two it tells apart
+        names = [f"LABEL_{i}" for i in range(classes)]
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},

@@ -1,14 +1,33 @@
 """What every task's keras.Model has in common."""
 
 import dataclasses
+import functools
+import inspect
 
 import keras
 
 from kzoo.archives.typed import from_json
-from kzoo.errors import UserError
+from kzoo.errors import UsageError, UserError
 from kzoo.keras_private import BuiltModel
 from kzoo.layers.base import parts_config, set_parts, split_config
 from kzoo.schema import settings_class
+from kzoo.tasks.views import files
+
+
+def _is_metric(value):
+    return isinstance(value, keras.metrics.Metric)
+
+
+def _looked_at(name):
+    """Keras' method of that name, whose arguments the view looks at first."""
+    method = getattr(keras.Model, name)
+
+    @functools.wraps(method)
+    def looked_at(self, *args, **kwargs):
+        self.look(name, inspect.signature(method).bind(self, *args, **kwargs).arguments)
+        return method(self, *args, **kwargs)
+
+    return looked_at
 
 
 @keras.saving.register_keras_serializable("kzoo")
@@ -23,6 +42,13 @@ class View(BuiltModel):
     terms = ()  # names of running means beside the loss, which compute_loss tells
     given = ()  # variables that checkpoints leave out
     lent = False  # whether it holds a teacher that no setting names: it then cannot be saved whole
+    free = False  # whether a user trains it on targets of his own, of which no source tells
+    weighs_classes = False  # whether class_weight has a meaning
+    # {figure that it or an evaluation tells: 1 where more is better, -1 where less is}, for Keras' callbacks
+    directions = {}
+    fit, evaluate, train_on_batch, test_on_batch = map(
+        _looked_at, ("fit", "evaluate", "train_on_batch", "test_on_batch")
+    )
 
     def __init__(self, network, settings):
         super().__init__()
@@ -37,6 +63,76 @@ class View(BuiltModel):
         super().__init_subclass__(**kwargs)
         for each in (cls, View):  # all go by one name in a file, for which Keras then asks the last of them
             keras.saving.register_keras_serializable("kzoo", "View")(each)
+
+    def compile(
+        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **options
+    ):
+        """Keras' own, with its options. Raises UsageError for what `asked` refuses."""
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        super().compile(optimizer, **self.asked(given), **options)
+
+    def compile_from_config(self, config):
+        """As it was compiled when it was saved, the optimizer's variables made: Keras does so for a compile of its own
+        alone.
+        """
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def asked(self, given):
+        """What Keras compiles, {argument: value}, of the losses and metrics that `compile` was given. A task of which
+        only its own make sense refuses them: UsageError.
+        """
+        for name, value in given.items():
+            if value is not None and value != [] and value != {}:
+                raise UsageError(
+                    f"the task {self.settings.kind} brings its own loss and figures ({', '.join(self.figures)}), by "
+                    f"its settings; leave {name} out of compile()."
+                )
+        return {}
+
+    @property
+    def figures(self):
+        """The names of what `fit` shows of the task itself."""
+        others = [value.name for name, value in vars(self).items() if name[0] != "_" and _is_metric(value)]
+        return ["loss", *self.means, *others]
+
+    def look(self, name, given):
+        """Called before Keras' fit, evaluate, train_on_batch and test_on_batch, the method of that name, with its
+        arguments. Raises UsageError for a class_weight that has no meaning here.
+        """
+        if given.get("class_weight") is not None and not self.weighs_classes:
+            raise UsageError(
+                f"class_weight weighs the label of a picture, which the task {self.settings.kind} has none of; leave "
+                "it out, or weigh pictures by sample_weight."
+            )
+        callbacks = given.get("callbacks")
+        self.direct(keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []))
+
+    def direct(self, callbacks):
+        """Tells those of Keras' callbacks that are to find out by themselves (mode="auto") which way a figure of the
+        task is better: of themselves they know those that compile() was given, and the loss.
+        """
+        for callback in callbacks:
+            figure = str(getattr(callback, "monitor", "")).removeprefix("val_")
+            if getattr(callback, "mode", None) == "auto" and figure in self.directions:
+                callback.mode = "max" if self.directions[figure] > 0 else "min"
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Keras' file of weights, of which the network alone takes its own by network.load_weights, with the state of
+        the optimizer; where the view has layers of its own, all of it, for load_weights of such a view.
+        """
+        if self.own():
+            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        self.network.save_weights(filepath, overwrite=overwrite, **kwargs)
+        files.add_optimizer(filepath, self)
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """Of a file by save_weights, or of one of the network alone."""
+        if self.own() or not files.of_network(filepath, self.network):
+            return super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        self.network.load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        files.read_optimizer(filepath, self)
 
     def save(self, filepath, overwrite=True, **kwargs):
         """Keras' saving of the whole task. Raises as get_config, before a file is touched."""
@@ -55,7 +151,7 @@ class View(BuiltModel):
             )
         network, settings = keras.saving.serialize_keras_object(self.network), dataclasses.asdict(self.settings)
         told = {"kind": self.settings.kind, "settings": settings, "network": network, "view": type(self).__name__}
-        return told | parts_config(self)
+        return told | ({"free": True} if self.free else {}) | parts_config(self)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -76,6 +172,7 @@ class View(BuiltModel):
                 "and save again."
             )
         set_parts(view, parts)
+        view.free = config.get("free", False)
         return view
 
     def build(self, input_shape):

@@ -11,6 +11,7 @@ from keras import ops
 
 from kzoo.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from kzoo.ops.matching import linear_sum_assignment
+from kzoo.tasks.average_precision import FIGURES
 from kzoo.tasks.views.base import View
 from kzoo.tasks.views.running_ap import RunningAP50
 
@@ -150,6 +151,10 @@ class DetectView(View):
         layers = 1 if earlier is None else 1 + earlier.shape[1]
         sums = ("loss_ce", "loss_bbox", "loss_giou", *(["loss_aux"] if layers > 1 else []))
         return (*sums, *(f"matching_cost_{n + 1}" for n in range(layers)), "cardinality_error")
+
+    @property
+    def directions(self):
+        return dict.fromkeys((*self.terms, "instability"), -1) | dict.fromkeys(FIGURES, 1)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         settings = self.settings

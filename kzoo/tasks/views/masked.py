@@ -48,6 +48,8 @@ class MaskedView(View):
     not looked at.
     """
 
+    directions = {"knn_accuracy": 1}
+
     def __init__(self, network, settings):
         super().__init__(network, settings)
         self.autocast = False  # noise in 16 bits would hide other patches
