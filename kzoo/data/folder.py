@@ -55,6 +55,9 @@ class FolderSource(Source):
     def __len__(self):
         return len(self._files)
 
+    def called(self, i):
+        return str(self._files[i])
+
     def open(self, i):
         return Picture(read_picture(self._files[i]), self._files[i]), int(self._labels[i])
 

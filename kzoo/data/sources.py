@@ -45,6 +45,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def called(self, i):
+        """What tables call sample i: the path of its file or, where it has none of its own, its number."""
+        return str(i)
+
     def read(self, i):
         """(uint8 (H, W, C), int label) of sample i; raises UserError naming the file of a bad picture."""
         picture, label = self.open(i)
@@ -125,6 +129,12 @@ def open_source(spec, split, data_dir=None):
     if kind in ("tfds", "folder", "npz", "coco", "voc") and not rest:
         raise UsageError(f"the data source {kind!r} needs a name or path: {kind}:WHERE.")
     return opener(spec, rest, split, data_dir)
+
+
+def is_source(text):
+    """Whether a text begins as the name of a data source does, ours or a plugin's."""
+    kind = text.partition(":")[0]
+    return kind in _OPENERS or any(entry.name == kind for entry in entries(PLUGINS))
 
 
 def _opener(kind, spec):

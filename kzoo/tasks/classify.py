@@ -70,13 +70,13 @@ class Classify(Task):
     def facts(self, network):
         return {"classes": network.classes or None}
 
-    def predict(self, network, view, picture, take):
+    def finished(self, outputs):
         """Probabilities in float64."""
-        outputs = super().predict(network, view, picture, take)
         if "logits" in outputs:
             logits = outputs["logits"].astype("float64")
             shares = np.exp(logits - logits.max())
-            outputs["probabilities"] = 1 / (1 + np.exp(-logits)) if len(logits) == 1 else shares / shares.sum()
+            probabilities = 1 / (1 + np.exp(-logits)) if len(logits) == 1 else shares / shares.sum()
+            outputs = outputs | {"probabilities": probabilities}
         return outputs
 
     def answer(self, outputs, labels, top):
