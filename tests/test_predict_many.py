@@ -288,7 +288,7 @@ def test_text_names_the_bad_ones_at_the_end_and_draws_the_others(capsys, photos,
     [
         (["--out", "x.json"], 2, "--out takes FILE.csv"),
         (["--out", "x.csv", "--attention"], 2, "--attention draws"),
-        (["--batch-size", "0"], 2, "--batch-size must be at least 1"),
+        (["--batch-size", "0", "--out", "x.csv"], 2, "--batch-size must be at least 1"),
         (["--split", "train"], 2, "--split chooses"),
         (["--out", "file/x.csv"], 1, "Not a directory"),
         (["*.nothing"], 1, "no picture matches"),
@@ -417,6 +417,8 @@ def test_predict_in_python(photos, run, onnx):
     assert [one["image"] for one in found] == list(map(str, range(len(batch))))
     same([one | {"image": other["image"]} for one, other in zip(found, rest, strict=True)], rest)
     same(kzoo.predict(onnx, names[0]), predict(open_target(onnx), names[:1]))
+    with pytest.raises(UsageError, match="a model that kzoo built"):
+        kzoo.predict(object(), names)
     for wrong, sentence in ((str(photos), "bad.jpg cannot be decoded"), (arrays[0] / 255.0, "uint8 of shape")):
         with pytest.raises(kzoo.UserError, match=sentence):
             kzoo.predict(run, wrong)

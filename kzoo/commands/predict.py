@@ -142,7 +142,7 @@ def _tell(options, predictor, found, folder, points):
             if not options.attention:
                 answer.outputs = answer.picture = None  # of many pictures they would fill the memory
         if options.attention and not trouble:
-            paths = draw_attention(predictor, results, folder, points)
+            paths = draw_attention(predictor, [one for one in results if "error" not in one], folder, points)
             lines += [f"pictures: {', '.join(map(str, paths))}"] if paths else []
     finally:
         if options.json:

@@ -42,7 +42,7 @@ def predict(predictor, images, top=5):
 
 
 def answers(predictor, pictures, top=5, batch_size=BATCH, vectors=False):
-    """Yields the Answer about each of the Pictures, in their order; of one that cannot be read {"image", "error"}.
+    """Iterates over the Answers about the Pictures, in their order; of one that cannot be read {"image", "error"}.
 
     Batches are of equal shapes and hold batch_size pictures, less where these are large; the answers are those of
     pictures by themselves, up to rounding. vectors: of a model that gives a vector of features that is the answer, its
@@ -51,9 +51,13 @@ def answers(predictor, pictures, top=5, batch_size=BATCH, vectors=False):
     check_top(top)
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, not {batch_size}.")
-    size = min(batch_size, len(pictures))
+    return _in_order(_predicted(predictor, pictures, top, min(batch_size, len(pictures)), vectors))
+
+
+def _in_order(numbered):
+    """The answers of (number, Answer) by their numbers, each as soon as all before it are there."""
     done, place = {}, 0
-    for number, found in _predicted(predictor, pictures, top, size, vectors):
+    for number, found in numbered:
         done[number] = found
         while place in done:
             yield done.pop(place)

@@ -31,6 +31,8 @@ def predict(target, images, *, batch_size=BATCH, top=5, split=None, errors="rais
             raise UsageError(
                 "weights and best go with the name of a model or run; the model that is given has its own."
             )
+        if getattr(target, "spec", None) is None:
+            raise UsageError("predict takes a model that kzoo built or loaded, or what names one.")
         require_trained(target)
         predictor = ModelPredictor(target, asked=asked)
     found = []
