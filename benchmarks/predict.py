@@ -1,9 +1,10 @@
 """Predicting a folder of pictures: `kzoo predict FOLDER --out FILE.csv` beside decoding alone plus the model alone.
 
-Synthetic photographs of 500 x 375 pixels as JPEG files. `command` is the whole process, its start included, `decode`
-nothing but JPEG to uint8 by Pillow on as many threads as cores, and `alone` the same artifact (or .keras file) over
-batches of as many pictures that lie ready in memory at its own size. What is compared is the command's seconds in units
-of the sum of the two others, which took their turns beside it.
+Synthetic photographs of 500 x 375 pixels as JPEG files. `decode` is nothing but JPEG to uint8 by Pillow on as many
+threads as cores, and `alone` the same artifact (or .keras file) over batches of as many pictures that lie ready in
+memory at its own size. `inside` is the work of the command, files to table, in a process that has opened the artifact
+as they have, and `command` the whole process, which imports its runtime and opens the artifact first. What is compared
+is the seconds of these two in units of the sum of the first two, which took their turns beside them.
 """
 
 import concurrent.futures
@@ -92,6 +93,20 @@ def alone(path, kind, count, batch):
     return _After(lambda number: [run(pictures) for _ in range(-(-number // batch))], count)
 
 
+def inside(path, folder, count, batch, out):
+    """The files into a table, by an artifact that was opened before."""
+    from kzoo.predicting import answers, open_target, pictures_of, table_of
+
+    predictor, files = open_target(path), sorted(map(str, pathlib.Path(folder).iterdir()))
+
+    def run(number):
+        with table_of(out) as table:
+            for answer in answers(predictor, pictures_of(files[:number]), batch_size=batch):
+                table.add(answer)
+
+    return _After(run, count)
+
+
 def command(path, folder, batch, out):
     """A callable that gives the seconds of the whole command; its file is looked at."""
     words = [sys.executable, "-m", "kzoo", "predict", path, folder, "--batch-size", str(batch), "--out", out]
@@ -123,18 +138,19 @@ def prepared(name, kinds, count, batch, home):
         ) as p:
             p.submit(write_target, path, kind, name).result()
         peers[f"{kind}_alone"] = Peer(alone, path, kind, count, batch)
+        peers[f"{kind}_inside"] = Peer(inside, path, folder, count, batch, home / f"{kind}_inside.csv")
         peers[f"{kind}_command"] = command(path, folder, batch, home / f"{kind}.csv")
     return peers
 
 
-def ratios(values, kinds):
-    """{kind: {"ratio": of the medians, "worst": of the rounds' own}}: the command to decoding plus the model alone."""
+def ratios(values, kinds, of):
+    """{kind: {"ratio": of the medians, "worst": of the rounds' own}}: `of` to decoding plus the model alone."""
     middle, found = medians(values), {}
     for kind in kinds:
-        parts = zip(values[f"{kind}_command"], values["decode"], values[f"{kind}_alone"], strict=True)
+        parts = zip(values[f"{kind}_{of}"], values["decode"], values[f"{kind}_alone"], strict=True)
         own = [whole / (decoding + running) for whole, decoding, running in parts]
-        sum_ = middle["decode"] + middle[f"{kind}_alone"]
-        found[kind] = {"ratio": round(middle[f"{kind}_command"] / sum_, 3), "worst": round(max(own), 3)}
+        both = middle["decode"] + middle[f"{kind}_alone"]
+        found[kind] = {"ratio": round(middle[f"{kind}_{of}"] / both, 3), "worst": round(max(own), 3)}
     return found
 
 
@@ -157,7 +173,7 @@ def main():
         "batch": asked.batch,
         "rounds": asked.rounds,
         "seconds": {name: round(value, 2) for name, value in medians(values).items()},
-        "to_the_sum": ratios(values, asked.kinds),
+        "to_the_sum": {of: ratios(values, asked.kinds, of) for of in ("inside", "command")},
         "spread": spread(values),
     }
     emit("predict", result, asked.save)

@@ -293,7 +293,10 @@ def _best(rates):
 
 
 def _predict(r):
-    told = ", ".join(f"{kind.replace('_', ' ')} {found['ratio']:.2f}" for kind, found in r["to_the_sum"].items())
+    told = ", ".join(
+        f"{kind.replace('_', ' ')} {r['to_the_sum']['inside'][kind]['ratio']:.2f} (whole process {found['ratio']:.2f})"
+        for kind, found in r["to_the_sum"]["command"].items()
+    )
     return (
         f"`kzoo predict` of {r['pictures']:,} JPEG files by `{r['model']}`, its seconds over those of decoding alone "
         f"({r['seconds']['decode']:.1f}) plus the model alone: {told}"
