@@ -292,8 +292,20 @@ def _best(rates):
     return max((name for name in rates if name.startswith("kzoo")), key=rates.get)
 
 
+def _predict(r):
+    told = ", ".join(
+        f"{kind.replace('_', ' ')} {r['to_the_sum']['inside'][kind]['ratio']:.2f} (whole process {found['ratio']:.2f})"
+        for kind, found in r["to_the_sum"]["command"].items()
+    )
+    return (
+        f"`kzoo predict` of {r['pictures']:,} JPEG files by `{r['model']}`, its seconds over those of decoding alone "
+        f"({r['seconds']['decode']:.1f}) plus the model alone: {told}"
+    )
+
+
 ROWS = {
     "startup": _startup,
+    "predict": _predict,
     **{f"{name}{device}": _speed for name in SPEEDS for device in ("", "_gpu")},
     "export": _export,
     "input": _input,

@@ -16,6 +16,7 @@ _HOME = {
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
     "postprocess": "tasks.detect", "report": "reporting.flow",
     "features": "heads", "with_head": "heads", "with_classes": "heads",
+    "predict": "predicting.public",
 }
 # fmt: on
 __all__ = sorted(_HOME)

@@ -144,6 +144,7 @@ def smoke(recipe, toy):
         "epochs": 1,
         "steps": 2,
         "eval_every": 1,
+        "track": (),
     }
     return dataclasses.replace(recipe, model=toy, overrides=kept, data=data, **small)
 

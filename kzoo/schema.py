@@ -8,10 +8,12 @@ import sys
 from dataclasses import dataclass, field
 
 from kzoo.augments import Augment, BoxAugment, RandAugment
-from kzoo.errors import UsageError
+from kzoo.errors import UsageError, unknown
 from kzoo.kinds import SETTINGS, Classify, Detect, Masked, TaskSettings, is_ours, settings_class
 from kzoo.settings import Settings, coerce
 from kzoo.specs import Preprocessing, spell_options
+
+TRACKERS = ("wandb", "mlflow")
 
 # recipe files take all that they name from here
 # fmt: off
@@ -195,9 +197,12 @@ class Recipe(Settings):
     xla: str = "auto"  # required | auto | off
     eval_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
     seed: int = 0
+    # of wandb, mlflow: experiment trackers that are told of the run; on the command line track=wandb,mlflow
+    track: tuple[str, ...] | str = ()
 
     def __post_init__(self):
         spell_options(self)
+        self._settle_track()
         self._settle_augment()
         if self.data.class_weight and not self.task.weighs:
             raise UsageError(f"data.class_weight weighs classes, and the task {self.task.kind} has none; leave it out.")
@@ -235,6 +240,15 @@ class Recipe(Settings):
         task, data = settings_class(kind)(), self.data
         data = data if type(data.augment) is task.augments else dataclasses.replace(data, augment=None)
         return dataclasses.replace(self, task=task, data=data), changes
+
+    def _settle_track(self):
+        """Names in one text, as the command line has them, become a tuple."""
+        if isinstance(self.track, str):
+            names = (name.strip(" '\"") for name in self.track.strip("()[] ").split(","))
+            object.__setattr__(self, "track", tuple(filter(None, names)))
+        for name in self.track:
+            if name not in TRACKERS:
+                raise unknown("tracker", name, TRACKERS)
 
     def _settle_augment(self):
         """Puts the task's own augmentation in the place of none, and of another class's that says nothing."""

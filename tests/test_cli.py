@@ -19,6 +19,7 @@ import kzoo
 from kzoo import schema
 from kzoo.cli import main
 from kzoo.exporting.formats import FORMATS
+from kzoo.predicting import Answer
 from kzoo.tasks import named
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -317,9 +318,10 @@ def test_evaluate_tells_the_figures_of_a_run_that_is_read_only(capsys, run, monk
 
 def test_output_that_the_terminal_cannot_spell_is_escaped(monkeypatch):
     output = io.TextIOWrapper(io.BytesIO(), "ascii")
-    answer = [{"image": "caf\udce9.jpg", "classes": [{"label": "h\u00e9", "probability": 1.0}]}]
+    picture = SimpleNamespace(name="caf\udce9.jpg")
+    answer = [Answer(picture, {"classes": [{"label": "h\u00e9", "probability": 1.0}]})]
     monkeypatch.setattr("kzoo.predicting.open_target", lambda *arguments: SimpleNamespace(task=named("classify")))
-    monkeypatch.setattr("kzoo.predicting.predict", lambda *arguments: answer)
+    monkeypatch.setattr("kzoo.predicting.answers", lambda *arguments, **options: answer)
     monkeypatch.setattr(sys, "stdout", output)
     assert main(["predict", "run", "caf\udce9.jpg"]) == 0
     output.flush()

@@ -58,6 +58,9 @@ class CsvSource(Source):
     def all_labels(self):
         return self._labels
 
+    def called(self, i):
+        return self._rows[i].file
+
     def where(self, i):
         return f"{self._rows[i].file} ({self._table}, line {self._rows[i].line})"
 

@@ -70,14 +70,14 @@ class FolderSource(Source):
     def __len__(self):
         return len(self._files)
 
+    def called(self, i):
+        return str(self._files[i])
+
     def open(self, i):
         return Picture(read_picture(self._files[i]), self._files[i]), int(self._labels[i])
 
     def all_labels(self):
         return self._labels
-
-    def where(self, i):
-        return str(self._files[i])
 
 
 def _split_folder(root, split):

@@ -48,8 +48,8 @@ class ObjectSource(Source):
         picture = self.picture(i)
         return picture, within(self.annotated(i)[0], *picture.shape[:2])
 
-    def where(self, i):
-        return self.files[i] if self.files else super().where(i)
+    def called(self, i):
+        return self.files[i] if self.files else super().called(i)
 
     def read(self, i):
         """(uint8 (H, W, C), objects) of sample i; raises UserError naming the file of a bad picture."""

@@ -28,6 +28,9 @@ class Part(Source):
     def all_labels(self):
         return self._source.all_labels()[self._index]
 
+    def called(self, i):
+        return self._source.called(self._index[i])
+
     def where(self, i):
         return self._source.where(self._index[i])
 

@@ -48,6 +48,9 @@ class Skipping(Source):
     def all_labels(self):
         return self._source.all_labels()
 
+    def called(self, i):
+        return self._source.called(i)
+
     def where(self, i):
         return self._source.where(i)
 

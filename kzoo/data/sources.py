@@ -49,6 +49,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def called(self, i):
+        """What tables call sample i: the path of its file or, where it has none of its own, its number."""
+        return str(i)
+
     def read(self, i):
         """(uint8 (H, W, C), int label) of sample i; raises UserError naming the file of a bad picture."""
         picture, label = self.open(i)
@@ -74,8 +78,9 @@ class Source:
         return type(self).all_labels is not Source.all_labels and not self.streams
 
     def where(self, i):
-        """What to call sample i: the path of its file, where it has one."""
-        return f"{self.name}[{i}]"
+        """What a message calls sample i: where to find it."""
+        called = self.called(i)
+        return f"{self.name}[{i}]" if called == str(i) else called
 
     def usable(self, index):
         """bool (B,): which of the samples count in figures; False where another picture stands in for one that cannot
@@ -184,6 +189,12 @@ def splits_of(spec, data_dir=None):
         return "train", "test"
     words = found(spec, rest, data_dir)
     return tuple(word for word in ("train", *SYNONYMS) if word in words) or ("train", "test")
+
+
+def is_source(text):
+    """Whether a text begins as the name of a data source does, ours or a plugin's."""
+    kind = text.partition(":")[0]
+    return kind in _OPENERS or any(entry.name == kind for entry in entries(PLUGINS))
 
 
 def _opener(kind, spec):

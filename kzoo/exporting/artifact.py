@@ -19,6 +19,8 @@ class Artifact:
     describe it.
     """
 
+    takes_encoded = False  # whether it has predict_encoded, which takes pictures of several sizes in a batch
+
     def __init__(self, folder, card):
         self.folder, self.card, self.format = pathlib.Path(folder), card, card["format"]
         self.image_size, self.channels = tuple(card["input"]["image_size"]), card["input"]["shape"][3]
@@ -83,6 +85,7 @@ class SavedModelArtifact(Artifact):
 
         self._loaded = tf.saved_model.load(path)  # kept: the signatures do not keep the variables alive
         self._signatures = self._loaded.signatures
+        self.takes_encoded = "serving_jpeg" in self._signatures
 
     def _run(self, given, signature="serving_default"):
         import tensorflow as tf
@@ -97,7 +100,7 @@ class SavedModelArtifact(Artifact):
         """
         import tensorflow as tf
 
-        if "serving_jpeg" not in self._signatures:
+        if not self.takes_encoded:
             raise UserError(
                 f"{self.folder.name} decodes no pictures, its model takes {self.channels} channels; use predict."
             )

@@ -24,6 +24,7 @@ from kzoo.data import Loader, engine_for, prepare, resized
 from kzoo.errors import UserError
 from kzoo.figures import show
 from kzoo.schema import TaskSettings
+from kzoo.tasks.answers import Answers
 from kzoo.tasks.meters import Meter as Meter  # where plugins look for it
 from kzoo.tasks.meters import pass_over
 
@@ -40,7 +41,7 @@ def register_task(cls):
     return cls
 
 
-class Task:
+class Task(Answers):
     """A kind of work: one instance for its settings, no other state, no variables. Found by the kind of its
     settings.
     """
@@ -54,11 +55,9 @@ class Task:
     agreements = ("max_abs_difference", "largest_output", "correlation")
     crops = True  # whether the answers to several crops of a picture can be averaged
     building = {}  # overrides of the network while it trains, never in its spec
-    asks = {}  # what `predictor` takes beside, {name: type}
     # whether artifacts of one size are told how much of it the picture fills, which lies in the upper left
     sized = False
     scale = ""  # of these, how what is in pixels of that part comes to those of the picture as it was, in words
-    reads = ()  # which of them only say how outputs are read: what `reading` takes, and artifacts are asked too
     checks = ()  # of `kzoo check`, beyond those that every task passes: heads | overfits
     overfit_steps = 20  # of `overfits`, at most
     listener = None  # the Reporter, if any, that hears every batch of `evaluate` beside the meter
@@ -264,38 +263,6 @@ class Task:
             return rng.normal(size=(batch, *sides)).astype("float32")
 
         return keras.tree.map_structure(generated, network.input)
-
-    def predict(self, network, view, picture, take):
-        """The outputs of one uint8 picture (h, w, C), as NumPy arrays without a batch; view: a run's, with its trained
-        parts, else None.
-        """
-        import keras
-
-        inputs, sizes = self.prepared([picture], take)
-        outputs = self.outputs(network, network.predict_on_batch(inputs), sizes)
-        return keras.tree.map_structure(lambda array: keras.ops.convert_to_numpy(array)[0], outputs)
-
-    def predictor(self, network, view, take, **asked):
-        """The function of one uint8 picture (h, w, C) that `predict` is, for several pictures; asked: by the names
-        in `asks`.
-        """
-        return lambda picture: self.predict(network, view, picture, take)
-
-    def reading(self, outputs, **asked):
-        """The outputs of one picture, however they came about, with what `answer` is asked; asked: by the names in
-        `reads`.
-        """
-        return outputs
-
-    def answer(self, outputs, labels, top):
-        """What the outputs of one picture say, as JSON has it; labels: the classes' names, or none; top: how many
-        answers at most.
-        """
-        raise NotImplementedError
-
-    def line(self, answer):
-        """An answer as text."""
-        raise NotImplementedError
 
     def draw(self, path, picture, outputs, answer):
         """Writes the picture with its answer as PNG. Needs the extra "plots"."""

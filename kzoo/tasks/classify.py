@@ -114,14 +114,14 @@ class Classify(Task):
     def facts(self, network):
         return {"classes": network.classes or None}
 
-    def predict(self, network, view, picture, take):
+    def finished(self, outputs):
         """Probabilities in float64."""
-        outputs = super().predict(network, view, picture, take)
         if "logits" in outputs:
             logits = outputs["logits"].astype("float64")
             shares = np.exp(logits - logits.max())
             alone = len(logits) == 1 or network.config.multilabel
-            outputs["probabilities"] = np.exp(-np.logaddexp(0, -logits)) if alone else shares / shares.sum()
+            probabilities = np.exp(-np.logaddexp(0, -logits)) if alone else shares / shares.sum()
+            outputs = outputs | {"probabilities": probabilities}
         return outputs
 
     def answer(self, outputs, labels, top):

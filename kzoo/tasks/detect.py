@@ -236,6 +236,9 @@ class Detect(Task):
         network = self.judged(view, network)
         return lambda picture: self.reading(self.predict(network, view, picture, take), **asked)
 
+    def predictor_of_batches(self, network, view, take, **asked):
+        return super().predictor_of_batches(self.judged(view, network), view, take, **asked)
+
     def reading(self, outputs, threshold=THRESHOLD):
         """threshold: the score from which a detection is part of the answer."""
         if not 0 <= threshold <= 1:

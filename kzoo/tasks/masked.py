@@ -184,6 +184,10 @@ class Masked(Task):
             network = rebuilt(network, mask_ratio=mask_ratio)
         return lambda picture: self._painted(network, picture, take, norm_pix, seed)
 
+    def predictor_of_batches(self, network, view, take, **asked):
+        """Of an encoder alone."""
+        return None if _paints(network) else super().predictor_of_batches(network, view, take)
+
     def predict(self, network, view, picture, take):
         """{"original", "masked", "reconstruction"}, the picture (H, W, C) in 0..1 as it was given, its hidden patches
         grey, and painted, "error", the mean over their values, and "mask_ratio"; of an encoder alone {"features":

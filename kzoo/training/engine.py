@@ -28,6 +28,7 @@ from kzoo.training.evaluation import averaged, loader_for
 from kzoo.training.optimizer import require_xla
 from kzoo.training.plan import Plan, settle
 from kzoo.training.stage import Stage
+from kzoo.training.trackers import Boards, open_trackers
 from kzoo.training.watch import Watch
 from kzoo.training.workdir import RECEIPT, claimed
 from kzoo.weights import load
@@ -142,13 +143,14 @@ class _Session:
     def run(self):
         """Trains from the last checkpoint, or from the start, to the end of the recipe."""
         metric_values = self._resume() if self.resumes else self._begin()
-        self.board = logs.TensorBoard(self.workdir, self.task.curves, self.history)
+        board = logs.TensorBoard(self.workdir, self.task.curves, self.history)
+        self.board = Boards(board, *open_trackers(self.recipe, self.workdir, self.history))
         self.progress = logs.Progress(self.total_steps, self.recipe.data.batch_size, self.step)
         while self.step < self.total_steps or self.unevaluated:
             self._close_epoch(self.unevaluated or self._train_epoch(metric_values))
             metric_values = None
             self.ending.check()
-        self.board.close()
+        self.board.close(self.metrics)
 
     def _begin(self):
         for line in self.task.survey(self.stage.training):

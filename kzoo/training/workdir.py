@@ -11,7 +11,12 @@ from kzoo.settings import flatten
 from kzoo.system import Terminated, out_of_memory, reason, say, writable_name
 from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS
 
-MAY_CHANGE = ("checkpoint.every_steps", "checkpoint.every_minutes", "data.data_dir")  # they leave the result as it is
+MAY_CHANGE = (  # they leave the result as it is
+    "checkpoint.every_steps",
+    "checkpoint.every_minutes",
+    "data.data_dir",
+    "track",
+)
 RECEIPT = "init_from.json"
 FILES = (  # that a run writes
     CHECKPOINT,
@@ -24,6 +29,7 @@ FILES = (  # that a run writes
     "metrics.json",
     "model.keras",
     "learning_curve.png",
+    "trackers.json",
 )
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 

@@ -96,12 +96,7 @@ class Reporter:
 
     def called(self, place):
         """What the source calls the sample at that place among those taken up: its file, else its number."""
-        number = self.numbers[place]
-        for name in ("where", "called"):
-            if hasattr(self.source, name):
-                found = str(getattr(self.source, name)(number))
-                return str(number) if found == f"{self.source.name}[{number}]" else found
-        return str(number)
+        return str(self.source.called(self.numbers[place]))
 
     def captioned(self, place):
         """The same below its picture."""

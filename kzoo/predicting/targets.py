@@ -1,21 +1,24 @@
-"""Pictures to answers, by whatever holds the model: a run, a .keras file, an artifact, or a name with weights.
+"""Who is asked about pictures: a run, a .keras file, an artifact, or a name with weights.
 
 Keras is imported where a model is opened: an artifact needs its own runtime alone.
 """
 
 import functools
+import io
 import pathlib
 
 import numpy as np
+from PIL import Image
 
 from kzoo import data, registry, tasks, zoo
-from kzoo.errors import UsageError, UserError, require, require_backend, unknown
+from kzoo.errors import UsageError, UserError, require_backend, unknown
 from kzoo.exporting.artifact import open_artifact
 from kzoo.exporting.papers import read_card
 from kzoo.recipe_files import is_run, read_recipe
 from kzoo.settings import override, plain, tupled, typed
 from kzoo.specs import Preprocessing
-from kzoo.system import output_folder, printable, say
+from kzoo.system import printable, say
+from kzoo.tasks.answers import Prepared
 
 
 class ModelPredictor:
@@ -33,6 +36,11 @@ class ModelPredictor:
 
     def __call__(self, picture):
         return self._predicted(picture)
+
+    def batches(self):
+        """(prepare, predict) of Answers.predictor_of_batches; None where its task asks about a picture by itself."""
+        _ = self._predicted  # which refuses what it cannot be asked before the first picture
+        return self.task.batches(self.model, self.view, self.model.take, **self._asked)
 
 
 def _checked(task, asked, known):
@@ -64,22 +72,51 @@ class ArtifactPredictor:
         self.preprocessing = override(Preprocessing(), tupled(artifact.card["preprocessing"]))
 
     def __call__(self, picture):
-        outputs = self._outputs(picture) if self.artifact.any_size else self._of_one_size(picture)
-        return self.task.reading(outputs, **self._asked)
+        return self._predict([self._prepare(picture)], 1)[0]
 
-    def _outputs(self, picture, *size):
-        return {name: array[0] for name, array in self.artifact.predict(picture[None], *size).items()}
+    def batches(self):
+        """(prepare, predict) of Answers.predictor_of_batches."""
+        return self._prepare, self._predict
 
-    def _of_one_size(self, picture):
-        """The outputs for the picture as it is, of one that is brought to the artifact's size."""
-        given = self.artifact.image_size
+    def _prepare(self, picture):
+        """The picture as it is or, of an artifact of one size, brought to it."""
+        if self.artifact.any_size:
+            return Prepared(() if self.artifact.takes_encoded else picture.shape, picture.size, picture)
+        own, size = picture.shape[:2], self.artifact.image_size
         if self.artifact.takes_sizes:
-            fitted, given = data.in_upper_left(picture, given, self.preprocessing)
-            outputs = self._outputs(fitted, [given])
+            fitted, size = data.in_upper_left(picture, size, self.preprocessing)
         else:
-            fitted = data.resized(picture, given, self.preprocessing)
-            outputs = self._outputs(np.clip(np.rint(fitted), 0, 255).astype("uint8"))
-        return self.task.rescaled(outputs, picture.shape[:2], given)
+            fitted = np.clip(np.rint(data.resized(picture, size, self.preprocessing)), 0, 255).astype("uint8")
+        return Prepared((), fitted.size, (fitted, own, size))
+
+    def _predict(self, pictures, rows):
+        given = [one.given for one in pictures]
+        found = self._of_any_sizes(given) if self.artifact.any_size else self._of_one_size(given, rows)
+        return [self.task.reading(one, **self._asked) for one in found]
+
+    def _of_any_sizes(self, pictures):
+        if len({picture.shape for picture in pictures}) == 1:
+            return _each(self.artifact.predict(np.stack(pictures)), len(pictures))
+        return _each(self.artifact.predict_encoded(list(map(_as_bmp, pictures))), len(pictures))
+
+    def _of_one_size(self, given, rows):
+        """Filled up to so many rows: the runtimes prepare themselves for a number of them."""
+        images, own, sizes = zip(*given, *given[:1] * (rows - len(given)), strict=True)
+        filled = [list(sizes)] if self.artifact.takes_sizes else []
+        outputs = _each(self.artifact.predict(np.stack(images), *filled), len(given))
+        return [self.task.rescaled(*each) for each in zip(outputs, own, sizes, strict=False)]
+
+
+def _each(outputs, count):
+    """The outputs of each of the first pictures of a batch."""
+    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
+
+
+def _as_bmp(picture):
+    """uint8 (h, w, C) as the bytes of a file that every decoder reads to the same pixels, at no cost."""
+    file = io.BytesIO()
+    Image.fromarray(picture if picture.shape[-1] == 3 else np.repeat(picture, 3, axis=-1)).save(file, "BMP")
+    return file.getvalue()
 
 
 def open_model(target, weights=None, random_weights=False, best=False):
@@ -170,97 +207,3 @@ def run_pictures(target, count=8):
         say(f"verifying with the embedded pictures, the run's own cannot be read: {error}")
         return {}
     return {"pictures": pictures, "pictures_from": printable(f"{recipe.data.source}, {recipe.data.eval_split} split")}
-
-
-def check_top(top):
-    """Raises UsageError for a number of classes to show that shows none."""
-    if top < 1:
-        raise UsageError(f"--top must be at least 1, not {top}.")
-
-
-def check_drawing(predictor, attention):
-    """Raises what `draw` and `draw_attention` would, for a reason that is known before any picture is predicted."""
-    require("matplotlib", why="drawing")
-    if attention and not isinstance(predictor, ModelPredictor):
-        raise UserError(
-            "an artifact keeps no attention weights; give --attention the run or model that it was exported from."
-        )
-
-
-class Answer(dict):
-    """{"image": path, ...the task's answer}, with the `outputs` that it was read from."""
-
-
-def predict(predictor, images, top=5):
-    """The Answer about each of some picture files, of a classifier {"classes": [{"label", "index", "probability"},
-    ...best first]}.
-
-    Raises UserError that names a file that is missing or no picture.
-    """
-    check_top(top)
-    results = []
-    for path in map(pathlib.Path, images):
-        outputs = predictor(_picture(path, predictor.channels))
-        results.append(Answer({"image": str(path)} | predictor.task.answer(outputs, predictor.labels, top)))
-        results[-1].outputs = outputs
-    return results
-
-
-def _picture(path, channels=3):
-    return data.decode(data.read_picture(path), str(path), channels=channels)
-
-
-def draw(predictor, results, folder):
-    """Writes each picture with its answer, as `predict` gave it, into `folder` (PNG). Needs the extra "plots"."""
-    folder = output_folder(folder)
-    for number, result in enumerate(results):
-        path = pathlib.Path(result["image"])
-        predictor.task.draw(folder / f"{number:03d}_{path.stem}.png", _picture(path), result.outputs, result)
-
-
-def draw_attention(predictor, results, folder, points=None):
-    """Writes what the model looked at, NUMBER_NAME.attention.png of each result, and positions.png and filters.png of
-    the model; of points, [(y, x), ...] in 0..1 of each picture, NUMBER_NAME.points.png too.
-
-    Returns the paths, of which each result tells its own as "attention" and "points". A picture that cannot be had, of
-    no object found, or of a model without a table of positions or without patch filters, is left out, which is said.
-    Raises UserError for an artifact and for a model without attention, MissingPackage without the extra "plots".
-    """
-    check_drawing(predictor, attention=True)
-
-    task, folder = predictor.task, pathlib.Path(folder)
-    model = task.served(predictor.model)
-    paths = []
-    for number, result in enumerate(results):
-        path = pathlib.Path(result["image"])
-        picture = _picture(path, predictor.channels)
-        drawings = {"attention": task.explained(model, picture, result.outputs, predictor.labels)}
-        if points:
-            drawings["points"] = task.explained_at(model, picture, points)
-        for name, drawing in drawings.items():
-            if isinstance(drawing, str):
-                say(f"{path}: {drawing}")
-                continue
-            paths.append(output_folder(folder) / f"{number:03d}_{path.stem}.{name}.png")
-            drawing(paths[-1])
-            result[name] = str(paths[-1])
-    return paths + _draw_weights(model, folder)
-
-
-def _draw_weights(model, folder):
-    from kzoo import explain
-
-    paths = []
-    kinds = (
-        ("positions.png", explain.position_similarity, explain.draw_positions),
-        ("filters.png", explain.patch_filters, explain.draw_filters),
-    )
-    for name, values_of, draw in kinds:
-        try:
-            values = values_of(model)
-        except UserError as error:
-            say(f"no {name}: {error}")
-            continue
-        draw(output_folder(folder) / name, values, model.spec.name)
-        paths.append(folder / name)
-    return paths
