@@ -209,8 +209,8 @@ class Own(Classify):
 
 
 class Finished(Classify):
-    def finished(self, outputs):
-        return {"probabilities": super().finished(outputs)["probabilities"][::-1]}
+    def finished(self, network, outputs):
+        return {"probabilities": super().finished(network, outputs)["probabilities"][::-1]}
 
 
 def test_a_task_that_predicts_by_itself_is_asked_picture_by_picture(photos, run):

@@ -25,7 +25,7 @@ class Answers:
         """
         return self._outputs_of(network, *self.prepared([picture], take))[0]
 
-    def finished(self, outputs):
+    def finished(self, network, outputs):
         """The outputs of one picture, as NumPy arrays, with what is computed of them alone."""
         return outputs
 
@@ -81,7 +81,8 @@ class Answers:
         arrays = keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
         rows = len(keras.tree.flatten(inputs)[0])
         return [
-            self.finished(keras.tree.map_structure(lambda array, row=row: array[row], arrays)) for row in range(rows)
+            self.finished(network, keras.tree.map_structure(lambda array, row=row: array[row], arrays))
+            for row in range(rows)
         ]
 
     def reading(self, outputs, **asked):

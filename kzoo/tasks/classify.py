@@ -114,7 +114,7 @@ class Classify(Task):
     def facts(self, network):
         return {"classes": network.classes or None}
 
-    def finished(self, outputs):
+    def finished(self, network, outputs):
         """Probabilities in float64."""
         if "logits" in outputs:
             logits = outputs["logits"].astype("float64")
