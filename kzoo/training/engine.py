@@ -2,11 +2,9 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import math
 import pathlib
-import platform
 import tempfile
 import time
 
@@ -24,9 +22,11 @@ from kzoo.settings import override
 from kzoo.system import Terminated, say, terminable
 from kzoo.training import logs, state
 from kzoo.training.devices import data_parallel
-from kzoo.training.evaluation import averaged, loader_for
+from kzoo.training.evaluation import averaged
+from kzoo.training.judge import Judge
 from kzoo.training.optimizer import require_xla
 from kzoo.training.plan import Plan, settle
+from kzoo.training.record import record_of
 from kzoo.training.stage import Stage
 from kzoo.training.watch import Watch
 from kzoo.training.workdir import RECEIPT, claimed
@@ -36,7 +36,6 @@ from kzoo.weights.fill import transfer
 from kzoo.weights.read import CHECKPOINT, read_checkpoint
 
 CURVE_SECONDS = 30  # between drawings of the learning curve, which cost more than a short epoch's bookkeeping
-VERSIONS = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorflow-datasets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +92,7 @@ class _Session:
             self.plan.steps_per_epoch,
             self.plan.total_steps,
         )
-        self.task.require(held_out, recipe.data)
-        self.task.require_both(source, held_out)
-        self.headline, self.sign = self.task.headline(source)
+        self.judge = Judge(self.plan, held_out)
         self.resumes = (workdir / CHECKPOINT).exists()
         self.stage = Stage(self.plan, self._first_side())
         if recipe.init_from and not self.resumes:
@@ -104,9 +101,8 @@ class _Session:
         self.finest = self.stage.network if self.stage.is_last else self.plan.network()
         if not self.stage.is_last:
             state.require_carried(self.view, self.task.view(self.finest))
-        self.evaluation = loader_for(self.task, self.finest, held_out, recipe.data)
-        self.step, self.history, self.metrics = 0, [], {}
-        self.memory = {}  # what an evaluation leaves for the next
+        self.judge.prepare(self.finest)
+        self.step, self.history = 0, []
         self.unevaluated = None  # the last step's running means of an epoch that was ended during its evaluation
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.compiled, self.drawn = None, -math.inf
@@ -162,10 +158,9 @@ class _Session:
         epochs.
         """
         meta, metric_values = state.restore(self.view, self.workdir)
-        self.step, self.history, self.metrics = meta["step"], meta["history"], meta["metrics"]
-        self.seconds_before = meta["seconds"]
+        self.step, self.history, self.seconds_before = meta["step"], meta["history"], meta["seconds"]
         self.started, self.unevaluated = meta["started"], meta.get("unevaluated")
-        self.memory = meta.get("memory", {})
+        self.judge.metrics, self.judge.memory = meta["metrics"], meta.get("memory", {})
         # a kill may have come between the checkpoint and its row
         logs.write_csv(self.workdir, self.task.curves, self.history)
         say(f"continuing {self.workdir} from step {self.step} of {self.total_steps}")
@@ -196,11 +191,8 @@ class _Session:
         row["images_per_second"] = round(self.progress.rate(self.step), 1)
         if (epoch + 1) % self.recipe.eval_every == 0 or self.step >= self.total_steps:
             self._evaluate(means)
-            known = [name for name in dict.fromkeys((*self.task.curves, self.headline)) if name in self.metrics]
-            row |= {f"eval_{name}": self.metrics[name] for name in known}
-            known.sort(key=lambda name: name != self.headline)  # which is told first
-            told = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in known)
-            say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {told}")
+            row |= {f"eval_{name}": value for name, value in self.judge.figures().items()}
+            say(f"epoch {epoch + 1}/{self.plan.epochs}: evaluation {self.judge.told()}")
         row["minutes"] = round(self.seconds / 60, 3)
         self.history.append(row)
         self.unevaluated = None
@@ -214,15 +206,11 @@ class _Session:
         """Measures the weights of now. Ended meanwhile, the run is saved as it is after the step, to be evaluated when
         it continues.
         """
-        memory = dict(self.memory)  # ended meanwhile, the next is compared with the same one
         try:
             with averaged(self.view):
                 network = self._at_full_size()
-                self.metrics = self.task.evaluate(
-                    self.view, network, self.evaluation, self._reference, self.ending.check, memory
-                )
+                self.judge.evaluate(self.view, network, self.ending.check)
                 self._keep_best(network)
-                self.memory = memory
         except Terminated:
             self.unevaluated = means
             self.save()
@@ -234,26 +222,15 @@ class _Session:
         Before the checkpoint: a run killed between the two goes on from the last one, and repeats the evaluation and
         this file.
         """
-        value, best = self.metrics[self.headline], self._best()
-        if math.isfinite(value) and (best is None or self.sign * value > self.sign * best[f"eval_{self.headline}"]):
+        if self.judge.beats(self.judge.best(self.history)):
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            meta = {"step": self.step, "epoch": epoch, "metrics": self.metrics, **self._told_of(network)}
+            meta = {"step": self.step, "epoch": epoch, "metrics": self.judge.metrics, **self._told_of(network)}
             state.save_best(self.view, network, self.workdir, meta)
-
-    def _best(self):
-        """The history's row of the best evaluation, of equals the first; None before one."""
-        key = f"eval_{self.headline}"
-        rows = [row for row in self.history if math.isfinite(row.get(key, math.nan))]
-        return max(rows, key=lambda row: self.sign * row[key], default=None)
 
     def _told_of(self, network):
         """What a file of weights tells of the model."""
         frozen = parts_config(self.stage.network).get("frozen", [])
         return {"spec": dataclasses.asdict(network.spec), "frozen": frozen, "kzoo": __version__}
-
-    def _reference(self):
-        """The training split as evaluation sees pictures."""
-        return loader_for(self.task, self.finest, self.plan.source, self.recipe.data)
 
     def _enter(self, side):
         """Goes on at another image size, where the recipe says so for this epoch."""
@@ -280,12 +257,12 @@ class _Session:
         meta = {
             "step": self.step,
             "history": self.history,
-            "metrics": self.metrics,
+            "metrics": self.judge.metrics,
             "seconds": self.seconds,
             "side": self.stage.side,
             "started": self.started,
             "unevaluated": self.unevaluated,
-            "memory": self.memory,
+            "memory": self.judge.memory,
         }
         state.save(self.view, self.workdir, meta | self._told_of(self.stage.network))
 
@@ -296,19 +273,7 @@ class _Session:
         self._record()
 
     def _record(self):
-        versions = {f"version.{n}": importlib.metadata.version(n) for n in VERSIONS if _installed(n)}
-        record = versions | {
-            "version.kzoo": __version__,
-            "version.python": platform.python_version(),
-            "backend": keras.backend.backend(),
-            "devices": keras.distribution.list_devices() if keras.backend.backend() != "torch" else [],
-            "compiled": self.compiled,
-            "parameters": self.stage.network.count_params(),
-            "steps_per_epoch": self.steps_per_epoch,
-            "total_steps": self.total_steps,
-            "training_images": len(self.plan.source),
-            "started": self.started,
-        }
+        record = record_of(self.plan, self.stage.network, compiled=self.compiled, started=self.started)
         write_text(self.workdir / RECORD, dump(self.recipe, record))
 
     def finish(self):
@@ -316,22 +281,15 @@ class _Session:
         weights.
         """
         self.draw()
+        metrics, headline = self.judge.metrics, self.judge.headline
         with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
-        write_text(self.workdir / "metrics.json", json.dumps(self.metrics | {"steps": self.step}, indent=1) + "\n")
+        write_text(self.workdir / "metrics.json", json.dumps(metrics | {"steps": self.step}, indent=1) + "\n")
         told, best = (
-            f"{self.headline} {self.metrics[self.headline]:.4f} on {self.metrics['images']} pictures",
-            self._best(),
+            f"{headline} {metrics[headline]:.4f} on {metrics['images']} pictures",
+            self.judge.best(self.history),
         )
         if best and best["step"] < self.step:
-            told += f"; the best, {best[f'eval_{self.headline}']:.4f}, was after epoch {best['epoch']}"
+            told += f"; the best, {best[f'eval_{headline}']:.4f}, was after epoch {best['epoch']}"
         say(f"done: {self.workdir}, {told}")
-        return Run(self.workdir, self.metrics, tuple(self.history))
-
-
-def _installed(distribution):
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return Run(self.workdir, metrics, tuple(self.history))
