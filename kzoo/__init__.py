@@ -15,6 +15,7 @@ _HOME = {
     "preprocessor": "zoo", "task": "tasks", "register_task": "tasks",
     "train": "training", "evaluate": "training", "export": "exporting", "reduce_precision": "precision", "attention": "explain",
     "postprocess": "tasks.detect",
+    "find_lr": "training", "sweep": "sweeping",
 }
 # fmt: on
 __all__ = sorted(_HOME)

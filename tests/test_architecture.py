@@ -31,7 +31,7 @@ FLOORS = (
     ("tasks",),
     ("precision",),
     ("training", "exporting"),
-    ("predicting", "checking", "probing"),
+    ("predicting", "checking", "probing", "sweeping"),
     ("quickstart",),
     ("commands",),
     ("cli",),

@@ -4,6 +4,8 @@ two engines.
 
 from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.decode import decode, read_picture
+from kzoo.data.given import KIND as GIVEN
+from kzoo.data.given import part_for, sources_of
 from kzoo.data.loader import Loader, engine_for
 from kzoo.data.objects import ObjectBatching, in_upper_left
 from kzoo.data.pack import pack
@@ -14,6 +16,7 @@ from kzoo.specs import Take
 __all__ = [
     "Array",
     "Batching",
+    "GIVEN",
     "Labels",
     "Loader",
     "ObjectBatching",
@@ -26,6 +29,8 @@ __all__ = [
     "normalise",
     "open_source",
     "pack",
+    "part_for",
     "prepare",
     "read_picture",
+    "sources_of",
 ]

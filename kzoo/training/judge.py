@@ -3,6 +3,7 @@
 import math
 
 from kzoo.training.evaluation import loader_for
+from kzoo.training.run import best_row
 
 
 class Judge:
@@ -32,6 +33,11 @@ class Judge:
         self.metrics = self.task.evaluate(view, network, self.loader, self._reference, between, memory)
         self.memory = memory
 
+    @property
+    def batches(self):
+        """How many an evaluation takes of its pictures."""
+        return -(-len(self.held_out) // self.loader.batch_size)
+
     def _reference(self):
         """The training split as evaluation sees pictures."""
         return loader_for(self.task, self._network, self.plan.source, self.plan.recipe.data)
@@ -46,6 +52,10 @@ class Judge:
         figures = sorted(self.figures().items(), key=lambda item: item[0] != self.headline)
         return ", ".join(f"{name} {value:.4f}" for name, value in figures)
 
+    def logs(self):
+        """The last evaluation's figures as Keras' callbacks have them, val_... before their names."""
+        return {f"val_{name}": value for name, value in self.metrics.items() if name != "images"}
+
     def beats(self, best):
         """Whether the last evaluation is better than that of the row `best` of a history; None: than none."""
         value = self.metrics[self.headline]
@@ -53,6 +63,23 @@ class Judge:
 
     def best(self, history):
         """The history's row of the best evaluation, of equals the first; None before one."""
-        key = f"eval_{self.headline}"
-        rows = [row for row in history if math.isfinite(row.get(key, math.nan))]
-        return max(rows, key=lambda row: self.sign * row[key], default=None)
+        return best_row(history, self.headline, self.sign)
+
+    def tired(self, history):
+        """Why the run ends now by its recipe's early_stop, a sentence; "" where it goes on. A function of the history
+        alone, so that a run that is killed and continued ends where it would have.
+        """
+        limits, key = self.plan.recipe.early_stop, f"eval_{self.headline}"
+        best, waited = None, 0
+        for row in history:
+            if key not in row:
+                continue
+            value, waited = self.sign * row[key], waited + 1
+            if math.isfinite(value) and (best is None or value > self.sign * best[key] + limits.min_delta):
+                best, waited = row, 0
+        if limits.patience is None or waited < limits.patience:
+            return ""
+        by = f" by more than {limits.min_delta:g}" if limits.min_delta else ""
+        than = f"{best[key]:.4f} of epoch {best['epoch']}" if best else "finite"
+        times = "evaluation" if waited == 1 else f"{waited} evaluations"
+        return f"early_stop.patience={limits.patience}: the last {times} gave no better {self.headline}{by} than {than}"

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+from kzoo import data as kdata
 from kzoo import registry
 from kzoo.errors import UserError
 from kzoo.models.base import build
@@ -26,6 +27,27 @@ def settle(source, overrides=None, smoke=False):
         recipe = shrink(recipe, registry.toy_of(recipe.model))
     recipe = override(recipe, flatten(recipe))  # checks the types of one written in Python
     return name, adopt(override(recipe, overrides or {}))
+
+
+def take(recipe, data):
+    """(the recipe with the name of the data that `train` was given, (training, evaluation) sources or None where that
+    name opens both, the name of the evaluation source where it is another's).
+
+    Raises as kzoo.data.sources_of.
+    """
+    if data is None or isinstance(data, str):
+        return recipe if data is None else override(recipe, {"data.source": data}), None, None
+    source, held_out = kdata.sources_of(data, opener(recipe.data))
+    recipe = override(recipe, {"data.source": source.name})
+    return recipe, (source, held_out), None if held_out.name == source.name else held_out.name
+
+
+def opener(data):
+    """The function of a source's name and 0 for training or 1 for evaluation that opens its split as a recipe's Data
+    says.
+    """
+    splits = data.train_split, data.eval_split
+    return lambda name, place: kdata.open_source(name, splits[place], data_dir=data.data_dir)
 
 
 def adopt(recipe):
