@@ -172,7 +172,7 @@ def _named(given, all_texts):
     names = np.unique(given[0])
     for targets in given[1:]:
         if extra := sorted(set(targets) - set(names)):
-            raise UserError(f"the evaluation data has the class {extra[0]!r}, which the training data has not.")
+            raise UserError(f"the evaluation data has the class {str(extra[0])!r}, which the training data has not.")
     return [np.searchsorted(names, targets) for targets in given], len(names), tuple(map(str, names))
 
 

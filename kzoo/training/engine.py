@@ -327,9 +327,8 @@ class _Session:
         if best and best["step"] < self.step:
             told += f"; the best, {best[f'eval_{headline}']:.4f}, was after epoch {best['epoch']}"
         if self.ended and self.step < self.total_steps:
-            say(
-                f"ended after epoch {self.history[-1]['epoch']} of {self.plan.epochs}: {self.ended}; {BEST} has the best"
-            )
+            epoch = self.history[-1]["epoch"]
+            say(f"ended after epoch {epoch} of {self.plan.epochs}: {self.ended}; {BEST} has the best")
         say(f"done: {self.workdir}, {told}")
         ended = self.ended if self.step < self.total_steps else ""
         return Run(self.workdir, metrics, tuple(self.history), ended, (headline, self.judge.sign))

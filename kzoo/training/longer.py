@@ -30,7 +30,8 @@ def require_same_so_far(workdir, old, new, record):
     if [_side(old, epoch) for epoch in seen] != [_side(new, epoch) for epoch in seen]:
         raise UserError(
             f"progressive gives every image size an equal share of the epochs, of which {workdir} would have had other "
-            f"ones by epochs={new.epochs}; choose another --workdir, with init_from={workdir} to go on from its weights."
+            f"ones by epochs={new.epochs}; choose another --workdir, with "
+            f"init_from={workdir} to go on from its weights."
         )
     if before != after and not np.array_equal(
         *(_rates(r, total, per_epoch, step) for r, total in ((old, before), (new, after)))

@@ -145,8 +145,8 @@ def _refuse_changes(workdir, recipe, evaluation):
         own = any(str(each.get("data.source")).startswith(f"{GIVEN}:") for each in (old, new))
         hint = " (data given in Python has to be the same again, in the same order: no shuffle)" if own else ""
         raise UserError(
-            f"{workdir} holds a run with other settings: {listed}{more}{hint}; continue it with the same ones or choose "
-            "another --workdir."
+            f"{workdir} holds a run with other settings: {listed}{more}{hint}; continue it with the same ones or "
+            "choose another --workdir."
         )
     if found:
         require_same_so_far(workdir, before, now, told)
