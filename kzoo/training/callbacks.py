@@ -8,6 +8,7 @@ from kzoo.system import Terminated
 _REFUSED = {
     "LearningRateScheduler": "the learning rate is the recipe's; set optim.lr and schedule",
     "ReduceLROnPlateau": "the learning rate is the recipe's; set optim.lr and schedule",
+    "SwapEMAWeights": "averages of the weights are the recipe's; set optim.ema",
     "BackupAndRestore": "a run is saved and continued by itself; leave it out",
 }
 

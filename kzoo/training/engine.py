@@ -51,7 +51,8 @@ def train(recipe, workdir=None, overrides=None, data=None, *, callbacks=(), smok
     run is only continued with the same. callbacks: of Keras, told of the whole run as `fit` would tell them, epochs
     numbered from 0; the evaluation's figures are val_... in their logs, self.model is the task, its weights those that
     are trained, and one that sets model.stop_training ends the run as its last epoch would. What they change in
-    on_train_end is not kept. smoke: the toy row, generated data, two steps, in a temporary folder unless one is given.
+    on_train_end is not kept, and what they remember is not continued. smoke: the toy row, generated data, two steps, in
+    a temporary folder unless one is given.
 
     Raises UserError for a folder that holds another run, a loss that is not finite, a required XLA step that is not to
     be had, a disk or memory that is full. Asked to end by SIGTERM, in the main thread, it finishes the step, saves and
