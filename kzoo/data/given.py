@@ -77,13 +77,13 @@ class Subset(Source):
         return self._source.all_labels()[self._index]
 
 
-def sources_of(data, opened, parts=True):
+def sources_of(data, opened, parts=True, divide=None):
     """(training, evaluation), the Sources of what a user gave: a source's name, a kzoo.data source, (images, targets),
     images alone, a tf.data.Dataset, a PyDataset, or a pair of these.
 
     opened: the function of a name and the place in the pair that opens the source of that name. Without evaluation a
-    tenth, scattered by the samples' numbers, is held out, as of an npz file without splits; parts False: evaluation is
-    then the whole, and training None. In (images, targets) images are (N, H, W[, C]), uint8, or other numbers in 0..255
+    tenth, scattered by the samples' numbers, is held out, as of an npz file without splits, or what the function
+    `divide` of the source says, bool (N,); parts False: evaluation is then the whole, and training None. In (images, targets) images are (N, H, W[, C]), uint8, or other numbers in 0..255
     or, floats alone, in 0..1; targets labels (N,), whole numbers or texts, or (N, classes) of 0 and 1. Datasets give
     such pairs, one by one or in batches. Raises UserError, or UsageError for what is none of these or could be two.
     """
@@ -95,7 +95,7 @@ def sources_of(data, opened, parts=True):
     whole = data if isinstance(data, Source) else _source([_read(data)])[0]
     if not parts:
         return None, whole
-    return _divided(whole)
+    return _divided(whole, divide)
 
 
 def _both(training, evaluation, opened):
@@ -109,13 +109,13 @@ def _both(training, evaluation, opened):
     )
 
 
-def _divided(source):
+def _divided(source, divide):
     """(training, evaluation) of a source that was given alone."""
     if source.streams:
         raise UsageError(
             f"{source.name} is read as a stream, of which none can be held out; give a pair, (training, evaluation)."
         )
-    out = held_out(len(source))
+    out = held_out(len(source)) if divide is None else divide(source)
     if out.all() or not out.any():
         raise UsageError(
             f"{source.name} has {len(source)} pictures, too few to hold a tenth out; give a pair, (training, "
@@ -124,12 +124,12 @@ def _divided(source):
     return Subset(source, np.flatnonzero(~out)), Subset(source, np.flatnonzero(out))
 
 
-def part_for(run_source, reference, source):
+def part_for(run_source, reference, source, divide=None):
     """(training, evaluation) sources for a finished run of that source's name: where it was given the very data of the
     run, of which some was held out, those parts of it.
     """
     if source.name == run_source and source.name.startswith(f"{KIND}:"):
-        return _divided(source)
+        return _divided(source, divide)
     return reference, source
 
 

@@ -11,7 +11,6 @@ import time
 import keras
 
 from kzoo import __version__
-from kzoo import data as kdata
 from kzoo.errors import UserError
 from kzoo.files import replacing, write_text
 from kzoo.keras_private import compiled_as
@@ -25,7 +24,7 @@ from kzoo.training.devices import data_parallel
 from kzoo.training.evaluation import averaged
 from kzoo.training.judge import Judge
 from kzoo.training.optimizer import require_xla
-from kzoo.training.plan import Plan, settle, take
+from kzoo.training.plan import Plan, opener, settle, take
 from kzoo.training.record import record_of
 from kzoo.training.run import Run
 from kzoo.training.stage import Stage
@@ -78,9 +77,7 @@ class _Session:
     def __init__(self, recipe, workdir, data, ending, callbacks, changed):
         keras.utils.set_random_seed(recipe.seed)
         self.recipe, self.workdir, self.ending, self.changed = recipe, workdir, ending, changed
-        source, held_out = data or [
-            kdata.open_source(recipe.data.source, s, data_dir=recipe.data.data_dir) for s in self._splits()
-        ]
+        source, held_out = data or map(opener(recipe.data), (recipe.data.source,) * 2, (0, 1))
         self.plan = Plan(recipe, source)
         self.task, self.steps_per_epoch, self.total_steps = (
             self.plan.task,
@@ -113,9 +110,6 @@ class _Session:
     def seconds(self):
         """Wall time of the run, evaluations included; what a kill threw away is not counted."""
         return self.seconds_before + time.monotonic() - self.began
-
-    def _splits(self):
-        return self.recipe.data.train_split, self.recipe.data.eval_split
 
     def _first_side(self):
         """The image size to begin at: the checkpoint's own, from which the run may go on to another."""

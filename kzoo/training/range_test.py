@@ -12,14 +12,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from kzoo import data as kdata
 from kzoo.errors import UsageError, require
 from kzoo.figures import new_figure, save
 from kzoo.models.base import computing_in
 from kzoo.system import output_folder, printable, say
 from kzoo.training import logs
 from kzoo.training.devices import data_parallel, seed_step
-from kzoo.training.plan import Plan, settle, take
+from kzoo.training.plan import Plan, opener, settle, take
 from kzoo.training.stage import Stage
 from kzoo.weights.backbone import start_from
 
@@ -57,11 +56,7 @@ def find_lr(recipe, overrides=None, data=None, *, low=1e-6, high=1.0, steps=100,
     name, recipe = settle(recipe, overrides)
     recipe, sources, _ = take(recipe, data)
     keras.utils.set_random_seed(recipe.seed)
-    source = (
-        sources[0]
-        if sources
-        else kdata.open_source(recipe.data.source, recipe.data.train_split, data_dir=recipe.data.data_dir)
-    )
+    source = sources[0] if sources else opener(recipe.data)(recipe.data.source, 0)
     with computing_in(recipe.precision), data_parallel(recipe):
         plan = Plan(recipe, source)
         plan.schedule = _Rising(low, high, steps)
