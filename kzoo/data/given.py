@@ -83,8 +83,9 @@ def sources_of(data, opened, parts=True, divide=None):
 
     opened: the function of a name and the place in the pair that opens the source of that name. Without evaluation a
     tenth, scattered by the samples' numbers, is held out, as of an npz file without splits, or what the function
-    `divide` of the source says, bool (N,); parts False: evaluation is then the whole, and training None. In (images, targets) images are (N, H, W[, C]), uint8, or other numbers in 0..255
-    or, floats alone, in 0..1; targets labels (N,), whole numbers or texts, or (N, classes) of 0 and 1. Datasets give
+    `divide` of the source says, bool (N,); parts False: evaluation is then the whole, and training None. In (images,
+    targets) images are (N, H, W[, C]), uint8, or other numbers in 0..255 or, floats alone, in 0..1; targets labels
+    (N,), whole numbers or texts, or (N, classes) of 0 and 1. Datasets give
     such pairs, one by one or in batches. Raises UserError, or UsageError for what is none of these or could be two.
     """
     if isinstance(data, list | tuple) and not _is_arrays(data):
