@@ -37,6 +37,7 @@ class TaskSettings(Settings):
     # the class of the random changes that its pictures can undergo, a frozen dataclass: a recipe's data.augment
     augments = Augment
     smoke_source = "fake"  # generated data of its sort
+    weighs = False  # whether data.class_weight has classes to weigh
 
     def __init_subclass__(cls):
         if "kind" in vars(cls):
@@ -52,6 +53,7 @@ class Classify(TaskSettings):
     """One class for each picture."""
 
     kind = "classify"
+    weighs = True
     # cross_entropy | binary_cross_entropy (mean over classes) | binary_cross_entropy_sum (sum over classes)
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0

@@ -164,7 +164,7 @@ def run_pictures(target, count=8):
     if recipe is None:
         return {}
     try:
-        source = data.open_source(recipe.data.source, recipe.data.eval_split, data_dir=recipe.data.data_dir)
+        source = data.open_data(recipe.data, recipe.data.eval_split)
         pictures = [source.read(i)[0] for i in range(min(count, len(source)))]
     except UserError as error:  # the data may live on another machine: the embedded pictures serve
         say(f"verifying with the embedded pictures, the run's own cannot be read: {error}")

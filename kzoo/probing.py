@@ -68,7 +68,7 @@ def probe_source(model, kind, name, data=None, asked=None):
     """
     data, asked = data or Data(), asked or Masked()
     splits = (data.train_split, data.eval_split)
-    sources = [kdata.open_source(name, split, data_dir=data.data_dir) for split in splits]
+    sources = [kdata.open_data(data, split, name) for split in splits]
     options = {"k": asked.knn_k, "temperature": asked.knn_temperature} if kind == "knn" else {}
     return probe_model(model, kind, *sources, data.eval_batch_size or data.batch_size, **options)
 
@@ -80,7 +80,7 @@ def probe_model(model, kind, reference, asked, batch_size=128, limits=(None, Non
     """
     check_kind(kind)
     for source in (reference, asked):
-        if source.targets != "label":
+        if source.targets != "label" or source.multilabel:
             raise UserError(
                 f"{source.name} gives no label for each picture, which a probe asks for; choose another source by "
                 "--data."

@@ -132,6 +132,8 @@ def smoke(recipe, toy):
         eval_split="test",
         batch_size=4,
         eval_batch_size=4,
+        **{"holdout": None, "folds": None, "fold": None},  # of data that is not there
+        class_weight=recipe.data.class_weight if recipe.data.class_weight == "balanced" else {},
     )
     small = {
         "task": recipe.task.smoked(),

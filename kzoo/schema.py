@@ -28,21 +28,59 @@ class Data(Settings):
     """Where pictures come from and how they are batched."""
 
     part = "data"
-    # tfds:NAME | folder:PATH | npz:FILE | digits | fake | with objects coco:IMAGES,ANNOTATIONS.json | voc:PATH | shapes
-    # | KIND:REST of a plugin
+    # tfds:NAME | folder:PATH | csv:FILE | npz:FILE | digits | fake | with objects coco:IMAGES,ANNOTATIONS.json
+    # | voc:PATH | shapes | KIND:REST of a plugin
     source: str = "fake"
     data_dir: str | None = None  # of TFDS; None: the setting KZOO_DATA_DIR, else TFDS' own default
     train_split: str = "train"
     eval_split: str = "test"
+    # the share of a source without splits that is held out, class by class, by a hash of the paths; None: its own tenth
+    holdout: float | None = None
+    folds: int | None = None  # or so many parts, likewise, of which one is held out
+    fold: int | None = None  # which, 0 to folds - 1
     batch_size: int = 128
     eval_batch_size: int | None = None  # None: batch_size
     eval_crops: int = 1  # 1 | 5 (centre and corners) | 10 (those and their mirror images): probabilities averaged
     # or the class of its task; a recipe puts the task's own, as it is by default, in the place of None
     augment: Augment | None = None
+    # of classes in training: "balanced" (n / (C * n_c)) | {class name: weight}, 1 for what is left out
+    class_weight: str | dict[str, float] | None = field(default_factory=dict)
+    sampler: str = "shuffle"  # shuffle | balanced (each class equally often in an epoch)
+    bad_pictures: str = "stop"  # stop | skip (another takes its place in training, evaluation leaves it out)
 
     def __post_init__(self):
-        self.require_choices(eval_crops=(1, 5, 10))
+        self.require_choices(eval_crops=(1, 5, 10), sampler=("shuffle", "balanced"), bad_pictures=("stop", "skip"))
         self.require_at_least(1, "batch_size", "eval_batch_size")
+        self._require_division()
+        self._require_weights()
+
+    def _require_division(self):
+        if self.holdout is not None and not 0 < self.holdout < 1:
+            raise UsageError(f"data.holdout is a share between 0 and 1, not {self.holdout}.")
+        if (self.folds is None) != (self.fold is None):
+            raise UsageError("data.folds, how many, and data.fold, which of them is held out, are set together.")
+        if self.folds is None:
+            return
+        if self.holdout is not None:
+            raise UsageError("data.holdout and data.folds exclude each other; leave one of them out.")
+        self.require_at_least(2, "folds")
+        if not 0 <= self.fold < self.folds:
+            raise UsageError(f"data.fold must lie in 0..{self.folds - 1}, as data.folds is, not {self.fold}.")
+
+    def _require_weights(self):
+        asked = self.class_weight
+        if isinstance(asked, str) and asked != "balanced":
+            raise UsageError(
+                f"data.class_weight is 'balanced' or a table, data.class_weight.CLASS=WEIGHT, not {asked!r}."
+            )
+        if asked == self.sampler == "balanced":
+            raise UsageError("data.class_weight and data.sampler both balance the classes; leave one of them out.")
+        for name, weight in asked.items() if isinstance(asked, dict) else ():
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
+            if not isinstance(name, str) or not number:
+                raise UsageError(
+                    f"data.class_weight gives names of classes numbers of at least 0, not {name!r} {weight!r}."
+                )
 
     def types(self):
         return super().types() | ({} if self.augment is None else {"augment": type(self.augment) | None})  # its task's
@@ -176,6 +214,8 @@ class Recipe(Settings):
     def __post_init__(self):
         spell_options(self)
         self._settle_augment()
+        if self.data.class_weight and not self.task.weighs:
+            raise UsageError(f"data.class_weight weighs classes, and the task {self.task.kind} has none; leave it out.")
         if "preprocessing" in self.overrides:
             raise UsageError(
                 "recipe.overrides.preprocessing is not read; set preprocessing.mean and its like, the recipe's own "

@@ -157,11 +157,19 @@ def test_a_truncated_picture_is_named(form):
         data.decode(encoded[: len(encoded) // 2], "half.pic")
 
 
-@pytest.mark.parametrize("encoded", [b"", b"hello", b"P6 1 1 255\nabc", encode(Image.fromarray(GREY), "TIFF")])
-def test_no_picture_is_named(encoded):
+@pytest.mark.parametrize(
+    ("encoded", "found"),
+    [
+        (b"", ", but an empty file"),
+        (b"hello", ", but text"),
+        (b"P6 1 1 255\nabc\0", ""),
+        (encode(Image.fromarray(GREY), "TIFF"), ", but TIFF"),
+    ],
+)
+def test_no_picture_is_named(encoded, found):
     with pytest.raises(
         UserError,
-        match="notes.jpg cannot be decoded as a picture .no known picture format.; replace or remove the file",
+        match=f"notes.jpg cannot be decoded as a picture .no known picture format{found}.; replace or remove the file",
     ):
         data.decode(encoded, "notes.jpg")
 

@@ -10,6 +10,7 @@ from kzoo.data import mixing
 from kzoo.data.decode import to_channels
 from kzoo.data.evaluation_pictures import EvaluationPictures
 from kzoo.data.training_pictures import TrainingPictures
+from kzoo.data.weighting import class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Batching:
     repeats = 1  # times each drawn picture comes in an epoch
 
     def train(self, pictures, targets, keys, epoch, step):
-        """A training batch: (x,) or (x, y)."""
+        """A training batch: (x,), (x, y) or (x, y, weights)."""
         raise NotImplementedError
 
     def evaluate(self, pictures, targets, keys, rows):
@@ -46,21 +47,27 @@ class Batching:
 
 
 class Labels(Batching):
-    """Pictures float32 (B, H, W, C), normalised, with their labels int32 (B,).
+    """Pictures float32 (B, H, W, C), normalised, with their labels int32 (B,) or, of a multilabel source, float32
+    (B, classes).
 
     Where augment, an Augment or None, mixes, targets float32 (B, classes), probabilities, take the labels' place in
-    training. crops: how many views evaluation takes of a picture (1, 5 or 10), one after another: outputs.reshape(B,
-    crops, ...) puts them together. Raises UserError for a number of channels that cannot be converted, and for changes
-    that pictures of this kind or this engine ("tf" or "numpy") do not allow.
+    training. class_weight ("balanced" or {class name: weight}, as in class_weights): training batches have weights
+    float32 (B,) too, of mixed pictures the mean by their shares; evaluation is not weighted. crops: how many views
+    evaluation takes of a picture (1, 5 or 10), one after another: outputs.reshape(B, crops, ...) puts them together.
+    Raises UserError for a number of channels that cannot be converted, for changes that pictures of this kind or this
+    engine ("tf" or "numpy") do not allow, and for weights that the source's classes cannot have.
     """
 
-    def __init__(self, take, source, *, augment=None, crops=1, seed=0, engine="numpy"):
+    def __init__(self, take, source, *, augment=None, crops=1, seed=0, engine="numpy", class_weight=None):
         (height, width), channels = take.image_size, take.channels
         # raises for what cannot be converted
         to_channels(np.zeros((1, 1, source.channels), np.uint8), channels, source.name)
         self.shape, self.classes = (height, width, channels), take.classes or source.num_classes
         self.augment, self.crops, self.seed = augment, crops, seed
         self.repeats = augment.repeats if augment else 1
+        self.multilabel = source.multilabel
+        self._labels = (source.num_classes,) if source.multilabel else ()  # the shape of a picture's own
+        self._weights = class_weights(class_weight, source) if class_weight else None
         common = (height, width), channels, take.preprocessing.for_channels(channels), source.name
         self._evaluated = EvaluationPictures(*common, crops)
         self._trained = TrainingPictures(augment, *common, seed, engine) if augment else None
@@ -71,23 +78,26 @@ class Labels(Batching):
 
     def train(self, pictures, targets, keys, epoch, step):
         images = self._trained(pictures, keys, epoch) if self._trained else self._evaluated(pictures)
+        weights = () if self._weights is None else (self._weights[targets],)
         if not self._mixes:
-            return images, targets
-        return mixing.mix(
-            images, targets, self.classes, mixing.draw(self.augment, self.seed, epoch, step, self.shape[:2])
-        )
+            return images, targets, *weights
+        made = mixing.draw(self.augment, self.seed, epoch, step, self.shape[:2])
+        share = np.float32(made.share)
+        weights = [own * share + own[::-1] * (1 - share) for own in weights]
+        return *mixing.mix(images, targets, self.classes, made), *weights
 
     def evaluate(self, pictures, targets, keys, rows):
         weights = np.ones(len(targets), np.float32)
         return padded(self._evaluated(pictures), rows * self.crops), padded(targets, rows), padded(weights, rows)
 
     def signature(self, rows, *, training):
-        labels = Array((rows,), np.int32)
-        if training:
-            return Array((rows, *self.shape), np.float32), Array(
-                (rows, self.classes), np.float32
-            ) if self._mixes else labels
-        return Array((rows * self.crops, *self.shape), np.float32), labels, Array((rows,), np.float32)
+        labels = Array((rows, *self._labels), np.float32 if self.multilabel else np.int32)
+        weights = Array((rows,), np.float32)
+        if not training:
+            return Array((rows * self.crops, *self.shape), np.float32), labels, weights
+        if self._mixes:
+            labels = Array((rows, *(self._labels or (self.classes,))), np.float32)
+        return Array((rows, *self.shape), np.float32), labels, *(() if self._weights is None else (weights,))
 
 
 def padded(array, rows):

@@ -8,15 +8,16 @@ import pathlib
 import numpy as np
 
 from kzoo.archives.reading import parsing, require_regular
+from kzoo.data.division import refuse
 from kzoo.data.object_sources import SYNONYMS, Table, TableSource, held_out, picture_of_size
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError
 from kzoo.system import printable
 
 
-def open_coco(spec, where, split):
+def open_coco(spec, where, split, division=None, lenient=False):
     """The split of "IMAGES,ANNOTATIONS.json"; `{split}` in either is the split's name, or a synonym of it. Without it a
-    tenth, chosen by the pictures' ids, is held out.
+    tenth, chosen by the pictures' ids, is held out, or what a Division says, by their file names.
 
     Pictures come in the order of their ids, classes in that of the categories'. Raises UserError, naming the annotation
     where it is one, for what is missing, comes twice or is not what the format has there.
@@ -24,13 +25,19 @@ def open_coco(spec, where, split):
     images, _, annotations = where.rpartition(",")
     if not images or not annotations:
         raise UsageError(f"{spec!r} names no annotations; it takes coco:IMAGES,ANNOTATIONS.json.")
+    if "{split}" in where:
+        refuse(spec, division)
     folder, path = _of_split(spec, images, annotations, split)
     content = _read(path)
     pictures, classes = _pictures(path, content), _classes(path, content)
-    _require_files(folder, path, pictures)
+    if not lenient:
+        _require_files(folder, path, pictures)
     table = _table(path, content, pictures, classes)
     index = np.arange(len(pictures))
-    if "{split}" not in where:
+    if division is not None:
+        index = division.chosen(spec, split, [image["file_name"] for image in pictures])
+        table = table.part(index)
+    elif "{split}" not in where:
         part = held_out(uniforms(0, 0, table.ids, 1)[:, 0])
         index = np.flatnonzero(part == (split != "train"))
         table = table.part(index)
@@ -45,6 +52,7 @@ def open_coco(spec, where, split):
 
     names = [name for _, name in classes]
     told = {"category_ids": tuple(number for number, _ in classes), "box_format": "xywh"}
+    told["files"] = [str(folder / image["file_name"]) for image in chosen]
     return TableSource(spec, table, picture, names, sizes=sizes, **told)
 
 
@@ -188,3 +196,11 @@ def _is_number(value):
 def _side(value):
     """A height or width as the file tells it, 0 where it does not."""
     return value if type(value) is int and value > 0 else 0
+
+
+def splits_of(spec, where, data_dir=None):
+    """The words for which there is a file of annotations."""
+    annotations = where.rpartition(",")[2]
+    if "{split}" not in where:
+        return ()
+    return [w for w in ("train", *SYNONYMS) if pathlib.Path(annotations.replace("{split}", w)).expanduser().exists()]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -13,6 +14,16 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _STRIP = 2**21  # pixels
+_MARKS = {
+    **{b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF", b"8BPS": "a Photoshop file", b"PK\3\4": "a zip archive"},
+    **{
+        b"\x89PNG": "a damaged PNG",
+        b"\xff\xd8\xff": "a damaged JPEG",
+        b"BM": "a damaged BMP",
+        b"GIF8": "a damaged GIF",
+    },
+    **{b"RIFF": "a damaged WebP"},
+}
 _TRANSPOSED = (5, 6, 7, 8)  # Exif orientations that exchange height and width
 
 
@@ -42,6 +53,17 @@ class Picture:
             image.format == "JPEG" and image.mode in ("RGB", "L") and self._orientation == 1 and channels == 3
         )
 
+    def facts(self):
+        """{"format", "mode", "frames", "turned"}: the file's own, and whether Exif turns or mirrors what it shows."""
+        with self._named_errors():
+            image = self._image or self._opened()
+            return {
+                "format": {"MPO": "JPEG"}.get(image.format, image.format),
+                "mode": image.mode,
+                "frames": getattr(image, "n_frames", 1),
+                "turned": self._orientation != 1,
+            }
+
     def pixels(self, window=None):
         """uint8 (H, W, channels), read-only; of a window (top, left, height, width) of it where one is given."""
         with self._named_errors():
@@ -66,8 +88,11 @@ class Picture:
                 f"{self.name} has too many pixels to decode safely ({error}); make it smaller first."
             ) from error
         except Exception as error:  # Pillow's readers raise almost any type on broken bytes
+            told = _reason(error)
+            if isinstance(error, Image.UnidentifiedImageError) and (found := _looks_like(self.encoded)):
+                told = f"{told}, but {found}"
             raise UserError(
-                f"{self.name} cannot be decoded as a picture ({_reason(error)}); replace or remove the file."
+                f"{self.name} cannot be decoded as a picture ({told}); replace or remove the file."
             ) from error
 
 
@@ -136,6 +161,34 @@ def _converted(image, channels):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     array = np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))
     return array.reshape(*array.shape[:2], channels)
+
+
+def why(error):
+    """What is wrong with a picture, in few words: of the UserError that names the picture, and the remedy."""
+    if found := re.search(r" cannot be (?:decoded as a picture|read) \((.*)\); ", str(error), re.DOTALL):
+        return found.group(1)
+    return str(error.__cause__ or error).rstrip(".")
+
+
+def _looks_like(encoded):
+    """What bytes that are no picture of a known format look like; "" where that is not known."""
+    start = bytes(encoded[:512])
+    if not start:
+        return "an empty file"
+    if start[4:8] == b"ftyp":
+        brand = start[8:12].decode("ascii", "replace")
+        return {"avif": "AVIF", "avis": "AVIF"}.get(
+            brand, "HEIC" if brand[:3] in ("hei", "hev", "mif", "msf") else "video"
+        )
+    for mark, name in _MARKS.items():
+        if start.startswith(mark):
+            return name
+    text = start.lstrip(b"\xef\xbb\xbf").strip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "HTML, a page in a picture's place"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "XML"
+    return "text" if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) else ""
 
 
 def _reason(error):

@@ -90,6 +90,11 @@ def sources_of(data, opened, parts=True, divide=None):
     """
     if isinstance(data, list | tuple) and not _is_arrays(data):
         training, evaluation = _pair(data)
+        if divide is not None:
+            raise UsageError(
+                "data is a pair, (training, evaluation), which data.holdout and data.folds do not divide; leave them "
+                "out, or give the training data alone."
+            )
         return _both(training, evaluation, opened)
     if isinstance(data, str):
         return opened(data, 0) if parts else None, opened(data, 1)

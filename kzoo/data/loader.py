@@ -3,10 +3,13 @@ engines.
 """
 
 import contextlib
+import functools
 
 import numpy as np
 
+from kzoo.data.batching import padded
 from kzoo.data.randomness import REPETITION, permutation, uniforms
+from kzoo.data.weighting import balanced, require_classes, require_known
 from kzoo.errors import UserError, backend_name, unknown
 
 
@@ -31,12 +34,17 @@ class Loader:
 
     engine: "tf" (tf.data), "numpy" (keras.utils.PyDataset, no TensorFlow; give fit() shuffle=False, the order is
     already drawn) or "auto": tf under the TensorFlow backend and for sources too large for memory. Both engines run the
-    same functions and give the same batches bit for bit. Raises as engine_for does.
+    same functions and give the same batches bit for bit. sampler: "shuffle", every sample once in an epoch, or
+    "balanced", as many samples, of each class equally many. Raises as engine_for does, and UserError where classes
+    cannot be balanced.
     """
 
-    def __init__(self, source, batching, batch_size, seed=0, engine="auto"):
+    def __init__(self, source, batching, batch_size, seed=0, engine="auto", sampler="shuffle"):
         self.source, self.batching, self.batch_size, self.seed = source, batching, batch_size, seed
-        self.engine = engine_for(source, engine)
+        self.engine, self.sampler = engine_for(source, engine), sampler
+        if sampler == "balanced":
+            require_classes(source, "data.sampler='balanced'")
+            require_known(source, "data.sampler='balanced'", "leave it out")
         self.failure = None  # the last UserError or MemoryError of a reading thread
 
     @property
@@ -51,7 +59,7 @@ class Loader:
         return steps
 
     def epoch(self, epoch, start_step=0):
-        """Training batches start_step, start_step + 1, ... of that epoch: (x,) or (x, y)."""
+        """Training batches start_step, start_step + 1, ... of that epoch: (x,), (x, y) or (x, y, weights)."""
 
         def batch(step, keys, pictures, targets):
             return self.batching.train(pictures, targets, keys, epoch, step)
@@ -59,13 +67,16 @@ class Loader:
         return self._run(batch, range(start_step, self.steps_per_epoch), training=True, order_of=epoch)
 
     def evaluation(self):
-        """Every sample once, in order: x, y and weights float32 (B,); the last batch is padded with weight 0.
+        """Every sample once, in order: x, y and weights float32 (B,); the last batch is padded with weight 0, which
+        those that cannot be read have too, where a source stands in for them.
 
         Give a compiled model its metrics as weighted_metrics, which alone see the weights.
         """
 
         def batch(step, keys, pictures, targets):
-            return self.batching.evaluate(pictures, targets, keys, self.batch_size)
+            x, y, weights = self.batching.evaluate(pictures, targets, keys, self.batch_size)
+            usable = self.source.usable(keys)
+            return x, y, weights if usable.all() else weights * padded(usable, self.batch_size)
 
         return self._run(batch, range(-(-len(self.source) // self.batch_size)), training=False)
 
@@ -97,15 +108,27 @@ class Loader:
             )
             return engines.stream_batches(self.source.records(), decoded, steps, size, signature, key, repeats)
         count = len(self.source)
-        order = np.arange(count) if order_of is None else permutation(self.seed, order_of, count)
+        order, times = self._order(order_of, steps.stop * size, repeats)
 
         def read(step):
             place = np.arange(step * size, min((step + 1) * size, count))
-            index = order[place // repeats]
-            return batch(step, index + place % repeats * REPETITION, *self.source.batch(index))
+            index, before = order[place // repeats], times[place // repeats] * repeats
+            return batch(step, index + (before + place % repeats) * REPETITION, *self.source.batch(index))
 
         run = engines.tf_batches if self.engine == "tf" else engines.numpy_batches
         return run(self._guarded(read), steps, signature)
+
+    @functools.cached_property
+    def _labels(self):
+        return self.source.all_labels()
+
+    def _order(self, epoch, places, repeats):
+        """(sample numbers, how often each came before) of an epoch of so many places, None: in file order."""
+        count = len(self.source)
+        if epoch is not None and self.sampler == "balanced":
+            return balanced(self._labels, self.seed, epoch, -(-places // repeats))
+        order = np.arange(count) if epoch is None else permutation(self.seed, epoch, count)
+        return order, np.zeros(count, int)
 
     def _guarded(self, function):
         """`function` that keeps its failure for plain_errors()."""

@@ -44,7 +44,8 @@ def _cut(share, centre, image_size):
 def mix(images, labels, num_classes, made):
     """Mixes float32 images (B, H, W, C) in place; returns them and the targets float32 (B, num_classes), probabilities.
 
-    labels are whole numbers (B,). Label smoothing is left to the loss, for which mixing before or after it is the same.
+    labels are whole numbers (B,) or, of several a picture, (B, num_classes) of 0 and 1. Label smoothing is left to the
+    loss, for which mixing before or after it is the same.
     """
     if made.box is not None:
         inside = np.s_[:, slice(*made.box[:2]), slice(*made.box[2:])]
@@ -53,6 +54,8 @@ def mix(images, labels, num_classes, made):
         other = images[::-1] * np.float32(1 - made.share)
         images *= np.float32(made.share)
         images += other
-    own = np.zeros((len(labels), num_classes), np.float32)
-    own[np.arange(len(labels)), labels] = 1
+    own = np.asarray(labels, np.float32)
+    if labels.ndim == 1:
+        own = np.zeros((len(labels), num_classes), np.float32)
+        own[np.arange(len(labels)), labels] = 1
     return images, own * np.float32(made.share) + own[::-1] * np.float32(1 - made.share)

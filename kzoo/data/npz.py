@@ -10,6 +10,7 @@ import numpy as np
 
 from kzoo.archives.arrays import Arrays
 from kzoo.data import npz_objects
+from kzoo.data.division import refuse
 from kzoo.data.randomness import uniforms
 from kzoo.data.sources import EVALUATION, ArraySource
 from kzoo.errors import UserError
@@ -24,36 +25,43 @@ def open_digits(split):
     return open_npz("digits", _DIGITS, split)
 
 
-def open_npz(name, path, split):
+def open_npz(name, path, split, division=None):
     """The split of an .npz file with x_train/y_train, train_images/train_labels or plain images/labels (1 in 10 held
-    out) arrays.
+    out, or what a Division says, by the samples' numbers) arrays.
 
-    Images are uint8 (N, H, W) or (N, H, W, C), labels whole numbers (N,) or (N, 1); class_names (K,) and num_classes
-    are optional. Where there are boxes, the labels are theirs, see npz_objects.source_of. Raises UserError for whatever
-    is missing or does not fit together.
+    Images are uint8 (N, H, W) or (N, H, W, C), labels whole numbers (N,) or (N, 1) or, where the file has a key
+    multilabel, (N, K) of 0 and 1; class_names (K,) and num_classes are optional. Where there are boxes, the labels are
+    theirs, see npz_objects.source_of. Raises UserError for whatever is missing or does not fit together.
     """
     if not pathlib.Path(path).exists():
         raise UserError(f"{name}: there is no file {path}; check the path or write one with `kzoo data pack`.")
     with Arrays(path) as file:
-        return _source(name, file, split)
+        return _source(name, file, split, division)
 
 
-def _source(name, file, split):
+def _source(name, file, split, division):
     style = npz_objects.style_of(file.headers, split)
     if style is not None:
         names = _class_names(name, file)
-        return npz_objects.source_of(name, file, style, split, names, len(names) or _num_classes(name, file))
+        if style:
+            refuse(name, division)
+        return npz_objects.source_of(name, file, style, split, names, len(names) or _num_classes(name, file), division)
     keys = _keys(name, file.headers, split)
-    _check(name, keys, *(file.headers[key] for key in keys))
+    if keys[0] != "images":
+        refuse(name, division)
+    several = "multilabel" in file.headers
+    _check(name, keys, *(file.headers[key] for key in keys), several)
     images, labels = (file.read(key) for key in keys)
     images = images[..., None] if images.ndim == 3 else images
-    labels = labels.reshape(-1)
+    labels = labels if several else labels.reshape(-1)
     class_names = _class_names(name, file)
-    num_classes = len(class_names) or _num_classes(name, file)
+    num_classes = len(class_names) or (labels.shape[1] if several else _num_classes(name, file))
     # checks the labels by their number in the file
     source = ArraySource(name, images, labels, num_classes, class_names)
     if keys[0] == "images":
         part = held_out(len(labels)) == (split in EVALUATION)
+        if division is not None:
+            part = division.chosen(name, split, range(len(labels)), None if several else labels)
         source = ArraySource(name, images[part], labels[part], num_classes, class_names)
     return source
 
@@ -78,7 +86,7 @@ def _keys(name, files, split):
     )
 
 
-def _check(name, keys, images, labels):
+def _check(name, keys, images, labels, several):
     """Raises UserError, by the arrays' headers alone, unless they are pictures and a label for each."""
     if (
         images.dtype != np.uint8
@@ -89,7 +97,9 @@ def _check(name, keys, images, labels):
         raise UserError(
             f"{name}: {keys[0]} must be uint8 of shape (N, H, W[, 1, 3 or 4]), not {images.dtype} {images.shape}."
         )
-    if labels.shape not in (images.shape[:1], (images.shape[0], 1)):
+    if several and len(labels.shape) == 2 and labels.shape[0] == images.shape[0]:
+        return
+    if several or labels.shape not in (images.shape[:1], (images.shape[0], 1)):
         raise UserError(
             f"{name}: {keys[1]} of shape {labels.shape} does not match the {images.shape[0]} pictures; store one label "
             "for each."
@@ -123,3 +133,15 @@ def _num_classes(name, file):
             "labels."
         )
     return told
+
+
+def splits_of(spec, path, data_dir=None):
+    """The words by which the keys of a file's arrays tell splits apart."""
+    if not pathlib.Path(path).exists():
+        return ()
+    with Arrays(path) as file:
+        return [
+            word
+            for word in ("train", *EVALUATION)
+            if f"{word}_boxes" in file.headers or any(style[0].format(word) in file.headers for style in _STYLES)
+        ]

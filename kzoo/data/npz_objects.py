@@ -22,7 +22,7 @@ def style_of(headers, split):
     return "" if "boxes" in headers and split in ("train", *EVALUATION) else None
 
 
-def source_of(name, file, style, split, class_names, num_classes):
+def source_of(name, file, style, split, class_names, num_classes, division=None):
     """The Source of the arrays with boxes.
 
     {style}images uint8 (N, H, W[, C]), or {style}encoded uint8, the files' bytes one after another, with {style}bytes
@@ -46,7 +46,10 @@ def source_of(name, file, style, split, class_names, num_classes):
     table = Table.of_rows(ids, owners, boxes, found["labels"], found.get("crowd"), found.get("area"))
     names = class_names or tuple(map(str, range(num_classes)))
     if not style:
-        index = np.flatnonzero(held_out(uniforms(0, 0, np.arange(count), 1)[:, 0]) == (split in EVALUATION))
+        if division is None:
+            index = np.flatnonzero(held_out(uniforms(0, 0, np.arange(count), 1)[:, 0]) == (split in EVALUATION))
+        else:
+            index = division.chosen(name, split, range(count))
         table, whole = table.part(index), picture
         sizes = None if sizes is None else sizes[index]
 

@@ -5,11 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kzoo.data.decode import Picture, pixels, read_picture
+from kzoo.data.division import SYNONYMS as SYNONYMS  # words for the split of evaluation, one of which a set has
 from kzoo.data.randomness import permutation
-from kzoo.data.sources import EVALUATION, Source, spread
+from kzoo.data.sources import Source, spread
 from kzoo.errors import UserError
-
-SYNONYMS = (*EVALUATION, "valid")  # words for the split of evaluation, one of which a set has
 
 
 class ObjectSource(Source):
@@ -22,6 +21,7 @@ class ObjectSource(Source):
 
     targets = "objects"
     category_ids = ()  # the numbers that the set itself gives its classes, where they are not 0, 1, 2, ...
+    files = ()  # of the pictures, where each has one
     box_format = "xyxy"  # of the numbers in its files: xyxy | xywh | yxyx; a report asks whether they fit it
 
     def picture(self, i):
@@ -33,11 +33,10 @@ class ObjectSource(Source):
         raise NotImplementedError
 
     def surveyed(self, most):
-        """Yields what `annotated` gives of at most that many pictures, drawn from all; of all, where that reads no
-        files.
+        """An iterator over what `annotated` gives of at most that many pictures, drawn from all; of all, where that
+        reads no files.
         """
-        for i in permutation(0, 0, len(self))[:most]:
-            yield self.annotated(i)
+        return map(self.annotated, permutation(0, 0, len(self))[:most])
 
     def fullest(self):
         """(the image_id of the picture with most objects, how many: crowds and boxes without area left out); None where
@@ -48,6 +47,9 @@ class ObjectSource(Source):
     def open(self, i):
         picture = self.picture(i)
         return picture, within(self.annotated(i)[0], *picture.shape[:2])
+
+    def where(self, i):
+        return self.files[i] if self.files else super().where(i)
 
     def read(self, i):
         """(uint8 (H, W, C), objects) of sample i; raises UserError naming the file of a bad picture."""
@@ -106,7 +108,7 @@ class TableSource(ObjectSource):
         self.name, self.channels = name, channels
         self.class_names, self.num_classes = tuple(class_names), len(class_names)
         self.table, self._picture, self._sizes, self._relative = table, picture, sizes, relative
-        for key, value in told.items():  # category_ids, box_format
+        for key, value in told.items():  # category_ids, box_format, files
             setattr(self, key, value)
 
     def __len__(self):

@@ -16,7 +16,8 @@ from kzoo.system import output_folder
 def pack(source, path, data_dir=None, splits=("train", "test")):
     """Writes the splits of the source named by a text to the .npz file `path`, at once or not at all; returns the path.
 
-    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,), class_names (K,), num_classes; of a set with objects,
+    Keys: {split}_images uint8 (N, H, W, C), {split}_labels (N,) or, with a key multilabel, (N, K) of 0 and 1,
+    class_names (K,), num_classes; of a set with objects,
     whose pictures may differ in size, those of npz_objects.source_of; read back by "npz:FILE". Raises UserError where
     pictures with labels differ in size or the file cannot be written.
     """
@@ -31,6 +32,8 @@ def pack(source, path, data_dir=None, splits=("train", "test")):
         opened = open_source(source, split, data_dir)
         arrays |= _arrays(opened, split)
     arrays |= {"num_classes": np.array(opened.num_classes), "class_names": np.array(opened.class_names, dtype=str)}
+    if opened.multilabel:
+        arrays["multilabel"] = np.array(True)
     if getattr(opened, "category_ids", ()):
         arrays["category_ids"] = np.array(opened.category_ids, np.int64)
     _write(path, arrays)
@@ -51,7 +54,10 @@ def _arrays(source, split):
             f"the pictures of {source.name} differ in size (for example {_example(sizes)}); resize them to one size "
             "first."
         )
-    return {f"{split}_images": np.asarray(images), f"{split}_labels": labels}
+    return {
+        f"{split}_images": np.asarray(images),
+        f"{split}_labels": labels.astype(np.uint8) if source.multilabel else labels,
+    }
 
 
 def _example(sizes):

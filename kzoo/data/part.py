@@ -13,6 +13,7 @@ class Part(Source):
     def __init__(self, source, count):
         self.name, self.channels, self.targets = source.name, source.channels, source.targets
         self.num_classes, self.class_names = source.num_classes, source.class_names
+        self.multilabel = source.multilabel
         self._source, self._index = source, np.sort(permutation(0, 0, len(source))[:count])
 
     def __len__(self):
@@ -23,6 +24,15 @@ class Part(Source):
 
     def batch(self, index):
         return self._source.batch(self._index[index])
+
+    def all_labels(self):
+        return self._source.all_labels()[self._index]
+
+    def where(self, i):
+        return self._source.where(self._index[i])
+
+    def usable(self, index):
+        return self._source.usable(self._index[index])
 
 
 def part_of(loader, count):

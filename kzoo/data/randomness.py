@@ -6,6 +6,7 @@ import numpy as np
 
 REPETITION = 1 << 40  # a sample's key is its number plus this for every time that the epoch has drawn it before
 MIXING, NOISE, MASKS, BOXES = 1, 2, 3, 4  # purposes
+SAMPLING = 16  # another, of balanced epochs
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # splitmix64: the golden ratio, and the two multipliers of its finaliser
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -7,11 +7,13 @@ called like those of the table, function(spec, rest, split, data_dir) -> Source,
 
 import concurrent.futures
 import functools
+import importlib
 import os
 
 import numpy as np
 
 from kzoo.data.decode import pixels
+from kzoo.data.division import SYNONYMS, refuse
 from kzoo.data.randomness import uniforms
 from kzoo.errors import UsageError, UserError, unknown
 from kzoo.plugins import entries, imported, refuse_rivals
@@ -34,6 +36,8 @@ class Source:
     class_names = ()
     channels = 3
     targets = "label"  # beside the picture: label | objects | picture (nothing; any number stands in a label's place)
+    multilabel = False  # True: labels are vectors float32 (num_classes,) of 0 and 1, any number of classes a picture
+    passed = {}  # {what was no picture: [paths]}, where a source looks for its files itself
     streams = False  # True: read in file order through records() and decode() instead of batch()
 
     def __len__(self):
@@ -52,10 +56,32 @@ class Source:
 
     def batch(self, index):
         """(pictures, labels int32 (B,)) of the sample numbers (B,): one array where all are decoded and of one size,
-        else a list.
+        else a list. Where a picture has several labels, they are float32 (B, num_classes).
         """
         pictures, labels = zip(*spread(self.open, index), strict=True)
-        return list(pictures), np.array(labels, np.int32)
+        return list(pictures), np.array(labels, np.float32 if self.multilabel else np.int32)
+
+    def all_labels(self):
+        """The labels of all samples, int32 (N,) or float32 (N, num_classes); they are read one by one, unless a source
+        that knows them says so in a method of its own.
+        """
+        labels = spread(lambda i: self.open(i)[1], range(len(self)))
+        return np.array(labels, np.float32 if self.multilabel else np.int32)
+
+    @property
+    def knows_labels(self):
+        """Whether it has all_labels without reading a picture."""
+        return type(self).all_labels is not Source.all_labels and not self.streams
+
+    def where(self, i):
+        """What to call sample i: the path of its file, where it has one."""
+        return f"{self.name}[{i}]"
+
+    def usable(self, index):
+        """bool (B,): which of the samples count in figures; False where another picture stands in for one that cannot
+        be read.
+        """
+        return np.ones(len(index), bool)
 
 
 def spread(function, *sequences):
@@ -73,21 +99,28 @@ def _readers():
 
 
 class ArraySource(Source):
-    """Pictures of equal size in memory: images uint8 (N, H, W, C), labels (N,) in 0..num_classes-1."""
+    """Pictures of equal size in memory: images uint8 (N, H, W, C), labels (N,) in 0..num_classes-1 or, of several a
+    picture, (N, num_classes) of 0 and 1.
+    """
 
     def __init__(self, name, images, labels, num_classes, class_names=()):
-        check_labels(name, labels, num_classes)
+        self.multilabel = labels.ndim == 2
+        (check_several if self.multilabel else check_labels)(name, labels, num_classes)
         self.name, self.num_classes, self.class_names = name, num_classes, tuple(class_names)
-        self.images, self.labels, self.channels = images, labels.astype(np.int32), images.shape[-1]
+        self.images, self.channels = images, images.shape[-1]
+        self.labels = labels.astype(np.float32 if self.multilabel else np.int32)
 
     def __len__(self):
         return len(self.labels)
 
     def open(self, i):
-        return self.images[i], int(self.labels[i])
+        return self.images[i], self.labels[i] if self.multilabel else int(self.labels[i])
 
     def batch(self, index):
         return self.images[index], self.labels[index]
+
+    def all_labels(self):
+        return self.labels
 
 
 class FakeSource(Source):
@@ -112,19 +145,45 @@ class FakeSource(Source):
         colour = 64 + 127 * u[4:]
         return np.clip(colour + 64 * wave[..., None], 0, 255).astype(np.uint8), label
 
+    def all_labels(self):
+        return np.arange(self._count, dtype=np.int32) % self.num_classes
 
-def open_source(spec, split, data_dir=None):
-    """The Source that a text names: tfds:NAME, folder:PATH, npz:FILE, digits, fake[:classes=5,size=48,n=64,channels=1],
-    with objects coco:IMAGES,ANNOTATIONS.json, voc:PATH, shapes[:n=2000,size=64,max=6], or a plugin's.
 
-    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). Raises UserError for what is not there or
-    not readable, and for a kind that two packages claim or whose plugin fails.
+def open_source(spec, split, data_dir=None, *, division=None, lenient=False):
+    """The Source that a text names: tfds:NAME, folder:PATH, csv:FILE, npz:FILE, digits, fake[:classes=5,size=48,n=64,
+    channels=1], with objects coco:IMAGES,ANNOTATIONS.json, voc:PATH, shapes[:n=2000,size=64,max=6], or a plugin's.
+
+    data_dir is TFDS' (None: the setting KZOO_DATA_DIR, else TFDS' default). division: the Division of a source without
+    splits of its own; None: a tenth is held out. lenient: pictures that a list names and that are not there are told
+    when they are read, not now. Raises UserError for what is not there or not readable, and for a kind that two
+    packages claim or whose plugin fails; UsageError where a source that has splits is to be divided.
     """
     kind, _, rest = str(spec).partition(":")
     opener = _opener(kind, spec)
-    if kind in ("tfds", "folder", "npz", "coco", "voc") and not rest:
+    if kind in ("tfds", "folder", "csv", "npz", "coco", "voc") and not rest:
         raise UsageError(f"the data source {kind!r} needs a name or path: {kind}:WHERE.")
+    if kind in _DIVIDED:
+        more = {"lenient": lenient} if kind in _LISTED else {}
+        return opener(spec, rest, split, data_dir, division=division, **more)
+    refuse(spec, division)
     return opener(spec, rest, split, data_dir)
+
+
+def splits_of(spec, data_dir=None):
+    """The names of the splits that the source named by a text has, as far as it tells: train and those of evaluation,
+    once each. Raises as open_source does.
+    """
+    kind, _, rest = str(spec).partition(":")
+    _opener(kind, spec)
+    if kind == "tfds":
+        from kzoo.data.tfds_source import splits_of as found
+    elif kind in _DIVIDED and rest:
+        module = {"csv": "csv_source"}.get(kind, kind)
+        found = importlib.import_module(f"kzoo.data.{module}").splits_of
+    else:
+        return "train", "test"
+    words = found(spec, rest, data_dir)
+    return tuple(word for word in ("train", *SYNONYMS) if word in words) or ("train", "test")
 
 
 def _opener(kind, spec):
@@ -165,6 +224,17 @@ def check_labels(name, labels, num_classes, index=None):
         )
 
 
+def check_several(name, labels, num_classes):
+    """Raises UserError, naming the first sample, unless labels (N, num_classes) are of 0 and 1."""
+    if labels.shape[1] != num_classes:
+        raise UserError(
+            f"{name}: labels of shape {labels.shape} do not fit {num_classes} classes; give one column each."
+        )
+    wrong = np.flatnonzero(~np.isin(labels, (0, 1)).all(axis=1))
+    if len(wrong):
+        raise UserError(f"{name}: sample {wrong[0]} has labels other than 0 and 1, {labels[wrong[0]]}; correct them.")
+
+
 def whole_options(kind, text, known):
     """{key: number} of a generated source's options, "key=1,other=2". Raises UsageError for a key not among the known,
     or below 1.
@@ -192,16 +262,22 @@ def _digits(spec, rest, split, data_dir):
     return open_digits(split)
 
 
-def _npz(spec, path, split, data_dir):
+def _npz(spec, path, split, data_dir, division=None):
     from kzoo.data.npz import open_npz
 
-    return open_npz(spec, path, split)
+    return open_npz(spec, path, split, division)
 
 
-def _folder(spec, path, split, data_dir):
+def _folder(spec, path, split, data_dir, division=None):
     from kzoo.data.folder import FolderSource
 
-    return FolderSource(spec, path, split)
+    return FolderSource(spec, path, split, division)
+
+
+def _csv(spec, path, split, data_dir, division=None, lenient=False):
+    from kzoo.data.csv_source import open_csv
+
+    return open_csv(spec, path, split, division, lenient)
 
 
 def _tfds(spec, name, split, data_dir):
@@ -210,16 +286,16 @@ def _tfds(spec, name, split, data_dir):
     return open_tfds(spec, name, split, data_dir)
 
 
-def _coco(spec, where, split, data_dir):
+def _coco(spec, where, split, data_dir, division=None, lenient=False):
     from kzoo.data.coco import open_coco
 
-    return open_coco(spec, where, split)
+    return open_coco(spec, where, split, division, lenient)
 
 
-def _voc(spec, path, split, data_dir):
+def _voc(spec, path, split, data_dir, division=None):
     from kzoo.data.voc import open_voc
 
-    return open_voc(spec, path, split)
+    return open_voc(spec, path, split, division)
 
 
 def _array(spec, rest, split, data_dir):
@@ -237,5 +313,7 @@ def _shapes(spec, options, split, data_dir):
 _OPENERS = {
     "array": _array,  # what was given in Python
     **{"tfds": _tfds, "folder": _folder, "npz": _npz, "digits": _digits, "fake": _fake},
-    **{"coco": _coco, "voc": _voc, "shapes": _shapes},
+    **{"coco": _coco, "voc": _voc, "shapes": _shapes, "csv": _csv},
 }
+_DIVIDED = {"folder", "csv", "npz", "coco", "voc"}  # which may have no splits of their own
+_LISTED = {"csv", "coco"}  # which name their pictures in a file

@@ -32,6 +32,9 @@ class EncodedSource(Source):
     def open(self, i):
         return Picture(self._encoded[i], f"{self.name}[{i}]", self.channels), int(self._labels[i])
 
+    def all_labels(self):
+        return self._labels.astype(np.int32)
+
 
 class StreamSource(Source):
     """Pictures read from the files in order, epoch by epoch; open(i) is possible but slow. Batches come from
@@ -166,3 +169,10 @@ def _batches(records):
 
 def _first_line(error):
     return str(error).splitlines()[0].rstrip(".")
+
+
+def splits_of(spec, name, data_dir=None):
+    """The names of a prepared set's splits."""
+    require("tensorflow", "tensorflow_datasets", why=f"the data source {spec}")
+    _leave_accelerators_alone()
+    return list(_builder(name, data_dir or os.environ.get("KZOO_DATA_DIR")).info.splits)

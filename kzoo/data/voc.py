@@ -10,16 +10,17 @@ import numpy as np
 
 from kzoo.archives.reading import TEXT_LIMIT, parsing
 from kzoo.data.decode import EXTENSIONS
+from kzoo.data.division import refuse
 from kzoo.data.object_sources import SYNONYMS, Table, TableSource, check_boxes, held_out, picture_of_size
 from kzoo.data.sources import spread
 from kzoo.errors import UserError
 from kzoo.system import printable, read_file, say
 
 
-def open_voc(spec, path, split):
+def open_voc(spec, path, split, division=None):
     """The split of a folder: PATH/Annotations, PATH/JPEGImages and the lists of PATH/ImageSets/Main, or folders with
     the names of splits that hold pictures and XML files side by side. Without lists or such folders a tenth, chosen by
-    the files' names, is held out.
+    the files' names, is held out, or what a Division says, by the same.
 
     Boxes, of which VOC counts the pixels from 1 and the last one in, become x0 = xmin - 1, y0 = ymin - 1, x1 = xmax, y1
     = ymax. Objects that are marked difficult count as crowd. Classes are the names in all XML files, sorted. Raises
@@ -37,7 +38,9 @@ def open_voc(spec, path, split):
         raise UserError(
             f"{root} has no objects in its {len(files)} XML files; draw some boxes first, or check the path."
         )
-    wanted = _wanted(spec, chosen, files, split)
+    if chosen is not None:
+        refuse(spec, division)
+    wanted = _wanted(spec, chosen, files, split, division)
     pictures = _pictures(spec, root, wanted)
     number = {file: i for i, file in enumerate(files)}
     label = {name: i for i, name in enumerate(names)}
@@ -53,7 +56,7 @@ def open_voc(spec, path, split):
     def picture(i):
         return picture_of_size(pictures[i], sizes[i])
 
-    return TableSource(spec, table, picture, list(map(printable, names)), sizes=sizes)
+    return TableSource(spec, table, picture, list(map(printable, names)), sizes=sizes, files=list(map(str, pictures)))
 
 
 def _layout(spec, root, split):
@@ -86,9 +89,11 @@ def _files(folder):
     return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml" and file.name[0] != ".")
 
 
-def _wanted(spec, chosen, files, split):
+def _wanted(spec, chosen, files, split, division):
     """The XML files of the split, a part of `files`."""
-    if chosen is None:
+    if division is not None:
+        wanted = [files[i] for i in division.chosen(spec, split, [file.stem for file in files])]
+    elif chosen is None:
         shares = [zlib.crc32(os.fsencode(file.stem)) / 2**32 for file in files]
         part = held_out(shares)
         wanted = [file for file, kept in zip(files, part, strict=True) if kept == (split != "train")]
@@ -156,3 +161,10 @@ def _object(file, number, entry):
 
 def _whole(text):
     return int(text) if text and text.strip().isdecimal() else 0
+
+
+def splits_of(spec, path, data_dir=None):
+    """The words for which there is a list or a folder."""
+    root = pathlib.Path(path).expanduser()
+    lists = root / "ImageSets" / "Main"
+    return [word for word in ("train", *SYNONYMS) if (root / word).is_dir() or (lists / f"{word}.txt").exists()]

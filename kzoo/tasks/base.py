@@ -117,7 +117,8 @@ class Task:
         """The Loader of those batches. Raises as require() does."""
         self.require(source, data)
         engine = engine_for(source)
-        return Loader(source, self.batching(take, source, data, seed, engine), batch_size, seed, engine)
+        batching = self.batching(take, source, data, seed, engine)
+        return Loader(source, batching, batch_size, seed, engine, data.sampler)
 
     def view(self, network):
         """The View that `fit` trains."""

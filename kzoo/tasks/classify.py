@@ -36,7 +36,8 @@ class Classify(Task):
         return names_for(network, source, network.classes)
 
     def batching(self, take, source, data, seed, engine):
-        return Labels(take, source, augment=data.augment, crops=data.eval_crops, seed=seed, engine=engine)
+        options = {"augment": data.augment, "crops": data.eval_crops, "class_weight": data.class_weight}
+        return Labels(take, source, seed=seed, engine=engine, **options)
 
     def view(self, network):
         from kzoo.tasks.views.classify import ClassifyView

@@ -33,7 +33,7 @@ class MaskedPictures(Labels):
 
     def __init__(self, take, source, **options):
         super().__init__(take, source, **options)
-        self.patches, self.labelled = int(np.prod(take.grid)), source.targets == "label"
+        self.patches, self.labelled = int(np.prod(take.grid)), _labelled(source)
 
     def train(self, pictures, targets, keys, epoch, step):
         return ({"image": super().train(pictures, targets, keys, epoch, step)[0], "noise": self._noise(epoch, keys)},)
@@ -69,7 +69,7 @@ class Masked(Task):
     asks = {"mask_ratio": float, "norm_pix": bool, "seed": int}
 
     def headline(self, source):
-        return ("knn_accuracy", 1) if source.targets == "label" else ("loss", -1)
+        return ("knn_accuracy", 1) if _labelled(source) else ("loss", -1)
 
     def accept(self, network, source):
         if not _paints(network):
@@ -80,9 +80,9 @@ class Masked(Task):
         return ()
 
     def require_both(self, source, held_out):
-        if source.targets != "label":
+        if not _labelled(source):
             return
-        if held_out.targets != "label":
+        if not _labelled(held_out):
             raise UserError(
                 f"{source.name} has labels and {held_out.name} has none: evaluate on such with labels, or train "
                 "without."
@@ -116,10 +116,10 @@ class Masked(Task):
         view None: of a finished run, all pictures are asked by all.
         """
         figures, s = super().evaluate(view, network, loader, reference, between, memory), self.settings
-        if loader.source.targets != "label":
+        if not _labelled(loader.source):
             return figures
         known = reference()
-        if known.source.targets != "label":
+        if not _labelled(known.source):
             return figures
         neighbours.require_same_classes(known.source, loader.source)
         limits = (None, None) if view is None else (s.knn_reference, s.knn_queries)
@@ -266,6 +266,11 @@ def joined(patches, grid, patch):
     """The patches (N, patch * patch * C) of a grid -> the picture (H, W, C)."""
     x = patches.reshape(*grid, patch, patch, -1)
     return x.transpose(0, 2, 1, 3, 4).reshape(grid[0] * patch, grid[1] * patch, -1)
+
+
+def _labelled(source):
+    """Whether each picture has the one label that neighbours vote for."""
+    return source.targets == "label" and not source.multilabel
 
 
 def _paints(network):

@@ -11,6 +11,7 @@ import time
 import keras
 
 from kzoo import __version__
+from kzoo.data import tell_skipped
 from kzoo.errors import UserError
 from kzoo.files import replacing, write_text
 from kzoo.keras_private import compiled_as
@@ -217,6 +218,7 @@ class _Session:
         if self.stopped and not due:
             row |= self._evaluate(means)
         row["minutes"] = round(self.seconds / 60, 3)
+        tell_skipped(self.plan.source, self.judge.held_out)
         self.history.append(row)
         self.unevaluated = None
         self.save()

@@ -14,7 +14,7 @@ from kzoo.recipe_files import EVALUATION_SOURCE, read_recipe
 from kzoo.system import reason, say
 from kzoo.tasks import make, trained_view
 from kzoo.training import logs
-from kzoo.training.plan import opener
+from kzoo.training.plan import divider, opener
 from kzoo.weights import load
 
 
@@ -24,9 +24,8 @@ def loader_for(task, model, source, data):
     Raises UserError where model and source do not fit each other, as the task says.
     """
     task.accept(model, source)
-    return task.loader(
-        model.take, source, dataclasses.replace(data, augment=None), data.eval_batch_size or data.batch_size
-    )
+    plain = dataclasses.replace(data, augment=None, class_weight={}, sampler="shuffle")
+    return task.loader(model.take, source, plain, data.eval_batch_size or data.batch_size)
 
 
 @contextlib.contextmanager
@@ -62,7 +61,7 @@ def evaluate(run, data=None, best=False):
     opened, other = opener(of_run), record.get(EVALUATION_SOURCE)
     reference, source = kdata.sources_of(other or of_run.source if data is None else data, opened, parts=False)
     if other is None:
-        reference, source = kdata.part_for(of_run.source, reference, source)
+        reference, source = kdata.part_for(of_run.source, reference, source, divider(of_run))
     loader = loader_for(task, model, source, of_run)
 
     def known():
@@ -70,6 +69,7 @@ def evaluate(run, data=None, best=False):
 
     with logs.Passing("evaluating, batch", -(-len(source) // loader.batch_size)) as passing:
         metrics = task.evaluate(trained_view(task, model, run, best), model, loader, known, passing.batch)
+    kdata.tell_skipped(None, source)
     told = {key: value for key, value in told_of(run).items() if key == "probes"}
     tell(run, {"data": loader.source.name} | ({"weights": "best"} if best else {}) | metrics | told)
     return metrics

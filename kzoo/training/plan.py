@@ -6,6 +6,7 @@ import math
 
 from kzoo import data as kdata
 from kzoo import registry
+from kzoo.data.division import of_data
 from kzoo.errors import UserError
 from kzoo.models.base import build
 from kzoo.recipe_files import find_recipe
@@ -37,7 +38,7 @@ def take(recipe, data):
     """
     if data is None or isinstance(data, str):
         return recipe if data is None else override(recipe, {"data.source": data}), None, None
-    source, held_out = kdata.sources_of(data, opener(recipe.data))
+    source, held_out = kdata.sources_of(data, opener(recipe.data), divide=divider(recipe.data))
     recipe = override(recipe, {"data.source": source.name})
     return recipe, (source, held_out), None if held_out.name == source.name else held_out.name
 
@@ -47,7 +48,22 @@ def opener(data):
     says.
     """
     splits = data.train_split, data.eval_split
-    return lambda name, place: kdata.open_source(name, splits[place], data_dir=data.data_dir)
+    return lambda name, place: kdata.open_data(data, splits[place], name)
+
+
+def divider(data):
+    """The function of a source that was given alone that says which of its pictures a recipe's Data holds out, bool
+    (N,), by their numbers, class by class; None where it says nothing.
+    """
+    division = of_data(data)
+    if division is None:
+        return None
+
+    def held_out(source):
+        classes = source.targets == "label" and not source.multilabel
+        return division.held_out(range(len(source)), source.all_labels() if classes else None)
+
+    return held_out
 
 
 def adopt(recipe):

@@ -25,7 +25,7 @@ def preview(recipe, out=None, overrides=None, *, smoke=False):
     folder = output_folder(out or "kzoo-preview", make=False)
     name, recipe = settle(recipe, overrides, smoke)
     name = printable(name)
-    source = kdata.open_source(recipe.data.source, recipe.data.train_split, data_dir=recipe.data.data_dir)
+    source = kdata.open_data(recipe.data, recipe.data.train_split)
     plan = Plan(recipe, source)
     paths = [folder / f"{name}.{kind}.png" for kind in ("batch", "schedule")]
     images, batch = first_batch(plan)

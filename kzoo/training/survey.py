@@ -45,8 +45,7 @@ def _classes(source):
     """How many pictures of each class there are, where that is known without reading them; "" else."""
     if source.targets != "label" or source.streams:
         return ""
-    known = getattr(type(source), "all_labels", None)
-    if known is None or known is getattr(Source, "all_labels", None):
+    if type(source).all_labels is Source.all_labels:
         return ""
     labels = source.all_labels()
     several = labels.ndim == 2
