@@ -135,21 +135,21 @@ def test_random_trials_are_the_same_however_often_the_sweep_is_ended(tmp_path, m
     pytest.importorskip("optuna")
     grid = {"optim.lr": "1e-5..1e-1", "epochs": "1..3", "progressive": "(12,),(8,12)"}
     whole = stand_in(monkeypatch)
-    trials, headline = kzoo.sweep(RECIPE, grid, random=12, workdir=tmp_path / "whole")
-    assert headline == "loss" and len(whole) == 12 == len({str(values) for values in whole})
+    trials, headline = kzoo.sweep(RECIPE, grid, random=8, workdir=tmp_path / "whole")
+    assert headline == "loss" and len(whole) == 8 == len({str(values) for values in whole})
     rates = np.log10([values["optim.lr"] for values in whole])
     assert rates.min() >= -5 and rates.max() <= -1 and rates.std() > 0.6 and (rates < -3).any() and (rates > -3).any()
     assert {values["epochs"] for values in whole} == {1, 2, 3}
     assert {values["progressive"] for values in whole} == {(12,), (8, 12)}
     assert [t.best for t in trials] == sorted(t.best for t in trials) and trials[0].last == trials[0].best + 1
     assert all(float(f"{v['optim.lr']:.4g}") == v["optim.lr"] for v in whole)
-    ended = stand_in(monkeypatch, ends_at=4)
+    ended = stand_in(monkeypatch, ends_at=3)
     with pytest.raises(KeyboardInterrupt):
-        kzoo.sweep(RECIPE, grid, random=7, workdir=tmp_path / "ended")
-    kzoo.sweep(RECIPE, grid, random=7, workdir=tmp_path / "ended")
-    assert ended == whole[:4] + whole[3:7]
-    kzoo.sweep(RECIPE, grid, random=12, workdir=tmp_path / "ended")
-    assert ended[8:] == whole[7:]
+        kzoo.sweep(RECIPE, grid, random=5, workdir=tmp_path / "ended")
+    kzoo.sweep(RECIPE, grid, random=5, workdir=tmp_path / "ended")
+    assert ended == whole[:3] + whole[2:5]
+    kzoo.sweep(RECIPE, grid, random=8, workdir=tmp_path / "ended")
+    assert ended[6:] == whole[5:]
 
 
 def test_a_small_grid_is_drawn_whole_and_no_further(tmp_path, monkeypatch, capsys):
