@@ -311,8 +311,10 @@ def test_a_callback_ends_the_run_and_evaluation_goes_by_the_record(tmp_path, cap
     said = capsys.readouterr().err
     assert f"{run.workdir} is finished, at step 6 of 12" in said and "ended after epoch 1 of 2: a callback" in said
     assert len(diary.said) == 10  # nothing was left to be told
+    longer = kzoo.train(RECIPE, tmp_path / "run", changes | {"epochs": 3}, data=data)
+    assert [row["epoch"] for row in longer.history] == [1, 2, 3] and not longer.ended
     with pytest.raises(UserError, match="evaluation_source"):
-        kzoo.train(RECIPE, tmp_path / "run", changes, data=(data[0], "fake:classes=3,n=12,size=12"))
+        kzoo.train(RECIPE, tmp_path / "run", changes | {"epochs": 3}, data=(data[0], "fake:classes=3,n=12,size=12"))
 
 
 @pytest.mark.parametrize(
