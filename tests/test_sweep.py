@@ -153,7 +153,7 @@ def test_trials_have_processes_of_their_own_and_end_with_the_sweeps(tmp_path, mo
 
 
 def wait_for(true):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
