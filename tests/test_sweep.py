@@ -2,6 +2,13 @@
 
 import csv
 import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +17,7 @@ import kzoo
 from kzoo import cli, recipe_files, schema, sweeping
 from kzoo.errors import UsageError, UserError
 from kzoo.settings import flatten, override
+from kzoo.sweeping import apart, grids
 from kzoo.training import engine
 
 RECIPE = schema.Recipe(
@@ -22,7 +30,7 @@ RECIPE = schema.Recipe(
 
 
 def parsed(key, text):
-    return sweeping.parsed(key, text, RECIPE)
+    return grids.parsed(key, text, RECIPE)
 
 
 def test_values_are_those_of_the_recipes_fields():
@@ -44,7 +52,7 @@ def test_values_are_those_of_the_recipes_fields():
 
 
 def test_ranges():
-    made = sweeping.Range
+    made = grids.Range
     assert parsed("optim.lr", "1e-5..1e-2") == made(1e-5, 1e-2, True, False)
     assert parsed("optim.weight_decay", "0..1:linear") == made(0.0, 1.0, False, False)
     assert parsed("optim.beta_1", "0.5..0.99") == made(0.5, 0.99, False, False)
@@ -61,9 +69,9 @@ def test_ranges():
 
 
 def test_folders_tell_the_values():
-    assert sweeping.folder_of({"optim.lr": 1e-4, "epochs": 3}) == "optim.lr=0.0001,epochs=3"
-    assert sweeping.folder_of({"progressive": (8, 12)}) == "progressive=(8,12)"
-    names = {sweeping.folder_of({"data.source": source}) for source in ("npz:a/b", "npz:a_b", "x" * 300)}
+    assert grids.folder_of({"optim.lr": 1e-4, "epochs": 3}) == "optim.lr=0.0001,epochs=3"
+    assert grids.folder_of({"progressive": (8, 12)}) == "progressive=(8,12)"
+    names = {grids.folder_of({"data.source": source}) for source in ("npz:a/b", "npz:a_b", "x" * 300)}
     assert len(names) == 3 and all("/" not in name and len(name) < 120 for name in names)
 
 
@@ -74,8 +82,11 @@ def test_without_optuna_the_command_says_how_to_get_it(monkeypatch, capsys):
 
 
 def test_a_grid_killed_goes_on_and_repeats_nothing(tmp_path, monkeypatch, capsys):
-    """The second of three trials ends after its first step, the third leaves the numbers."""
+    """The second of three trials ends after its first step, the third leaves the numbers; in this process, as the data
+    is given.
+    """
     pytest.importorskip("optuna")
+    data = [kzoo.data.open_source("fake:size=12,n=16,classes=3", split) for split in ("train", "test")]
     grid = {"optim.lr": "1e-3,0.0,1e38", "optim.name": ["sgd"]}
     save = engine._Session.save
 
@@ -87,10 +98,10 @@ def test_a_grid_killed_goes_on_and_repeats_nothing(tmp_path, monkeypatch, capsys
     changes = {"checkpoint.every_steps": 1}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(engine._Session, "save", killed)
-        kzoo.sweep(RECIPE, grid, workdir=tmp_path / "sweep", overrides=changes)
+        kzoo.sweep(RECIPE, grid, workdir=tmp_path / "sweep", overrides=changes, data=data)
     first = (tmp_path / "sweep" / "optim.lr=0.001" / "model.keras").stat().st_mtime_ns
     capsys.readouterr()
-    trials, headline = kzoo.sweep(RECIPE, grid, workdir=tmp_path / "sweep", overrides=changes)
+    trials, headline = kzoo.sweep(RECIPE, grid, workdir=tmp_path / "sweep", overrides=changes, data=data)
     said = capsys.readouterr().err
     assert "optim.lr=0.0 from step 1 of 2" in said and "optim.lr=0.001" not in said
     assert "trial 3 of 3: optim.lr=1e+38" in said and "at step 2; the run stopped" in said
@@ -108,11 +119,64 @@ def test_a_grid_killed_goes_on_and_repeats_nothing(tmp_path, monkeypatch, capsys
     text = sweeping.told(trials, headline).splitlines()
     assert text[0].split() == "optim.lr optim.name best accuracy in epoch last state".split() and len(text) == 4
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*/*")}
-    assert kzoo.sweep(RECIPE, grid, workdir=tmp_path / "sweep", overrides=changes)[0] == trials
+    assert kzoo.sweep(RECIPE, grid, workdir=tmp_path / "sweep", overrides=changes, data=data)[0] == trials
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*/*")} == before
     for other, base, words in (({"optim.lr": "1e-3"}, changes, "grid"), (grid, {}, "recipe")):
         with pytest.raises(UsageError, match=f"holds a sweep of another {words}"):
             kzoo.sweep(RECIPE, other, workdir=tmp_path / "sweep", overrides=base)
+
+
+@pytest.mark.slow
+def test_trials_have_processes_of_their_own_and_end_with_the_sweeps(tmp_path, monkeypatch):
+    """Under JAX, which starts soonest. The sweep is killed, and its trial saves and ends by itself."""
+    pytest.importorskip("optuna")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    (tmp_path / "toy.txt").write_text(recipe_files.dump(RECIPE))
+    words = ["--grid", "optim.lr=1e-3", "--workdir", str(tmp_path / "sweep")]
+    long = ["--set", "epochs=4000", "checkpoint.every_minutes=None"]
+    path = os.pathsep.join(filter(None, (str(pathlib.Path(kzoo.__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "kzoo", "sweep", str(tmp_path / "toy.txt"), *words]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen([*command, *long], env=os.environ | {"PYTHONPATH": path}, stderr=said)
+    folder = tmp_path / "sweep" / "optim.lr=0.001"
+    try:
+        wait_for(lambda: (folder / "checkpoint.npz").exists() or process.poll() is not None)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "said").read_text()
+    wait_for(lambda: "ended by SIGTERM: what was trained is saved" in (tmp_path / "said").read_text())
+    shutil.rmtree(tmp_path / "sweep")
+    (trial,), headline = kzoo.sweep(RECIPE, {"optim.lr": [1e-3]}, workdir=tmp_path / "sweep")
+    assert (trial.state, trial.folder, headline) == ("finished", folder, "accuracy")
+    assert recipe_files.read_recipe(folder)[1]["backend"] == "jax"
+    assert trial.last == json.loads((folder / "metrics.json").read_text())["accuracy"]
+
+
+def wait_for(true):
+    end = time.monotonic() + 600
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def in_this_process(monkeypatch):
+    """Of a recipe in a file."""
+    read = recipe_files.read_record
+    monkeypatch.setattr(apart, "apart", lambda file, *trial: apart.outcome(read(file)[0], *trial, None))
+
+
+@pytest.mark.parametrize(
+    ("child", "kind", "words"),
+    [
+        ('print(\'{"error": "no such file.", "usage": false}\')', UserError, "^no such file.$"),
+        ('print(\'{"error": "no key.", "usage": true}\')', UsageError, "^no key.$"),
+        ("import os; os.kill(os.getpid(), 9)", UserError, "a trial: the process ended with status -9"),
+    ],
+)
+def test_what_ends_a_trials_process_is_told(monkeypatch, child, kind, words):
+    monkeypatch.setattr(apart, "_CHILD", child)
+    with pytest.raises(kind, match=words):
+        apart.apart("base.txt", "a trial", {"epochs": 1})
 
 
 def stand_in(monkeypatch, **told):
@@ -127,7 +191,8 @@ def stand_in(monkeypatch, **told):
         history = ({"epoch": 1, "step": 1, "eval_loss": loss}, {"epoch": 2, "step": 2, "eval_loss": loss + 1})
         return engine.Run(folder, {"loss": loss + 1}, history)
 
-    monkeypatch.setattr(sweeping, "train", train)
+    monkeypatch.setattr(apart, "train", train)
+    in_this_process(monkeypatch)
     return ran
 
 
@@ -135,21 +200,21 @@ def test_random_trials_are_the_same_however_often_the_sweep_is_ended(tmp_path, m
     pytest.importorskip("optuna")
     grid = {"optim.lr": "1e-5..1e-1", "epochs": "1..3", "progressive": "(12,),(8,12)"}
     whole = stand_in(monkeypatch)
-    trials, headline = kzoo.sweep(RECIPE, grid, random=12, workdir=tmp_path / "whole")
-    assert headline == "loss" and len(whole) == 12 == len({str(values) for values in whole})
+    trials, headline = kzoo.sweep(RECIPE, grid, random=8, workdir=tmp_path / "whole")
+    assert headline == "loss" and len(whole) == 8 == len({str(values) for values in whole})
     rates = np.log10([values["optim.lr"] for values in whole])
     assert rates.min() >= -5 and rates.max() <= -1 and rates.std() > 0.6 and (rates < -3).any() and (rates > -3).any()
     assert {values["epochs"] for values in whole} == {1, 2, 3}
     assert {values["progressive"] for values in whole} == {(12,), (8, 12)}
     assert [t.best for t in trials] == sorted(t.best for t in trials) and trials[0].last == trials[0].best + 1
     assert all(float(f"{v['optim.lr']:.4g}") == v["optim.lr"] for v in whole)
-    ended = stand_in(monkeypatch, ends_at=4)
+    ended = stand_in(monkeypatch, ends_at=3)
     with pytest.raises(KeyboardInterrupt):
-        kzoo.sweep(RECIPE, grid, random=7, workdir=tmp_path / "ended")
-    kzoo.sweep(RECIPE, grid, random=7, workdir=tmp_path / "ended")
-    assert ended == whole[:4] + whole[3:7]
-    kzoo.sweep(RECIPE, grid, random=12, workdir=tmp_path / "ended")
-    assert ended[8:] == whole[7:]
+        kzoo.sweep(RECIPE, grid, random=5, workdir=tmp_path / "ended")
+    kzoo.sweep(RECIPE, grid, random=5, workdir=tmp_path / "ended")
+    assert ended == whole[:3] + whole[2:5]
+    kzoo.sweep(RECIPE, grid, random=8, workdir=tmp_path / "ended")
+    assert ended[6:] == whole[5:]
 
 
 def test_a_small_grid_is_drawn_whole_and_no_further(tmp_path, monkeypatch, capsys):
@@ -160,8 +225,9 @@ def test_a_small_grid_is_drawn_whole_and_no_further(tmp_path, monkeypatch, capsy
     assert "no more than 2 combinations" in capsys.readouterr().err
 
 
-def test_what_fails_for_all_trials_ends_the_sweep_and_a_grid_is_asked_for(tmp_path):
+def test_what_fails_for_all_trials_ends_the_sweep_and_a_grid_is_asked_for(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
+    in_this_process(monkeypatch)
     with pytest.raises(UserError, match="there is no file"):
         kzoo.sweep(RECIPE, {"epochs": "1,2"}, workdir=tmp_path / "a", overrides={"data.source": "npz:none.npz"})
     for grid, random, words in (

@@ -162,7 +162,7 @@ class _Session:
         self.step, self.history, self.seconds_before = meta["step"], meta["history"], meta["seconds"]
         self.started, self.unevaluated = meta["started"], meta.get("unevaluated")
         self.judge.metrics, self.judge.memory = meta["metrics"], meta.get("memory", {})
-        self.stopped = meta.get("stopped", "")
+        self.stopped = "" if self.changed else meta.get("stopped", "")  # asked for another length, it goes on
         if self.changed:
             self.compiled = read_recipe(self.workdir)[1].get("compiled")
             self._record()
@@ -317,9 +317,9 @@ class _Session:
         with computing_in("float32"), replacing(self.workdir / "model.keras") as temporary:
             load(self.workdir).save(temporary)
         write_text(self.workdir / "metrics.json", json.dumps(metrics | {"steps": self.step}, indent=1) + "\n")
-        told, best = (
-            f"{headline} {metrics[headline]:.4f} on {metrics['images']} pictures",
+        best, told = (
             self.judge.best(self.history),
+            f"{headline} {metrics[headline]:.4f} on {metrics['images']} pictures",
         )
         if best and best["step"] < self.step:
             told += f"; the best, {best[f'eval_{headline}']:.4f}, was after epoch {best['epoch']}"

@@ -1,56 +1,24 @@
-"""kzoo sweep: a recipe trained with several values of its fields, each trial a run in a folder of its own.
-
-Optuna (https://optuna.readthedocs.io) draws the values and keeps, in study.journal, which trials there are; a trial's
-own folder keeps how far it came. Trials run in this process, one after another: each leaves its memory to the next,
-data that was given in Python serves all of them, and nothing is imported or claimed on a device twice.
-"""
+"""The trials of a sweep, kept in Optuna's study, and their table."""
 
 import csv
 import dataclasses
-import gc
-import hashlib
 import io
 import itertools
 import json
 import logging
 import math
 import pathlib
-import re
 
-import keras
-
-from kzoo.errors import UsageError, UserError, require
+from kzoo.errors import UsageError
 from kzoo.files import write_text
 from kzoo.recipe_files import dump
-from kzoo.settings import flatten, override
-from kzoo.system import out_of_memory, output_folder, printable, say
-from kzoo.training import train
-from kzoo.training.plan import settle, take
-from kzoo.training.state import Diverged
+from kzoo.settings import tupled
+from kzoo.sweeping.grids import Range, folder_of, spelled
+from kzoo.system import printable, say
 
-STUDY, TABLE = "study.journal", "sweep.csv"
-RATES = {
-    "lr",
-    "min_lr",
-    "warmup_from",
-    "weight_decay",
-    "epsilon",
-}  # last words of keys that are drawn by their logarithm
+STUDY, TABLE, BASE = "study.journal", "sweep.csv", "base.txt"  # in a sweep's folder; the last is its recipe
 DIGITS = 4  # of a number that is drawn: what the folder's name says is what the trial has
-_NAME = 100  # letters of a folder's name at most
-_NUMBER = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?"
-_RANGE = re.compile(rf"(?P<low>{_NUMBER}?)\.\.(?P<high>{_NUMBER})(?::(?P<scale>log|linear))?")
 _TRIES = 100  # draws for one that is new
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Numbers from low to high, whole ones where `whole`, drawn evenly or, where `log`, by their logarithm."""
-
-    low: float
-    high: float
-    log: bool
-    whole: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,107 +36,7 @@ class Trial:
     note: str = ""
 
 
-def sweep(recipe, grid, random=None, workdir=None, overrides=None, data=None):
-    """Trains the recipe once for each combination of the grid's values or, where `random` is a number, for that many
-    draws; returns (the Trials, the best first, the name of the headline figure), which the folder's sweep.csv has too.
-
-    grid: {recipe key: its values, as text "a,b" or a list; or, to draw from, a range "low..high"}. A range of whole
-    numbers gives such where the field takes them; rates (keys that end in lr, min_lr, warmup_from, weight_decay or
-    epsilon) are drawn by their logarithm, others evenly, or as "low..high:log" and ":linear" say. workdir: by default
-    sweeps/NAME. overrides and data as in `train`, of every trial.
-
-    Called again on the same folder it goes on: finished trials are left alone, one that was killed continues from its
-    checkpoint, a larger `random` draws more. A trial whose loss is not finite or whose memory runs out has failed and
-    is not tried again. Raises UsageError for another recipe or grid than the folder's, UserError as `train` does.
-    """
-    require("optuna", why="a sweep")
-    name, base = settle(recipe, overrides)
-    base, sources, _ = take(base, data)
-    grid = {key: parsed(key, values, base) for key, values in grid.items()}
-    _require_grid(grid, random)
-    workdir = output_folder(workdir or pathlib.Path("sweeps") / name)
-    trials = _Trials(workdir, base, grid, random)
-    for number, values in trials.left():
-        folder = trials.folder(values)
-        say(f"trial {number + 1}{trials.of}: {printable(folder.name)}")
-        try:
-            run = train(base, folder, values, sources)
-        except UserError as error:
-            if not isinstance(error, Diverged) and not (error.__cause__ and out_of_memory(error.__cause__)):
-                raise
-            trials.failed(number, str(error))
-        else:
-            trials.finished(number, run)
-            del run
-        keras.utils.clear_session(free_memory=True)
-        gc.collect()
-        trials.table()
-    return trials.table()
-
-
-def parsed(key, values, base):
-    """The values of a key of the grid, a list as the recipe's field takes them, or a Range. Raises UsageError for
-    values that are none of the field.
-    """
-    if isinstance(values, str) and (found := _RANGE.fullmatch(values.strip())):
-        return _range(key, base, **found.groupdict())
-    texts = split(values) if isinstance(values, str) else list(values)
-    if not texts:
-        raise UsageError(f"{key} has no values to try; give them as {key}=a,b.")
-    typed = [flatten(override(base, {key: value})).get(key, value) for value in texts]
-    return [value for i, value in enumerate(typed) if value not in typed[:i]]
-
-
-def split(text):
-    """Values separated by commas, those within brackets and quotes aside."""
-    parts, depth, quoted = [""], 0, False
-    for letter in text:
-        quoted ^= letter == '"'
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth and not quoted:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _range(key, base, low, high, scale):
-    ends = [flatten(override(base, {key: end})).get(key) for end in (low, high)]
-    if not all(type(end) in (int, float) for end in ends):
-        raise UsageError(f"{key}={low}..{high} is no range of numbers; list values as {key}=a,b.")
-    whole = all(type(end) is int for end in ends)
-    log = scale == "log" if scale else key.rpartition(".")[2] in RATES
-    low, high = ends
-    if not low < high or (log and low <= 0):
-        above = ", and is above 0 where it is drawn by its logarithm (else add :linear)" if log else ""
-        raise UsageError(f"{key}={low}..{high}: a range goes up, low..high{above}.")
-    return Range(low, high, log, whole)
-
-
-def _require_grid(grid, random):
-    ranges = [key for key, values in grid.items() if isinstance(values, Range)]
-    if not grid:
-        raise UsageError("a sweep needs something to vary: --grid KEY=a,b or, with --random N, --grid KEY=low..high.")
-    if random is None and ranges:
-        raise UsageError(f"{ranges[0]} is a range, of which --random N draws; or list values, --grid {ranges[0]}=a,b.")
-    if random is not None and random < 1:
-        raise UsageError(f"--random takes the number of trials, at least 1, not {random}.")
-
-
-def folder_of(values):
-    """The name of a trial's folder, which tells its values."""
-    told = ",".join(f"{key}={_spelled(value)}" for key, value in values.items())
-    name = re.sub(r"[^\w.,=+()-]", "_", told)
-    if name == told and len(name) <= _NAME:
-        return name
-    return f"{name[:_NAME]}-{hashlib.blake2b(told.encode(), digest_size=4).hexdigest()}"
-
-
-def _spelled(value):
-    return f"({','.join(map(_spelled, value))})" if isinstance(value, list | tuple) else str(value)
-
-
-class _Trials:
+class Trials:
     """The trials of a sweep, in Optuna's study: which there are, what became of them."""
 
     def __init__(self, workdir, base, grid, random):
@@ -184,6 +52,8 @@ class _Trials:
             load_if_exists=True,
         )
         self._require_same()
+        self.recipe = workdir / BASE
+        write_text(self.recipe, dump(base))
         self.of = f" of {self.count}"
 
     @property
@@ -273,19 +143,14 @@ class _Trials:
     def _number(self, key, value):
         return value if isinstance(self.grid[key], Range) else self.grid[key].index(value)
 
-    def finished(self, number, run):
-        name, sign = run.headline
-        told = {"headline": name, "sign": sign, "last": run.metrics[name], "note": run.ended}
-        if run.best is None:  # no evaluation gave a number
-            return self.failed(number, f"no evaluation gave a finite {name}", told)
-        told |= {"best": run.best[f"eval_{name}"], "epoch": run.best["epoch"]}
+    def tell(self, number, told):
+        """Keeps the outcome of a trial."""
         self.study.set_user_attr(f"trial {number}", told)
-        self.study.tell(number, sign * told["best"])
-
-    def failed(self, number, why, told=None):
-        say(why)
-        self.study.set_user_attr(f"trial {number}", (told or {}) | {"note": why})
-        self.study.tell(number, state=self.optuna.trial.TrialState.FAIL)
+        if "best" in told:
+            self.study.tell(number, told["sign"] * told["best"])
+        else:
+            say(told["note"])
+            self.study.tell(number, state=self.optuna.trial.TrialState.FAIL)
 
     def table(self):
         """(the Trials, best first, the headline's name); writes them into the table."""
@@ -303,7 +168,8 @@ class _Trials:
 
 
 def _restored(text):
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(text).items()}
+    """Values as they were written down as JSON."""
+    return tupled(json.loads(text))
 
 
 def rows(trials, headline):
@@ -313,7 +179,7 @@ def rows(trials, headline):
     found = []
     for t in trials:
         figures = ["" if v is None else f"{v:.4f}" for v in (t.best, t.last)]
-        values = [_spelled(t.values.get(key, "")) for key in keys]
+        values = [spelled(t.values.get(key, "")) for key in keys]
         epoch = "" if t.epoch is None else str(t.epoch)
         found.append([*values, figures[0], epoch, figures[1], t.state, t.folder.name, t.note])
     return [head, *found]
