@@ -17,6 +17,7 @@ _HOME = {
     "postprocess": "tasks.detect", "report": "reporting.flow",
     "features": "heads", "with_head": "heads", "with_classes": "heads",
     "predict": "predicting.public",
+    "find_lr": "training", "sweep": "sweeping",
 }
 # fmt: on
 __all__ = sorted(_HOME)

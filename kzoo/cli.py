@@ -74,7 +74,7 @@ def _told(error, options):
     if isinstance(error, KeyboardInterrupt):
         return (
             "interrupted; started again in the same folder, the run continues"
-            if options.run is train.train
+            if options.run in (train.train, train.sweep)
             else "interrupted"
         )
     if out_of_memory(error):

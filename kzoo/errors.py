@@ -11,7 +11,7 @@ EXTRA_OF = {
     "tensorflow": "tensorflow", "tensorflow_datasets": "tensorflow", "keras_cv": "tensorflow", "jax": "jax", "torch": "torch",
     "tf2onnx": "export", "onnx": "export", "onnxruntime": "export", "ai_edge_litert": "export",
     "huggingface_hub": "hub", "safetensors": "hub", "pycocotools": "detection", "matplotlib": "plots",
-    "pyarrow": "tables", "wandb": "wandb", "mlflow": "mlflow",
+    "pyarrow": "tables", "wandb": "wandb", "mlflow": "mlflow", "optuna": "tune",
 }
 # fmt: on
 

@@ -18,6 +18,7 @@ from kzoo.settings import flatten, override, tupled
 from kzoo.system import read_file
 
 RECORD = "recipe.txt"  # in a run's folder
+EVALUATION_SOURCE = "evaluation_source"  # its record: the source that judges the run, where it is not the recipe's
 # keys of old records
 FORMER = {"task": "task.kind"} | {key: f"task.{key}" for key in ("loss", "label_smoothing", "target_threshold")}
 _LARGEST = 2**20  # bytes of a record, which has a few thousand

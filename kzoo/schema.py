@@ -19,6 +19,7 @@ TRACKERS = ("wandb", "mlflow")
 # fmt: off
 __all__ = [
     "Augment", "BoxAugment", "Checkpoint", "Classify", "Data", "Detect", "Masked", "Optim",
+    "EarlyStop",
     "Preprocessing", "RandAugment", "Recipe", "Schedule", "TaskSettings", "SETTINGS", "is_ours", "run_as_script", "settings_class",
 ]
 # fmt: on
@@ -171,6 +172,19 @@ class Checkpoint(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStop(Settings):
+    """When a run ends before its epochs do: it then no longer gets better, by its task's headline figure."""
+
+    part = "early_stop"
+    patience: int | None = None  # evaluations in a row (with eval_every=1 epochs) without a better one; None: off
+    min_delta: float = 0.0  # by how much more than this it has to be better, in the figure's own unit
+
+    def __post_init__(self):
+        self.require_at_least(1, "patience")
+        self.require_at_least(0, "min_delta")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
     """One run, whole. `kzoo.train` needs nothing else; `recipe.txt` in the run's folder is its dump."""
 
@@ -187,6 +201,7 @@ class Recipe(Settings):
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
+    early_stop: EarlyStop = EarlyStop()
     epochs: int = 1
     steps: int | None = None  # stop after so many steps in all, whatever the epochs say
     # sides in pixels, one for each equal share of the epochs; evaluation is at the model's own size

@@ -32,7 +32,7 @@ FLOORS = (
     ("tasks",),
     ("precision",),
     ("training", "exporting"),
-    ("predicting", "checking", "probing", "reporting"),
+    ("predicting", "checking", "probing", "reporting", "sweeping"),
     ("quickstart",),
     ("commands",),
     ("cli",),

@@ -29,12 +29,12 @@ def emit(options, value, text):
     print(json.dumps(value) if options.json else text)
 
 
-def settings_of(pairs, example="optim.lr=3e-4"):
+def settings_of(pairs, example="optim.lr=3e-4", option="--set"):
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--set takes KEY=VALUE, for example {example}, not {pair!r}.")
+            raise UsageError(f"{option} takes KEY=VALUE, for example {example}, not {pair!r}.")
         settings[key] = value
     return settings
 

@@ -5,6 +5,8 @@ two engines.
 from kzoo.data.batching import Array, Batching, Labels
 from kzoo.data.checkup import check
 from kzoo.data.decode import decode, read_picture
+from kzoo.data.given import KIND as GIVEN
+from kzoo.data.given import part_for, sources_of
 from kzoo.data.loader import Loader, engine_for
 from kzoo.data.objects import ObjectBatching, in_upper_left
 from kzoo.data.opening import open_data, tell_skipped
@@ -16,6 +18,7 @@ from kzoo.specs import Take
 __all__ = [
     "Array",
     "Batching",
+    "GIVEN",
     "Labels",
     "Loader",
     "ObjectBatching",
@@ -30,7 +33,9 @@ __all__ = [
     "open_data",
     "open_source",
     "pack",
+    "part_for",
     "prepare",
     "read_picture",
+    "sources_of",
     "tell_skipped",
 ]

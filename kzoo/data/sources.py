@@ -309,6 +309,12 @@ def _voc(spec, path, split, data_dir, division=None):
     return open_voc(spec, path, split, division)
 
 
+def _array(spec, rest, split, data_dir):
+    from kzoo.data.given import refuse_to_reopen
+
+    refuse_to_reopen(spec)
+
+
 def _shapes(spec, options, split, data_dir):
     from kzoo.data.shapes import Shapes
 
@@ -316,6 +322,7 @@ def _shapes(spec, options, split, data_dir):
 
 
 _OPENERS = {
+    "array": _array,  # what was given in Python
     **{"tfds": _tfds, "folder": _folder, "npz": _npz, "digits": _digits, "fake": _fake},
     **{"coco": _coco, "voc": _voc, "shapes": _shapes, "csv": _csv},
 }

@@ -2,5 +2,6 @@
 
 from kzoo.training.engine import Run, train
 from kzoo.training.evaluation import evaluate
+from kzoo.training.range_test import find_lr
 
-__all__ = ["Run", "evaluate", "train"]
+__all__ = ["Run", "evaluate", "find_lr", "train"]

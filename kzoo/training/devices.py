@@ -36,6 +36,15 @@ def data_parallel(recipe):
         yield
 
 
+def names():
+    """The names of the devices that a step may run on: the host's accelerators, or its CPU."""
+    if keras.backend.backend() != "torch":
+        return [name.removeprefix("/device:") for name in _devices()]
+    import torch
+
+    return [torch.cuda.get_device_name()] if torch.cuda.is_available() else ["cpu"]
+
+
 def _devices():
     """The host's accelerators, or its CPU devices where it has none."""
     if keras.backend.backend() == "tensorflow":

@@ -10,9 +10,11 @@ import keras
 from kzoo import data as kdata
 from kzoo.files import write_text
 from kzoo.keras_private import averages
-from kzoo.recipe_files import read_recipe
+from kzoo.recipe_files import EVALUATION_SOURCE, read_recipe
 from kzoo.system import reason, say
 from kzoo.tasks import make, trained_view
+from kzoo.training import logs
+from kzoo.training.plan import divider, opener
 from kzoo.weights import load
 
 
@@ -45,8 +47,10 @@ def averaged(view):
 
 
 def evaluate(run, data=None, best=False, listener=None):
-    """Metrics of a run on its evaluation split, or on other `data` (a source or its name); also written to the run's
-    evaluation.json.
+    """Metrics of a run on its evaluation split, or on other `data` (of the kinds that `train` takes; of a pair the
+    second, the first then being what a task compares with); also written to the run's evaluation.json.
+
+    A run that was given its data in Python needs it again: of the very same the part is taken that was held out.
 
     best: of its best weights, not its last. listener: a function of (task, model, loader), called before the pass; the
     Reporter that it gives, or None, hears every batch.
@@ -54,19 +58,21 @@ def evaluate(run, data=None, best=False, listener=None):
     Of a classifier accuracy, top5_accuracy (above five classes), loss in nats, images. A run that may only be read
     keeps none of it, which is said. Raises UserError where the data is not for the model, for example of other classes.
     """
-    recipe, _ = read_recipe(run)
+    recipe, record = read_recipe(run)
     model, task, of_run = load(run, best), make(recipe.task), recipe.data
+    opened, other = opener(of_run), record.get(EVALUATION_SOURCE)
+    reference, source = kdata.sources_of(other or of_run.source if data is None else data, opened, parts=False)
+    if other is None:
+        reference, source = kdata.part_for(of_run.source, reference, source, divider(of_run))
+    loader = loader_for(task, model, source, of_run)
 
-    def pass_over(source, split):
-        opened = source if isinstance(source, kdata.Source) else kdata.open_data(of_run, split, source)
-        return loader_for(task, model, opened, of_run)
+    def known():
+        return loader_for(task, model, reference or opened(of_run.source, 0), of_run)
 
-    loader = pass_over(of_run.source if data is None else data, of_run.eval_split)
     task.listener = None if listener is None else listener(task, model, loader)
-    metrics = task.evaluate(
-        trained_view(task, model, run, best), model, loader, lambda: pass_over(of_run.source, of_run.train_split)
-    )
-    kdata.tell_skipped(None, loader.source)
+    with logs.Passing("evaluating, batch", -(-len(source) // loader.batch_size)) as passing:
+        metrics = task.evaluate(trained_view(task, model, run, best), model, loader, known, passing.batch)
+    kdata.tell_skipped(None, source)
     told = {key: value for key, value in told_of(run).items() if key == "probes"}
     tell(run, {"data": loader.source.name} | ({"weights": "best"} if best else {}) | metrics | told)
     return metrics

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import shutil
 import sys
+import threading
 import time
 
 from kzoo.files import replacing, write_text
@@ -55,6 +56,73 @@ class Progress:
     def end_line(self):
         if self.live:
             print(file=sys.stderr)
+
+
+class Waiting:
+    """Until `done`, which may be called more often, a terminal shows that something long is going on, and since when;
+    elsewhere, or not `shown`, nothing is said.
+    """
+
+    def __init__(self, text, shown=True):
+        live, self._ended = shown and sys.stderr.isatty(), threading.Event()
+        self._thread = threading.Thread(target=self._show, args=(text,), daemon=True) if live else None
+
+    def __enter__(self):
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done()
+
+    def _show(self, text):
+        began = time.monotonic()
+        while not self._ended.is_set():
+            _rewrite(f"{text} ... {clock(time.monotonic() - began)}")
+            self._ended.wait(1)
+
+    def done(self):
+        if self._thread is not None and not self._ended.is_set():
+            self._ended.set()
+            self._thread.join()
+            _rewrite("")
+
+
+class Passing:
+    """Progress of a pass over batches, of which `batch` is called before each: a line that is rewritten on a terminal
+    and gone at its end, a line every ten seconds elsewhere.
+    """
+
+    def __init__(self, text, total):
+        self.text, self.total, self.batches = text, total, 0
+        self.live, self.shown = sys.stderr.isatty(), time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.live and self.batches:
+            _rewrite("")
+
+    def batch(self):
+        self.batches += 1
+        now = time.monotonic()
+        if self.batches > 1 and now - self.shown < (0.2 if self.live else 10):
+            return
+        # more than the pass has: what a task asks of other pictures
+        text = f"{self.text} {self.batches}" + (f"/{self.total}" if self.batches <= self.total else "")
+        if self.live:
+            _rewrite(text)
+        elif self.batches > 1:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            return
+        self.shown = now
+
+
+def _rewrite(text):
+    """Shows the text in the terminal's current line, in the place of what stood there."""
+    print(f"\r{text:<100}" + ("" if text else "\r"), end="", file=sys.stderr, flush=True)
 
 
 def write_csv(run, curves, history):

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import math
 
+from kzoo import data as kdata
 from kzoo import registry
+from kzoo.data.division import of_data
 from kzoo.errors import UserError
 from kzoo.models.base import build
 from kzoo.recipe_files import find_recipe
@@ -26,6 +28,42 @@ def settle(source, overrides=None, smoke=False):
         recipe = shrink(recipe, registry.toy_of(recipe.model))
     recipe = override(recipe, flatten(recipe))  # checks the types of one written in Python
     return name, adopt(override(recipe, overrides or {}))
+
+
+def take(recipe, data):
+    """(the recipe with the name of the data that `train` was given, (training, evaluation) sources or None where that
+    name opens both, the name of the evaluation source where it is another's).
+
+    Raises as kzoo.data.sources_of.
+    """
+    if data is None or isinstance(data, str):
+        return recipe if data is None else override(recipe, {"data.source": data}), None, None
+    source, held_out = kdata.sources_of(data, opener(recipe.data), divide=divider(recipe.data))
+    recipe = override(recipe, {"data.source": source.name})
+    return recipe, (source, held_out), None if held_out.name == source.name else held_out.name
+
+
+def opener(data):
+    """The function of a source's name and 0 for training or 1 for evaluation that opens its split as a recipe's Data
+    says.
+    """
+    splits = data.train_split, data.eval_split
+    return lambda name, place: kdata.open_data(data, splits[place], name)
+
+
+def divider(data):
+    """The function of a source that was given alone that says which of its pictures a recipe's Data holds out, bool
+    (N,), by their numbers, class by class; None where it says nothing.
+    """
+    division = of_data(data)
+    if division is None:
+        return None
+
+    def held_out(source):
+        classes = source.targets == "label" and not source.multilabel
+        return division.held_out(range(len(source)), source.all_labels() if classes else None)
+
+    return held_out
 
 
 def adopt(recipe):

@@ -15,6 +15,10 @@ from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS, read_checkpoint
 from kzoo.weights.surgery import position_tables, resize_table
 
 
+class Diverged(UserError):
+    """A run has left the numbers: its loss or weights are not finite."""
+
+
 def _weights(view):
     """{key: weight} of what the view computes with, but for what it was given."""
     return {f"weights/{v.path}": v for v in view.network.weights} | view.own()
@@ -65,7 +69,7 @@ def _write(path, variables, meta, kept, previous=None):
     arrays = {key: keras.ops.convert_to_numpy(variable) for key, variable in variables.items()}
     bad = next((key for key, value in arrays.items() if not np.isfinite(value).all()), None)
     if bad:
-        raise UserError(f"{bad} is not finite after step {meta['step']}; {kept}. Lower optim.lr or clip harder.")
+        raise Diverged(f"{bad} is not finite after step {meta['step']}; {kept}. Lower optim.lr or clip harder.")
     with replacing(path, previous=previous) as temporary:
         np.savez(temporary, meta=np.frombuffer(json.dumps(meta | {"sealed": True}).encode(), "uint8"), **arrays)
         seal(temporary)

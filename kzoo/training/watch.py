@@ -5,7 +5,6 @@ import time
 
 import keras
 
-from kzoo.errors import UserError
 from kzoo.training import state
 from kzoo.training.devices import seed_step
 
@@ -33,9 +32,10 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         session, self.logs = self.session, {k: float(v) for k, v in logs.items()}
         session.step += 1
+        session.waiting.done()
         now = time.monotonic()
         if not math.isfinite(self.logs["loss"]):  # a running mean: once not finite, it stays so
-            raise UserError(
+            raise state.Diverged(
                 f"the loss became {self.logs['loss']} at step {session.step}; the run stopped and its last good "
                 "checkpoint is kept: "
                 "lower optim.lr, warm up longer or set optim.clip_norm, in a new --workdir."

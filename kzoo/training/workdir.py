@@ -5,10 +5,12 @@ import errno
 import fcntl
 import json
 
+from kzoo.data import GIVEN
 from kzoo.errors import UserError
-from kzoo.recipe_files import RECORD, dump, parse, read_record
+from kzoo.recipe_files import EVALUATION_SOURCE, RECORD, dump, parse, read_record
 from kzoo.settings import flatten
 from kzoo.system import Terminated, out_of_memory, reason, say, writable_name
+from kzoo.training.longer import LENGTH, require_same_so_far
 from kzoo.weights.read import BEST, CHECKPOINT, PREVIOUS
 
 MAY_CHANGE = (  # they leave the result as it is
@@ -35,9 +37,11 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 
 
 @contextlib.contextmanager
-def claimed(workdir, recipe):
-    """Holds the folder for this process, after making sure that it is new or holds this very run.
+def claimed(workdir, recipe, evaluation=None):
+    """Holds the folder for this process, after making sure that it is new or holds this very run. Yields what of it the
+    recipe has changed since, {key: (before, now)}: how long it is to be.
 
+    evaluation: the name of the source that judges it, where that is another than the recipe's.
     Raises UserError for a folder of something else, of other settings, in use, or that cannot be written (then at any
     moment), and for memory that runs out; says what is kept where the process is asked to end.
     """
@@ -51,12 +55,12 @@ def claimed(workdir, recipe):
                 raise UserError(
                     f"another process is training in {workdir}; wait for it or choose another --workdir."
                 ) from None
-            _refuse_changes(workdir, recipe)
+            changed = _refuse_changes(workdir, recipe, evaluation)
             for leftover in workdir.glob(".*.tmp-*"):  # of kzoo.files.replacing in a process that was killed
                 leftover.unlink()
             if not (workdir / CHECKPOINT).exists():  # of one killed before its first checkpoint, which begins anew
                 (workdir / BEST).unlink(missing_ok=True)
-            yield
+            yield changed
 
 
 @contextlib.contextmanager
@@ -128,19 +132,28 @@ def _refuse_strangers(workdir):
         raise UserError(f"{workdir} exists and is not a run; choose another --workdir, or empty it.")
 
 
-def _refuse_changes(workdir, recipe):
+def _refuse_changes(workdir, recipe, evaluation):
     """Only a run that has saved something holds its settings: one that failed at once may be corrected and started
-    again.
+    again. Returns {key: (before, now)} of what has changed and only says how long the run is.
     """
     record = workdir / RECORD
     if not record.exists() or not (workdir / CHECKPOINT).exists():
-        return
-    old, new = flatten(read_record(record)[0]), flatten(parse(dump(recipe))[0])
-    changed = sorted(k for k in old | new if json.dumps(old.get(k)) != json.dumps(new.get(k)) and k not in MAY_CHANGE)
+        return {}
+    (before, told), now = read_record(record), parse(dump(recipe))[0]
+    old, new = (
+        flatten(r) | {EVALUATION_SOURCE: e} for r, e in ((before, told.get(EVALUATION_SOURCE)), (now, evaluation))
+    )
+    found = sorted(k for k in old | new if json.dumps(old.get(k)) != json.dumps(new.get(k)) and k not in MAY_CHANGE)
+    changed = [key for key in found if key not in LENGTH]
     if changed:
         listed = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        own = any(str(each.get("data.source")).startswith(f"{GIVEN}:") for each in (old, new))
+        hint = " (data given in Python has to be the same again, in the same order: no shuffle)" if own else ""
         raise UserError(
-            f"{workdir} holds a run with other settings: {listed}{more}; continue it with the same ones or choose "
-            "another --workdir."
+            f"{workdir} holds a run with other settings: {listed}{more}{hint}; continue it with the same ones or "
+            "choose another --workdir."
         )
+    if found:
+        require_same_so_far(workdir, before, now, told)
+    return {key: (old.get(key), new.get(key)) for key in found}
