@@ -19,7 +19,7 @@ from kzoo import registry
 from kzoo.checking import randomise
 from kzoo.cli import main
 from kzoo.data import Take, open_source
-from kzoo.data.part import Part
+from kzoo.data.part import some_of
 from kzoo.data.randomness import MASKS, uniforms
 from kzoo.data.sources import ArraySource, FakeSource
 from kzoo.exporting.artifact import open_artifact
@@ -168,11 +168,11 @@ def test_neighbours_vote_as_in_dinos_protocol():
 def test_a_part_of_a_source_is_drawn_from_all_of_it_and_stays():
     pictures = np.arange(100, dtype="uint8").reshape(100, 1, 1, 1)
     source = ArraySource("sorted", pictures, np.arange(100) // 10, 10)
-    part = Part(source, 30)
+    part = some_of(source, 30)
     images, labels = part.batch(np.arange(len(part)))
     assert len(part) == 30 and len(set(labels.tolist())) >= 8 and np.array_equal(images.ravel() // 10, labels)
     assert (np.diff(images.ravel().astype(int)) > 0).all() and part.read(3)[1] == labels[3]
-    assert np.array_equal(Part(source, 30).batch(np.arange(30))[0], images) and len(Part(source, 1000)) == 100
+    assert np.array_equal(some_of(source, 30).batch(np.arange(30))[0], images) and len(some_of(source, 1000)) == 100
 
 
 def test_a_linear_probe_learns_what_a_logistic_regression_does():

@@ -12,6 +12,7 @@ import numpy as np
 
 from kzoo.data.given_arrays import Pictures, together
 from kzoo.data.npz import held_out
+from kzoo.data.part import Subset
 from kzoo.data.sources import Source
 from kzoo.errors import UsageError, UserError
 
@@ -48,42 +49,6 @@ class GivenSource(Source):
 
     def all_labels(self):
         return self.labels
-
-
-class Subset(Source):
-    """Some samples of a source, by their numbers, in its order."""
-
-    def __init__(self, source, index):
-        for name in ("name", "num_classes", "class_names", "channels", "targets"):
-            setattr(self, name, getattr(source, name))
-        self.multilabel = getattr(source, "multilabel", False)
-        self._source, self._index = source, np.asarray(index)
-
-    def __len__(self):
-        return len(self._index)
-
-    def __getattr__(self, name):  # what sources of objects have beside
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-    def open(self, i):
-        return self._source.open(int(self._index[i]))
-
-    def batch(self, index):
-        return self._source.batch(self._index[index])
-
-    def all_labels(self):
-        return self._source.all_labels()[self._index]
-
-    def called(self, i):
-        return self._source.called(int(self._index[i]))
-
-    def where(self, i):
-        return self._source.where(int(self._index[i]))
-
-    def usable(self, index):
-        return self._source.usable(self._index[index])
 
 
 def sources_of(data, opened, parts=True, divide=None):
