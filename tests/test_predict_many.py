@@ -422,3 +422,12 @@ def test_predict_in_python(photos, run, onnx):
     for wrong, sentence in ((str(photos), "bad.jpg cannot be decoded"), (arrays[0] / 255.0, "uint8 of shape")):
         with pytest.raises(kzoo.UserError, match=sentence):
             kzoo.predict(run, wrong)
+
+
+def test_several_true_labels_are_told_as_a_csv_lists_them(photos, tmp_path):
+    rows = [("grey.png", "cat|bird"), ("alpha.WEBP", "dog"), ("turned.jpg", "")]
+    table = photos / "several.csv"
+    table.write_text("path,labels,split\n" + "".join(f"{name},{labels},test\n" for name, labels in rows))
+    found = {os.path.basename(one.name): one.read(3)[1] for one in pictures_of(f"csv:{table}")}
+    table.unlink()
+    assert found == {"grey.png": "bird|cat", "alpha.WEBP": "dog", "turned.jpg": ""}

@@ -22,8 +22,8 @@ class FilePicture:
         self.name = str(path)
 
     def read(self, channels):
-        """(uint8 (h, w, channels), the name of its true class; None where that is not known). Raises UserError for what
-        is missing or no picture.
+        """(uint8 (h, w, channels), the name of its true class, of several with | between; None where that is not known).
+        Raises UserError for what is missing or no picture.
         """
         return data.decode(data.read_picture(self.name), self.name, channels=channels), None
 
@@ -50,11 +50,14 @@ class SamplePicture:
 
     def read(self, channels):
         picture, target = self._opened()
-        label = None
-        if self._source.targets == "label":
-            names = self._source.class_names
-            label = names[target] if names else str(target)
+        label = _named(self._source, target) if self._source.targets == "label" else None
         return to_channels(pixels(picture), channels, self._source.name), label
+
+
+def _named(source, target):
+    """A sample's label by its name; several as a CSV file lists them, with | between."""
+    several = np.flatnonzero(target) if source.multilabel else [target]
+    return "|".join(source.class_names[i] if source.class_names else str(i) for i in several)
 
 
 class Samples:
