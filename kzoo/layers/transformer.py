@@ -120,8 +120,13 @@ class Attention(ZooLayer):
         """
         q, k, v = self._queries_keys_values(x)
         weights = self._weights(q, k, training)
-        x = ops.matmul(self.attn_drop(weights, training=training), v)
-        return self._output(ops.transpose(x, (0, 2, 1, 3)), training), weights
+        return self._output(self._taken(weights, v, training), training), weights
+
+    def _taken(self, weights, v, training):
+        """What the weights (B, heads, N, N), some of them dropped, take of the values (B, heads, N, head_dim): (B, N,
+        heads, head_dim).
+        """
+        return ops.transpose(ops.matmul(self.attn_drop(weights, training=training), v), (0, 2, 1, 3))
 
     def call(self, x, training=None):
         if not _fuses_attention(self.compute_dtype) or (training and self.attn_drop.rate):
@@ -168,7 +173,7 @@ class Mlp(ZooLayer):
         self.fc2.build((*input_shape[:-1], self.fc1.units))
 
     def call(self, x, training=None):
-        shape = (-1, *x.shape[1:])
+        shape = (-1, *ops.shape(x)[1:])  # numbers, but for a map whose sides are open
         x = ACTIVATIONS[self.act](self.fc1(ops.reshape(x, (-1, x.shape[-1]))))
         return ops.reshape(self.drop2(self.fc2(self.drop1(x, training=training)), training=training), shape)
 
@@ -240,7 +245,7 @@ class TransformerBlock(Remat):
         super().__init__(remat, **kwargs)
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm1")
-        self.attn = Attention(
+        self.attn = self.make_attention(
             dim,
             num_heads,
             head_dim,
@@ -266,13 +271,21 @@ class TransformerBlock(Remat):
     def compute_output_shape(self, input_shape):
         return input_shape  # told, not traced: models are built several times faster
 
+    def make_attention(self, *arguments, **options):
+        """The layer that mixes the tokens, from Attention's arguments; for subclasses that mix them in another way."""
+        return Attention(*arguments, **options)
+
+    def mixed(self, x, training):
+        """What the first branch makes of its normalised input."""
+        return self.attn(x, training=training)
+
     def attend(self, x):
         """(B, N, D) -> the attention's weights (B, heads, N, N), outside of training."""
         return self.attn.attend(self.norm1(x), training=False)[1]
 
     def compute(self, x, training):
         scale1, scale2 = self.scales or (lambda y: y, lambda y: y)
-        x = x + self.drop_path1(scale1(self.attn(self.norm1(x), training=training)), training=training)
+        x = x + self.drop_path1(scale1(self.mixed(self.norm1(x), training)), training=training)
         return x + self.drop_path2(scale2(self.mlp(self.norm2(x), training=training)), training=training)
 
 
