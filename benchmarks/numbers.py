@@ -70,6 +70,7 @@ FAMILIES = {  # family: its real row, then overrides of its toy
         {"window_size": (4, 3), "depths": (2, 1), "image_size": (40, 52), "pad_first": True},
         {"always_partition": True, "image_size": 16},
     ),
+    "cswin": ("cswin_tiny_224", {"image_size": (40, 52), "split_size": (4, 3, 2), "depths": (1, 2, 1)}),
     "mae": ("mae_vit_tiny_patch16_224", {"num_classes": 0}),
     "detr": (
         "detr_small",

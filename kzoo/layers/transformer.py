@@ -122,11 +122,12 @@ class Attention(ZooLayer):
         weights = self._weights(q, k, training)
         return self._output(self._taken(weights, v, training), training), weights
 
-    def _taken(self, weights, v, training):
-        """What the weights (B, heads, N, N), some of them dropped, take of the values (B, heads, N, head_dim): (B, N,
-        heads, head_dim).
+    def _taken(self, weights, v, training, drop=None):
+        """What the weights (B, heads, N, N), some of them dropped (by `drop`, else attn_drop), take of the values (B,
+        heads, N, head_dim): (B, N, heads, head_dim).
         """
-        return ops.transpose(ops.matmul(self.attn_drop(weights, training=training), v), (0, 2, 1, 3))
+        weights = (drop or self.attn_drop)(weights, training=training)
+        return ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
 
     def call(self, x, training=None):
         if not _fuses_attention(self.compute_dtype) or (training and self.attn_drop.rate):

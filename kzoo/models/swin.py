@@ -134,13 +134,7 @@ def swin(config):
     if config.features_only:
         outputs = [maps[i] for i in config.selected_features(range(len(maps)))]
     else:
-        x = keras.layers.LayerNormalization(epsilon=config.norm_eps, name="norm")(maps[-1])
-        if config.global_pool == "avg":
-            outputs = classifier(
-                keras.layers.GlobalAveragePooling2D(name="pool")(x), config.num_classes, config.drop_rate
-            )
-        else:
-            outputs = classifier(x, 0)
+        outputs = pooled(config, maps[-1])
     return ZooModel(images, outputs, name="swin")
 
 
@@ -173,6 +167,14 @@ def stages(config, images):
         maps.append(x)
         before += depth
     return maps
+
+
+def pooled(config, x):
+    """The last map (B, h, w, D) -> what the configuration asks for, float32."""
+    x = keras.layers.LayerNormalization(epsilon=config.norm_eps, name="norm")(x)
+    if config.global_pool == "none":
+        return classifier(x, 0)
+    return classifier(keras.layers.GlobalAveragePooling2D(name="pool")(x), config.num_classes, config.drop_rate)
 
 
 # fmt: off
