@@ -257,6 +257,52 @@ def test_the_attention_shown_is_timms(tmp_path):
     np.testing.assert_allclose(rolled_out.sum(axis=(1, 2)), 1, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.backends
+def test_under_a_detector_pictures_of_any_size():
+    """DETR on the last map, its sides open; trained for a step, the tables of the backbone learn too."""
+    model = randomise(kzoo.get("detr_toy", backbone="swin_toy", backbone_options={}, open_size=True))
+    rng = np.random.default_rng(0)
+    for size in ((64, 64), (40, 72)):
+        inputs = {"image": rng.normal(size=(2, *size, 3)).astype("float32"), "mask": np.zeros((2, *size), bool)}
+        fixed = kzoo.get("detr_toy", backbone="swin_toy", backbone_options={"always_partition": True}, image_size=size)
+        fixed.set_weights(model.get_weights())
+        ours, theirs = (keras.ops.convert_to_numpy(m(inputs)["logits"]) for m in (model, fixed))
+        assert difference(ours, theirs) <= CLOSE
+    boxes = {
+        "boxes": np.full((2, 1, 4), 0.5, "float32"),
+        "labels": np.ones((2, 1), "int32"),
+        "valid": np.ones((2, 1), bool),
+    }
+    tables = [w for w in model.trainable_weights if w.path.endswith("rel_pos/table")]
+    before = [keras.ops.convert_to_numpy(w) for w in tables]
+    task = kzoo.task(model)
+    task.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=keras.backend.backend() == "jax")
+    task.train_on_batch(inputs, boxes)
+    assert len(tables) == 4
+    for weight, old in zip(tables, before, strict=True):
+        assert not np.array_equal(keras.ops.convert_to_numpy(weight), old)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "norms", "products"), [("swin_toy", 11, 26), ("cswin_toy", 10, 23)])
+def test_an_onnx_graph_has_no_node_for_what_is_constant(name, norms, products, tmp_path):
+    """No shapes, masks, tables or indices; norms are single nodes. Products: in a block qkv, proj, two of the MLP and
+    two of the attention (of each half of the heads), mergings and the head.
+    """
+    import collections
+
+    import onnx
+
+    kzoo.export(randomise(kzoo.get(name)), tmp_path / "onnx", format="onnx")
+    graph = onnx.load(tmp_path / "onnx" / "model.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    assert [node.name for node in graph.node if set(filter(None, node.input)) <= constants] == []
+    counts = collections.Counter(node.op_type for node in graph.node)
+    assert not {"Gather", "GatherND", "Shape", "Where", "Expand", "ScatterND"} & set(counts)
+    assert counts["LayerNormalization"] == norms and counts["MatMul"] == products
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

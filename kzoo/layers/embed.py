@@ -144,7 +144,10 @@ class NormedConv(ZooLayer):
         return (input_shape[0], *lengths, self.conv.filters)
 
     def call(self, x):
-        return self.norm(self.conv(framed(x, *(self._added(side(x, axis)) for axis in (1, 2)))))
+        x = self.conv(framed(x, *(self._added(side(x, axis)) for axis in (1, 2))))
+        sides, dim = (side(x, 1), side(x, 2)), x.shape[3]
+        # as tokens: ONNX would move the convolution's transposition behind the norm, and take it apart
+        return ops.reshape(self.norm(ops.reshape(x, (-1, sides[0] * sides[1], dim))), (-1, *sides, dim))
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
