@@ -1,5 +1,6 @@
 """The CSWin family: numbers that the official code gave for a tiny model, and its formulas in float64, block by block."""
 
+import functools
 import pathlib
 import zlib
 
@@ -188,7 +189,7 @@ def test_open_sides_give_what_a_model_of_that_size_gives():
     fixed = kzoo.get("cswin_tiny_224", **row | {"image_size": size})
     fixed.set_weights(opened.get_weights())
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype("float32")
-    expected, call = outputs_of(fixed, images), opened
+    expected, call = outputs_of(fixed, images), functools.partial(outputs_of, opened)
     assert [m.shape[1:3] for m in expected] == [(10, 15), (5, 8)]
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -228,7 +229,7 @@ def test_recomputing_blocks_changes_no_gradient():
     )
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(4, 5, 4, 8)).astype("float32") for _ in range(2))
-    assert_trained_alike(models, x, y, XLA[-1])
+    assert_trained_alike(models, x, y, XLA[0])
 
 
 def test_rows_prepare_pictures_as_the_official_code_does():

@@ -2,6 +2,8 @@
 and at others.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -36,8 +38,10 @@ CASES = {
 }
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.backends] if case in ("odd maps", "not square") else []) for case in CASES],
+)
 def test_through_files_both_ways(case, tmp_path):
     key, overrides = CASES[case]
     model, reference = pair(key, TINY, tmp_path / "theirs", **overrides)
@@ -185,7 +189,7 @@ def test_open_sides_give_what_a_model_of_that_size_gives(pad_first):
     images = np.random.default_rng(0).normal(size=(2, 41, 70, 3)).astype("float32")
     expected = outputs_of(fixed, images)
     assert [m.shape[1:3] for m in expected] == [(11, 18), (6, 9)]
-    call = opened
+    call = functools.partial(outputs_of, opened)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -219,7 +223,7 @@ def test_recomputing_blocks_changes_no_gradient():
 
     models, rng = with_and_without(build), np.random.default_rng(0)
     x, y = (rng.normal(size=(4, 5, 4, 8)).astype("float32") for _ in range(2))
-    assert_trained_alike(models, x, y, XLA[-1])
+    assert_trained_alike(models, x, y, XLA[0])
 
 
 def test_the_attention_shown_is_timms(tmp_path):
@@ -258,7 +262,6 @@ def test_the_attention_shown_is_timms(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.backends
 def test_under_a_detector_pictures_of_any_size():
     """DETR on the last map, its sides open; trained for a step, the tables of the backbone learn too."""
     model = randomise(kzoo.get("detr_toy", backbone="swin_toy", backbone_options={}, open_size=True))
@@ -277,7 +280,7 @@ def test_under_a_detector_pictures_of_any_size():
     tables = [w for w in model.trainable_weights if w.path.endswith("rel_pos/table")]
     before = [keras.ops.convert_to_numpy(w) for w in tables]
     task = kzoo.task(model)
-    task.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=keras.backend.backend() == "jax")
+    task.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
     task.train_on_batch(inputs, boxes)
     assert len(tables) == 4
     for weight, old in zip(tables, before, strict=True):
