@@ -145,7 +145,7 @@ class RelativeAttention(Attention):
         super().build(input_shape)
         self.rel_pos.build()
 
-    def _queries_keys_values(self, x):
+    def queries_keys_values(self, x):
         qkv = ops.reshape(
             self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], self.num_heads, 3, self.head_dim)
         )

@@ -32,8 +32,8 @@ class StripeAttention(Attention):
     looks at: the paper is silent, and the official detector lets them be looked at. D / num_heads channels a head.
     """
 
-    def __init__(self, dim, num_heads, *arguments, split_size=None, **options):
-        super().__init__(dim, num_heads, *arguments, **options)
+    def __init__(self, dim, num_heads, split_size=None, **kwargs):
+        super().__init__(dim, num_heads, **kwargs)
         self.split_size, self.dim, self.count = split_size, dim, 1 if split_size is None else 2
         # a layer each: recomputing (Remat) knows of one draw a layer
         self.level_drop = keras.layers.Dropout(self.attn_drop.rate, dtype=self.dtype_policy, name="level_drop")
@@ -79,7 +79,7 @@ class StripeAttention(Attention):
         parts = ops.transpose(ops.reshape(x, (-1, h * w, 3, heads, self.head_dim)), (2, 0, 3, 1, 4))
         q, k, v = ops.unstack(parts, 3)
         weights = self._within(q, k, key_mask(height, width, place))
-        taken = ops.reshape(self._taken(weights, v, training, drop), (-1, h, w, dim))
+        taken = ops.reshape(self.taken(weights, v, training, drop), (-1, h, w, dim))
         y = taken + conv(ops.reshape(x[..., 2 * dim :], (-1, h, w, dim)))
         y = assembled(ops.reshape(y, (-1, h * w, dim)), window, side(whole, 1), side(whole, 2))
         if whole is not qkv:
@@ -170,9 +170,9 @@ class StripeBlock(TransformerBlock):
     StripeAttention; the other options are TransformerBlock's.
     """
 
-    def __init__(self, dim, num_heads, split_size=None, **options):
+    def __init__(self, dim, num_heads, split_size=None, **kwargs):
         self.split_size = split_size
-        super().__init__(dim, num_heads, **options)
+        super().__init__(dim, num_heads, **kwargs)
 
-    def make_attention(self, *arguments, **options):
-        return StripeAttention(*arguments, split_size=self.split_size, **options)
+    def make_attention(self, dim, num_heads, **kwargs):
+        return StripeAttention(dim, num_heads, self.split_size, **kwargs)

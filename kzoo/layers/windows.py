@@ -5,6 +5,7 @@ graph, and never more than five axes. The mask of a shift is a constant for maps
 """
 
 import functools
+import math
 
 import keras
 import numpy as np
@@ -74,18 +75,18 @@ class WindowAttention(Attention):
     """Attention among the N = h * w cells of each window, with a static bias for the offset between two of them: (B *
     windows, N, D) -> the same.
 
-    It is built for the shape (B, windows, N, D). attn_mask (windows, N, N) is added to the scores.
+    It is built for the shape (B, windows, N, D), or (windows, N, D). attn_mask (windows, N, N) is added to the scores.
     """
 
-    def __init__(self, dim, num_heads, *arguments, window_size, **options):
-        super().__init__(dim, num_heads, *arguments, **options)
+    def __init__(self, dim, num_heads, window_size, **kwargs):
+        super().__init__(dim, num_heads, **kwargs)
         self.rel_pos = OffsetTable(window_size, num_heads, "plain_bicubic", dtype=self.dtype_policy, name="rel_pos")
 
     def build(self, input_shape):
         self.qkv.build(input_shape)
         for norm in self.norms:
-            norm.build((None, self.num_heads, input_shape[2], self.head_dim))
-        self.proj.build((*input_shape[:3], self.num_heads * self.head_dim))
+            norm.build((None, self.num_heads, input_shape[-2], self.head_dim))
+        self.proj.build((*input_shape[:-1], self.num_heads * self.head_dim))
         self.rel_pos.build()
 
     def _weights(self, q, k, training, attn_mask=None):
@@ -99,9 +100,9 @@ class WindowAttention(Attention):
         return ops.reshape(attention_weights(q, k, bias), (-1, self.num_heads, *bias.shape[1:]))
 
     def attend(self, x, training=None, attn_mask=None):
-        q, k, v = self._queries_keys_values(x)
+        q, k, v = self.queries_keys_values(x)
         weights = self._weights(q, k, training, attn_mask)
-        return self._output(self._taken(weights, v, training), training), weights
+        return self.projected(self.taken(weights, v, training), training), weights
 
     def call(self, x, training=None, attn_mask=None):
         return self.attend(x, training, attn_mask)[0]
@@ -110,7 +111,7 @@ class WindowAttention(Attention):
         return input_shape
 
     def macs(self, input_shape):
-        return input_shape[1] * super().macs(input_shape[1:])
+        return math.prod(input_shape[1:-2]) * super().macs(input_shape[-3:])
 
 
 @keras.saving.register_keras_serializable(package="kzoo")
@@ -122,12 +123,12 @@ class WindowBlock(TransformerBlock):
     before it is moved, as the official detectors and transformers do. The other options are TransformerBlock's.
     """
 
-    def __init__(self, dim, num_heads, window_size, shift_size=(0, 0), pad_first=False, **options):
+    def __init__(self, dim, num_heads, window_size, shift_size=(0, 0), pad_first=False, **kwargs):
         self.window_size, self.shift_size, self.pad_first = tuple(window_size), tuple(shift_size), pad_first
-        super().__init__(dim, num_heads, **options)
+        super().__init__(dim, num_heads, **kwargs)
 
-    def make_attention(self, *arguments, **options):
-        return WindowAttention(*arguments, window_size=self.window_size, **options)
+    def make_attention(self, dim, num_heads, **kwargs):
+        return WindowAttention(dim, num_heads, self.window_size, **kwargs)
 
     def build(self, input_shape):
         batch, *sides, dim = input_shape
