@@ -403,7 +403,7 @@ def test_open_sides_of_maps_and_of_what_lies_below(tmp_path):
     ("backbone", "cells"),
     [
         *(("vit_toy", (8, 12)), ("coatnet_toy", (8, 12)), ("hybrid_toy", (8, 12))),
-        *(("swin_toy", (8, 12)), ("cswin_toy", (4, 6))),
+        *(("swin_toy", (8, 12)), ("cswin_toy", (8, 12))),
     ],
 )
 def test_any_model_with_feature_maps_can_stand_below(backbone, cells):

@@ -162,7 +162,7 @@ AT_384 = {"image_size": 384, "split_size": (1, 2, 12, 12), "preprocessing": IN_F
 
 VARIANTS = {
     "cswin_toy": CswinConfig(
-        image_size=32, embed_dim=16, depths=(1, 1, 1), num_heads=(2, 4, 4), split_size=(3, 2, 2), num_classes=10,
+        image_size=32, embed_dim=16, depths=(1, 1), num_heads=(2, 4), split_size=(3, 2), num_classes=10,
     ),
     "cswin_tiny_224":  CswinConfig(image_size=224, **TINY),
     "cswin_small_224": CswinConfig(image_size=224, **SMALL),

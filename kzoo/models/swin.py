@@ -186,7 +186,7 @@ LARGE = {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)
 AT_384 = {"image_size": 384, "window_size": 12, "preprocessing": IN_FULL}
 
 VARIANTS = {
-    "swin_toy": SwinConfig(image_size=32, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=3, num_classes=10),
+    "swin_toy": SwinConfig(image_size=32, embed_dim=16, depths=(2, 1), num_heads=(2, 4), window_size=3, num_classes=10),
     "swin_tiny_patch4_window7_224":   SwinConfig(image_size=224, window_size=7, **TINY),
     "swin_small_patch4_window7_224":  SwinConfig(image_size=224, window_size=7, **SMALL),
     "swin_base_patch4_window7_224":   SwinConfig(image_size=224, window_size=7, **BASE),
