@@ -65,6 +65,15 @@ FAMILIES = {  # family: its real row, then overrides of its toy
         {"layout": ("C", "CT"), "depths": (1, 2), "pool_type": "max2", "stride_mode": "1x1"},
         ONE_STAGE,
     ),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"window_size": (4, 3), "depths": (1, 2), "image_size": (40, 52), "pad_first": True},
+        {"always_partition": True, "image_size": 16},
+    ),
+    "cswin": (
+        "cswin_tiny_224",
+        {"image_size": (40, 52), "split_size": (4, 3, 2), "depths": (1, 2, 1), "num_heads": (2, 4, 4)},
+    ),
     "mae": ("mae_vit_tiny_patch16_224", {"num_classes": 0}),
     "detr": (
         "detr_small",

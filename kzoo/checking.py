@@ -78,7 +78,9 @@ def _close(value, reference, tolerance, what):
 
 
 def reload(name, task):
-    """A saved and loaded model gives equal outputs and carries its spec; each layer rebuilds from its own config."""
+    """A saved and loaded model gives equal outputs and carries its spec and its layers' names; each layer rebuilds from
+    its own config.
+    """
     model = randomise(zoo.get(name))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
@@ -87,6 +89,8 @@ def reload(name, task):
     _expect(again.spec == model.spec, f"the spec came back as {again.spec}")
     for a, b in zip(outputs_of(model, _inputs(model)), outputs_of(again, _inputs(model)), strict=True):
         _close(b, a, 0.0, "outputs before and after saving")
+    names, kept = ([layer.name for layer in one.layers] for one in (model, again))
+    _expect(kept == names, f"layers came back under other names, {sorted(set(kept) - set(names))[:3]}")
     for layer in model.layers:
         config = layer.get_config()
         twin = type(layer).from_config(config)

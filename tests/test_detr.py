@@ -400,7 +400,11 @@ def test_open_sides_of_maps_and_of_what_lies_below(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "cells"), [("vit_toy", (8, 12)), ("coatnet_toy", (8, 12)), ("hybrid_toy", (8, 12))]
+    ("backbone", "cells"),
+    [
+        *(("vit_toy", (8, 12)), ("coatnet_toy", (8, 12)), ("hybrid_toy", (8, 12))),
+        *(("swin_toy", (8, 12)), ("cswin_toy", (8, 12))),
+    ],
 )
 def test_any_model_with_feature_maps_can_stand_below(backbone, cells):
     """No query looks at a padded cell; what the padded cells hold changes nothing."""

@@ -77,7 +77,7 @@ def test_every_row_is_timms_in_size_and_preparation():
     ("backbone", "index", "patch_size", "stride", "channels"),
     [
         *(("resnet_toy", 0, 4, 16, 32), ("coatnet_toy", -1, 2, 16, 24), ("coatnet_toy", 1, 1, 4, 16)),
-        *(("vit_toy", -1, 2, 16, 32), ("hybrid_toy", 0, 1, 8, 32)),
+        *(("vit_toy", -1, 2, 16, 32), ("hybrid_toy", 0, 1, 8, 32), ("swin_toy", 0, 2, 8, 16)),
     ],
 )
 def test_any_model_with_feature_maps_can_stand_below(backbone, index, patch_size, stride, channels):

@@ -229,9 +229,11 @@ CASES = {
     "MBConv": ({"in_dim": 8, "dim": 16, "stride": 2, "drop_path_rate": 0.1}, (2, 5, 5, 8), "norm2"),
     "MaxPool": ({}, (2, 5, 5, 4), None),
     "Mlp": ({"dim": 8, "hidden_dim": 16, "drop_rate": 0.1}, (2, 5, 8), "fc2"),
+    "NormedConv": ({"dim": 8, "kernel_size": 4, "stride": 4}, (2, 7, 8, 3), "conv/bias"),
     "OffsetMlp": ({"map_size": (2, 3), "num_heads": 2, "hidden_dim": 8}, None, "fc1/kernel"),
     "OffsetTable": ({"map_size": (2, 3), "num_heads": 2}, None, "table"),
     "PatchEmbed": ({"patch_size": 4, "dim": 8}, (2, 8, 8, 3), "proj/kernel"),
+    "PatchMerging": ({"dim": 4}, (2, 3, 4, 4), "reduction"),
     "PositionEmbedding": ({"grid_size": (2, 2), "prefix": 1}, (2, 5, 8), "table"),
     "PostNormBlock": (
         {"dim": 8, "num_heads": 2, "mlp_dim": 12, "drop_rate": 0.1},
@@ -248,8 +250,14 @@ CASES = {
     "RestorePatches": ({}, {"x_shape": (2, 3, 8), "ids_restore_shape": (2, 4)}, None),
     "SinePositions": ({"dim": 8}, {"padded_shape": (2, 3, 4)}, None),
     "SqueezeExcite": ({"dim": 8, "hidden_dim": 4}, (2, 4, 4, 8), "fc1"),
+    "StripeAttention": ({"dim": 8, "num_heads": 2, "split_size": 2, "attn_drop_rate": 0.1}, (2, 3, 5, 8), "get_v_1"),
+    "StripeBlock": ({"dim": 8, "num_heads": 2, "split_size": None, "mlp_ratio": 2.0}, (2, 3, 2, 8), "attn/get_v_0/bias"),
     "TransformerBlock": ({"dim": 8, "num_heads": 2, "init_values": 0.1, "drop_path_rate": 0.1}, (2, 5, 8), "attn/qkv/bias"),
     "TwoConvStem": ({"dims": (4, 8)}, (2, 8, 8, 3), "norm1"),
+    "WindowAttention": ({"dim": 8, "num_heads": 2, "window_size": (2, 3), "attn_drop_rate": 0.1}, (4, 6, 8), "rel_pos"),
+    "WindowBlock": (
+        {"dim": 8, "num_heads": 2, "window_size": (2, 3), "shift_size": (1, 0), "pad_first": True}, (2, 5, 4, 8), "attn/rel_pos",
+    ),
 }  # fmt: skip
 LAYERS = {
     name: kind
@@ -344,7 +352,7 @@ def test_what_is_frozen_of_a_model_stays_frozen(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of each layer that holds nothing to quantise
-@pytest.mark.parametrize("name", ["vit_toy", "coatnet_toy", "resnet_toy"])
+@pytest.mark.parametrize("name", ["vit_toy", "coatnet_toy", "resnet_toy", "swin_toy"])
 def test_a_quantised_model_is_near_the_exact_one_and_survives_saving(name, tmp_path):
     model = randomise(kzoo.get(name))
     images = normal((2, *model.input_shape[1:]))

@@ -10,12 +10,15 @@ from benchmarks.references.convolutional import GoogleHybridNpz, TimmCoatnet, Ti
 from benchmarks.references.detectors import HfDetr
 from benchmarks.references.hugging_face import HfClip, HfDinov2, HfDinov2Registers, HfMae, HfSiglip, HfVit
 from benchmarks.references.vit import BigVisionNpz, GoogleNpz, Timm
+from benchmarks.references.windowed import HfSwin, OfficialSwin, TimmSwin
 
 REFERENCES = {
     "timm": Timm,
     "timm_resnet": TimmResNet,
     "timm_hybrid": TimmHybrid,
     "timm_coatnet": TimmCoatnet,
+    "timm_swin": TimmSwin,
+    "official_swin": OfficialSwin,
     "google_npz": GoogleNpz,
     "google_hybrid_npz": GoogleHybridNpz,
     "big_vision_npz": BigVisionNpz,
@@ -24,6 +27,7 @@ REFERENCES = {
     "hf_dinov2_registers": HfDinov2Registers,
     "hf_clip": HfClip,
     "hf_siglip": HfSiglip,
+    "hf_swin": HfSwin,
     "hf_mae": HfMae,
     "hf_detr": HfDetr,
 }

@@ -121,12 +121,14 @@ class Reference:
             result = self.result(self.called(module, images))
         for hook in hooks:
             hook.remove()
-        outputs = [recorded[name] for name in self.layers]
-        return [_channels_last(output[0] if isinstance(output, tuple) else output) for output in (*outputs, result)]
+        outputs = {name: recorded[name] for name in self.layers} | {None: result}
+        return [
+            self.arranged(name, output[0] if isinstance(output, tuple) else output) for name, output in outputs.items()
+        ]
 
-
-def _channels_last(tensor):
-    return np.asarray(tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor)
+    def arranged(self, name, tensor):
+        """The output of a layer, or the result (None), as kzoo has it: an array, of a map (B, H, W, C)."""
+        return np.asarray(tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor)
 
 
 def randomise(module):

@@ -64,18 +64,21 @@ def _checked(points):
 
 
 def _of_points(model, images, stage, points):
-    if _layers(model, FitPadding):
-        weights, padded, filled = _of_cells(model, images, stage, PostNormBlock, "encoder")
-        prefix, grid, real = 0, padded.shape[1:], _real(padded)
-    else:
-        weights, prefix, grid, _ = _weights(model, images, stage)
-        filled, real = np.ones((len(weights[0]), 2)), np.tile(grid, (len(weights[0]), 1))
-    # (B, P, 2); the end of the picture lies in its last cell
-    cells = np.floor(points[None] * (filled * grid)[:, None]).astype(int)
-    cells = np.maximum(np.minimum(cells, real[:, None] - 1), 0)
-    tokens = prefix + cells[..., 0] * grid[1] + cells[..., 1]
-    chosen = tokens[:, None, :, None]
-    return _maps((np.take_along_axis(w, chosen, axis=2)[..., prefix:] for w in weights), grid)
+    if not _layers(model, FitPadding):
+        weights, prefix, grid, _ = _weights(model, images, stage, points)
+        return _maps((w[..., prefix:] for w in weights), grid)
+    weights, padded, filled = _of_cells(model, images, stage, PostNormBlock, "encoder")
+    grid = padded.shape[1:]
+    chosen = _cells_at(points[None] * filled[:, None], grid, _real(padded)[:, None])[:, None, :, None]
+    return _maps((np.take_along_axis(w, chosen, axis=2) for w in weights), grid)
+
+
+def _cells_at(points, grid, real):
+    """The cells of a grid (rows, columns), counted row by row, in which points (..., 2) in 0..1 lie; of those beyond
+    its `real` rows and columns, the last: the end of a picture lies in its last cell.
+    """
+    cells = np.maximum(np.minimum(np.floor(points * grid).astype(int), np.asarray(real) - 1), 0)
+    return cells[..., 0] * grid[1] + cells[..., 1]
 
 
 def _of_cells(model, images, stage, kind, what):
@@ -129,28 +132,63 @@ def rollout(model, images):
     return flow[:, prefix:].reshape(-1, *grid)
 
 
-def _weights(model, images, stage):
+def _weights(model, images, stage, points=None):
     """([weights (B, heads, N, N) of each block], prefix tokens, grid, weights of attention pooling (B, heads, N -
-    prefix) or None).
+    prefix) or None). Of points (P, 2): the rows of the patches in which they lie, (B, heads, P, N).
     """
     stages = _stages(model)
     _require_stage(model, stage, len(stages))
     blocks = stages[stage]
     pools = _layers(model, AttentionPool) if blocks is stages[-1] else []
-    grid = blocks[0].map_size if isinstance(blocks[0], RelativeBlock) else getattr(config_of_model(model), "grid", None)
+    grid = (
+        blocks[0].output.shape[1:-1]
+        if len(blocks[0].output.shape) == 4
+        else getattr(config_of_model(model), "grid", None)
+    )
     if grid is None:
         raise UserError(f"{_name(model)} has attention, but not between the cells of a grid; there is no map to show.")
     tapped = keras.Model(model.input, [layer.input for layer in blocks + pools])(images, training=False)
     tapped = tapped if isinstance(tapped, list) else [tapped]
-    weights = [_numpy(block.attend(x)) for block, x in zip(blocks, tapped, strict=False)]
-    pooling = _numpy(pools[0].attend(tapped[-1])[1])[:, :, 0] if pools else None
-    prefix = weights[0].shape[-1] - math.prod(grid)
+    first = blocks[0].input.shape
+    prefix = first[1] - math.prod(grid) if len(first) == 3 else 0
     if prefix < 0:
         raise UserError(
             f"these blocks of {_name(model)} see some patches alone, so there is no map; ask its encoder "
             "(num_classes=0)."
         )
+    tokens = None if points is None else prefix + _cells_at(points, grid, grid)
+    weights = [_attended(block, x, tokens) for block, x in zip(blocks, tapped, strict=False)]
+    pooling = _numpy(pools[0].attend(tapped[-1])[1])[:, :, 0] if pools else None
     return weights, prefix, grid, pooling
+
+
+def _attended(block, x, queries):
+    """The weights (B, heads, N, N) of a block, of what its input is; of queries (P,), their rows alone."""
+    found = block.attend(x)
+    if isinstance(found, list):  # within windows: of each share of the heads
+        shape = len(x), math.prod(x.shape[1:3])
+        return np.concatenate([_spread(_numpy(weights), cells, shape, queries) for weights, cells in found], axis=1)
+    weights = _numpy(found)
+    return weights if queries is None else weights[:, :, queries]
+
+
+def _spread(weights, cells, shape, queries):
+    """Weights within windows (B * W, heads, n, n) as those among all cells, (B, heads, N, N) or the rows of the
+    queries; `shape` is (B, N).
+
+    cells (W, n): which each window holds, -1 for what only fills it.
+    """
+    batch, count = shape
+    weights = weights.reshape(batch, len(cells), *weights.shape[1:])
+    whole = np.zeros((batch, weights.shape[2], count if queries is None else len(queries), count), "float32")
+    for window, held in enumerate(cells):
+        keys = np.flatnonzero(held >= 0)
+        if queries is None:
+            whole[:, :, held[keys][:, None], held[keys]] = weights[:, window][:, :, keys[:, None], keys]
+        for row, query in enumerate(() if queries is None else queries):
+            for place in np.flatnonzero(held == query):
+                whole[:, :, row, held[keys]] = weights[:, window, :, place][..., keys]
+    return whole
 
 
 def _stages(model):

@@ -18,11 +18,14 @@ LAYER_NORM = ("Add", ("Mul", "x", _SCALE), ("Add", ("Mul", ("Neg", _MEAN), _SCAL
 GELU_ERF = ("Erf", ("Mul", "x", "factor"))
 
 
-REARRANGING = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")  # operators that only move numbers
+# Operators that only move numbers, or, the last, put a bias and a mask together.
+FOLDED = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Pad", "Expand", "Add")
 
 
 def bind(model, values):
-    """Turns inputs into constants: {input name: array}. What merely rearranges constants is done here and now."""
+    """Turns inputs into constants: {input name: array}. What merely rearranges constants, such as the relative bias of
+    a window from its table, is done here and now.
+    """
     graph = model.graph
     inputs = [given for given in graph.input if given.name not in values]
     graph.initializer.extend(
@@ -32,8 +35,9 @@ def bind(model, values):
     graph.input.extend(inputs)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type in REARRANGING and all(name in constants for name in node.input):
-            arrays = {name: numpy_helper.to_array(constants[name]) for name in node.input}
+        given = [name for name in node.input if name]  # optional ones may be left out
+        if node.op_type in FOLDED and all(name in constants for name in given):
+            arrays = {name: numpy_helper.to_array(constants[name]) for name in given}
             (result,) = ReferenceEvaluator(node).run(None, arrays)
             _constant(graph, constants, node.output[0], result)
     _keep_needed(graph, [node for node in graph.node if node.output[0] not in constants])

@@ -1,9 +1,21 @@
 """What every layer of kzoo shares: it tells its config whole, and blocks among them can trade time for memory."""
 
 import keras
+from keras import ops
 
 from kzoo.errors import UserError
 from kzoo.keras_private import BuiltLayer, layers_in, own_trainable, tells_arguments
+
+
+def side(x, axis):
+    """The length of an axis, a number where it is known."""
+    return x.shape[axis] if x.shape[axis] is not None else ops.shape(x)[axis]
+
+
+def framed(x, rows, columns):
+    """The map (B, H, W, C) with so many rows and columns of zeros (before, behind) it, numbers or integer tensors."""
+    none = all(isinstance(n, int) and n == 0 for n in (*rows, *columns))
+    return x if none else ops.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
 class ZooLayer(BuiltLayer):

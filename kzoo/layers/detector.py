@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kzoo.layers.base import Remat, ZooLayer
+from kzoo.layers.base import Remat, ZooLayer, side
 from kzoo.layers.transformer import attention_weights, dense
 
 HIDDEN = -1e9  # added to the score of a padded key: its weight is then exactly 0
@@ -26,11 +26,6 @@ def linear(inputs, units, policy, name, xavier=False):
 
     kernel = "glorot_uniform" if xavier else uniform()
     return keras.layers.Dense(units, kernel_initializer=kernel, bias_initializer=uniform(), dtype=policy, name=name)
-
-
-def side(x, axis):
-    """The length of an axis, a number where it is known."""
-    return x.shape[axis] if x.shape[axis] is not None else ops.shape(x)[axis]
 
 
 def nearest(given, wanted):

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kzoo.errors import UsageError
-from kzoo.layers.base import ZooLayer
+from kzoo.layers.base import ZooLayer, framed, side
 
 _MOST_FIXED = 1 << 25  # values of a computed table: a ViT-g's for pictures of 2,000 pixels a side
 
@@ -110,6 +110,44 @@ class ConvStem(ZooLayer):
             x = ops.relu(norm(conv(x)))
         x = self.proj(x)
         return ops.reshape(x, (-1, x.shape[1] * x.shape[2], self.dim))
+
+
+@keras.saving.register_keras_serializable(package="kzoo")
+class NormedConv(ZooLayer):
+    """A convolution with bias, then a layer norm: (B, H, W, C) -> (B, h, w, dim), from maps to maps of another width.
+
+    reach: cells of zeros on every side of the map; None: as many behind it alone as make its sides multiples of the
+    stride, so that nothing is left out. Otherwise h = (H + 2 reach - kernel_size) // stride + 1.
+    """
+
+    def __init__(self, dim, kernel_size, stride, reach=None, norm_eps=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_size, self.stride, self.reach = kernel_size, stride, reach
+        policy = self.dtype_policy
+        self.conv = keras.layers.Conv2D(
+            dim, kernel_size, stride, kernel_initializer="lecun_normal", dtype=policy, name="conv"
+        )
+        self.norm = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm")
+
+    def build(self, input_shape):
+        batch, *sides, channels = input_shape
+        padded = (batch, *(n and n + sum(self._added(n)) for n in sides), channels)
+        self.conv.build(padded)
+        self.norm.build(self.conv.compute_output_shape(padded))
+
+    def _added(self, side):
+        """(zeros before, zeros behind) an axis of that length."""
+        return (0, -side % self.stride) if self.reach is None else (self.reach, self.reach)
+
+    def compute_output_shape(self, input_shape):
+        lengths = (n and (n + sum(self._added(n)) - self.kernel_size) // self.stride + 1 for n in input_shape[1:3])
+        return (input_shape[0], *lengths, self.conv.filters)
+
+    def call(self, x):
+        x = self.conv(framed(x, *(self._added(side(x, axis)) for axis in (1, 2))))
+        sides, dim = (side(x, 1), side(x, 2)), x.shape[3]
+        # as tokens: ONNX would move the convolution's transposition behind the norm, and take it apart
+        return ops.reshape(self.norm(ops.reshape(x, (-1, sides[0] * sides[1], dim))), (-1, *sides, dim))
 
 
 @keras.saving.register_keras_serializable(package="kzoo")

@@ -65,11 +65,14 @@ class _OffsetBias(ZooLayer):
 @keras.saving.register_keras_serializable(package="kzoo")
 class OffsetTable(_OffsetBias):
     """The bias as one learned `table` (1, offsets, heads), which can be resized to another `grid_size`: bilinearly, as
-    the paper does.
+    the paper does, or by another `interpolation` that kzoo.weights.surgery knows.
     """
 
     prefix = 0
-    interpolation = "bilinear"
+
+    def __init__(self, map_size, num_heads, interpolation="bilinear", **kwargs):
+        super().__init__(map_size, num_heads, **kwargs)
+        self.interpolation = interpolation
 
     def build(self, input_shape=None):
         normal = keras.initializers.TruncatedNormal(stddev=0.02)
@@ -142,7 +145,7 @@ class RelativeAttention(Attention):
         super().build(input_shape)
         self.rel_pos.build()
 
-    def _queries_keys_values(self, x):
+    def queries_keys_values(self, x):
         qkv = ops.reshape(
             self.qkv(ops.reshape(x, (-1, x.shape[2]))), (-1, x.shape[1], self.num_heads, 3, self.head_dim)
         )

@@ -93,7 +93,7 @@ class Attention(ZooLayer):
             norm.build((batch, self.num_heads, tokens, self.head_dim))
         self.proj.build((batch, tokens, self.num_heads * self.head_dim))
 
-    def _queries_keys_values(self, x):
+    def queries_keys_values(self, x):
         """(B, N, D) -> three of (B, heads, N, head_dim)."""
         # Projections see all tokens of the batch as rows of one matrix: the plain product is the fast one on CPU.
         qkv = ops.reshape(
@@ -108,7 +108,7 @@ class Attention(ZooLayer):
         """(B, heads, N, head_dim) twice -> what multiplies the values, (B, heads, N, N)."""
         return attention_weights(q, k)
 
-    def _output(self, x, training):
+    def projected(self, x, training):
         """The heads' results (B, N, heads, head_dim) joined and projected: (B, N, out_dim)."""
         tokens = x.shape[1]
         x = self.proj(ops.reshape(x, (-1, self.num_heads * self.head_dim)))
@@ -118,16 +118,22 @@ class Attention(ZooLayer):
         """(output (B, N, out_dim), weights (B, heads, N, N)): what each query (row) takes from each key; rows sum to 1,
         before dropout.
         """
-        q, k, v = self._queries_keys_values(x)
+        q, k, v = self.queries_keys_values(x)
         weights = self._weights(q, k, training)
-        x = ops.matmul(self.attn_drop(weights, training=training), v)
-        return self._output(ops.transpose(x, (0, 2, 1, 3)), training), weights
+        return self.projected(self.taken(weights, v, training), training), weights
+
+    def taken(self, weights, v, training, drop=None):
+        """What the weights (B, heads, N, N), some of them dropped (by `drop`, else attn_drop), take of the values (B,
+        heads, N, head_dim): (B, N, heads, head_dim).
+        """
+        weights = (drop or self.attn_drop)(weights, training=training)
+        return ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
 
     def call(self, x, training=None):
         if not _fuses_attention(self.compute_dtype) or (training and self.attn_drop.rate):
             return self.attend(x, training)[0]
-        q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in self._queries_keys_values(x))
-        return self._output(ops.dot_product_attention(q, k, v), training)
+        q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in self.queries_keys_values(x))
+        return self.projected(ops.dot_product_attention(q, k, v), training)
 
     def macs(self, input_shape):
         """Multiply-accumulates of the two products between tokens (the projections count themselves)."""
@@ -168,7 +174,7 @@ class Mlp(ZooLayer):
         self.fc2.build((*input_shape[:-1], self.fc1.units))
 
     def call(self, x, training=None):
-        shape = (-1, *x.shape[1:])
+        shape = (-1, *ops.shape(x)[1:])  # numbers, but for a map whose sides are open
         x = ACTIVATIONS[self.act](self.fc1(ops.reshape(x, (-1, x.shape[-1]))))
         return ops.reshape(self.drop2(self.fc2(self.drop1(x, training=training)), training=training), shape)
 
@@ -240,15 +246,15 @@ class TransformerBlock(Remat):
         super().__init__(remat, **kwargs)
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=norm_eps, dtype=policy, name="norm1")
-        self.attn = Attention(
+        self.attn = self.make_attention(
             dim,
             num_heads,
-            head_dim,
-            qkv_bias,
-            qk_norm,
-            attn_drop_rate,
-            proj_drop_rate,
-            norm_eps,
+            head_dim=head_dim,
+            qkv_bias=qkv_bias,
+            qk_norm=qk_norm,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=proj_drop_rate,
+            norm_eps=norm_eps,
             dtype=policy,
             name="attn",
         )
@@ -266,13 +272,21 @@ class TransformerBlock(Remat):
     def compute_output_shape(self, input_shape):
         return input_shape  # told, not traced: models are built several times faster
 
+    def make_attention(self, dim, num_heads, **kwargs):
+        """The layer that mixes the tokens, from Attention's arguments; for subclasses that mix them in another way."""
+        return Attention(dim, num_heads, **kwargs)
+
+    def mixed(self, x, training):
+        """What the first branch makes of its normalised input."""
+        return self.attn(x, training=training)
+
     def attend(self, x):
         """(B, N, D) -> the attention's weights (B, heads, N, N), outside of training."""
         return self.attn.attend(self.norm1(x), training=False)[1]
 
     def compute(self, x, training):
         scale1, scale2 = self.scales or (lambda y: y, lambda y: y)
-        x = x + self.drop_path1(scale1(self.attn(self.norm1(x), training=training)), training=training)
+        x = x + self.drop_path1(scale1(self.mixed(self.norm1(x), training)), training=training)
         return x + self.drop_path2(scale2(self.mlp(self.norm2(x), training=training)), training=training)
 
 

@@ -57,6 +57,7 @@ class ModelConfig(Settings):
     # how the paths of weights begin that only this family's own training needs; models that start from it leave them
     training_only = ()
     counted = {}  # {path of a table: the option that says how many rows it has}: more or fewer keep those there are
+    regrids = ("image_size",)  # options that give position tables another grid, for which get() resizes loaded ones
     opens = False  # whether its models can be built with open_size: none of their weights belongs to one size
     # whether get() builds without weights, and tells in the load_report, what needs_weights() speaks of
     builds_random = False

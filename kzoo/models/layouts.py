@@ -53,8 +53,9 @@ class Layout:
     such files hold beside the model; training_only: of those that only the training of the file's model needed.
     numerics: from a file (`kzoo.weights.names.Renamed`) and what `kzoo.get` was asked for, the overrides that its
     numbers were made for. antialias: how the library resizes position tables, bicubic with antialiasing or, False,
-    bilinear without. config: from a model's config, what the library's config.json says of it. blanks: from the same,
-    {name: shape} of what the library's model has and ours has not, written as zeros.
+    bilinear without. offsets: how it resizes tables of offsets, a key of kzoo.weights.surgery.OFFSET_RULES; None: as
+    the model's layers say. config: from a model's config, what the library's config.json says of it. blanks: from the
+    same, {name: shape} of what the library's model has and ours has not, written as zeros.
     """
 
     style: str
@@ -65,6 +66,7 @@ class Layout:
     training_only: str = r"(?!)"
     numerics: Callable = lambda given, asked: {}
     antialias: bool = True
+    offsets: str | None = None
     config: Callable | None = None
     blanks: Callable = lambda config: {}
 
@@ -131,6 +133,12 @@ def transformers_numerics(act, norm_eps):
     return numerics
 
 
+def transformers_activation(act):
+    """What transformers calls an activation of ours."""
+    names = {ours: theirs for theirs, ours in reversed(_TRANSFORMERS_ACTIVATIONS.items())}
+    return (names | {"gelu_tanh": "gelu_pytorch_tanh"})[act]
+
+
 def transformers_config(config, needs, **fields):
     """What the config.json of every vision transformer in transformers says, from ours; `fields` is what the class
     adds.
@@ -142,9 +150,6 @@ def transformers_config(config, needs, **fields):
             raise UserError(
                 f"{fields['architectures'][0]} needs {field}={value!r}, this model has {getattr(config, field)!r}"
             )
-    activations = {ours: theirs for theirs, ours in reversed(_TRANSFORMERS_ACTIVATIONS.items())} | {
-        "gelu_tanh": "gelu_pytorch_tanh"
-    }
     return fields | {
         "hidden_size": config.embed_dim,
         "intermediate_size": int(config.embed_dim * config.mlp_ratio),
@@ -153,7 +158,7 @@ def transformers_config(config, needs, **fields):
         "image_size": config.image_size if isinstance(config.image_size, int) else list(config.image_size),
         "patch_size": config.patch_size,
         "num_channels": config.in_channels,
-        "hidden_act": activations[config.act],
+        "hidden_act": transformers_activation(config.act),
         "layer_norm_eps": config.norm_eps,
     }
 

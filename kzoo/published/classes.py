@@ -14,6 +14,7 @@ TABLE = pathlib.Path(__file__).with_name("imagenet.tsv.gz")
 SUBSETS = {  # name: letter in the table
     "imagenet-1k": "1",  # ILSVRC 2012, 1000 classes
     "imagenet-12k": "2",  # timm's selection of the autumn-2011 release, 11821 classes
+    "imagenet-22k": "w",  # the release as Microsoft's models count it, 21841 classes
     "imagenet-21k-goog": "g",  # the release as Google's models count it, 21843 classes
     "imagenet-21k-miil": "m",  # Alibaba's selection (https://arxiv.org/abs/2104.10972), 11221 classes
 }

@@ -1,7 +1,6 @@
 """Fitting weights into a model: strict, with a receipt; surgery only where it was asked for."""
 
 import dataclasses
-import math
 import re
 
 import keras
@@ -13,9 +12,8 @@ from kzoo.weights.names import BOOKKEEPING, Renamed, own_pieces, pieces, recogni
 from kzoo.weights.report import LoadReport
 from kzoo.weights.source import ModelTensors, open_weights
 from kzoo.weights.surgery import (
-    Table,
     adapt_channels,
-    grid_in,
+    guessed_table,
     keep_rows,
     position_layers,
     resize_table,
@@ -110,7 +108,8 @@ def _fill(model, checkpoint, where, asked=()):
         value = piece.decode([given.read(name) for name in piece.reads])
         _assign(weights[piece.path], change(value) if change else value)
     fates = {fate: tuple(paths) for fate, paths in fitting.fates.items()}
-    return LoadReport(**fates, format=checkpoint.format, digest=checkpoint.digest(), source=where, part=checkpoint.part)
+    told = {"format": checkpoint.format, "source": where, "part": checkpoint.part, "resized_by": tuple(fitting.rules)}
+    return LoadReport(**fates, **told, digest=checkpoint.digest())
 
 
 def _assign(weight, value):
@@ -136,7 +135,7 @@ class _Fitting:
         self.fates = {fate: [] for fate in ("loaded", "resized", "adapted", "reinitialised", "unused", "training_only")}
         self.fates["reinitialised"] += [path for path in unnamed if _below(path, self.own_norms)]
         self.misfits = [f"{path} has no name in this layout" for path in unnamed if not _below(path, self.own_norms)]
-        self.plan, self.remedies = [], {}
+        self.plan, self.remedies, self.rules = [], {}, {}  # the latter two: ordered sets
         for piece in found:
             self._decide(piece)
         self._find_unused(found)
@@ -222,7 +221,8 @@ class _Fitting:
                 "there a new one"
             )
         elif piece.path in self.tables and shape and shape[-1] == piece.our_shape[-1]:
-            advice = "kzoo.get(..., weights=, image_size=) resizes position tables"
+            options = "= or ".join(self.config.regrids[:2])
+            advice = f"kzoo.get(..., weights=, {options}=) resizes position tables"
         elif (
             piece.path in self.stems
             and shape
@@ -248,30 +248,20 @@ class _Fitting:
         new, shape = self.tables[piece.path], self._decoded_shape(piece)
         if shape is None or shape[-1] != piece.our_shape[-1] or len(shape) != len(piece.our_shape):
             return None, None
-        old = self.old_tables.get(piece.path) or self._guessed_table(new, shape[-2])
+        old = self.old_tables.get(piece.path) or guessed_table(self.checkpoint, new, shape[-2])
         if (
             old is None
             or old.prefix != new.prefix
-            or (old.grid_size != new.grid_size and "image_size" not in self.asked)
+            or (old.grid_size != new.grid_size and not self.asked & set(self.config.regrids))
         ):
             return None, None
         if old.grid_size == new.grid_size:
             return ("loaded" if fits else None), None
         method = (new.method, True) if self.layout is None or self.layout.antialias else ("bilinear", False)
+        if self.layout is not None and self.layout.offsets:
+            method = self.layout.offsets, True
+        self.rules[method[0]] = None
         return "resized", lambda table: resize_table(table, old, new, *method)
-
-    def _guessed_table(self, new, rows):
-        """Files of others do not tell the grid: that of their config.json, else a square, else ours where the number
-        agrees.
-        """
-        cells, ours = rows - new.prefix, math.prod(new.grid_size)
-        told = grid_in(self.checkpoint.config)
-        if told and math.prod(told) == cells:
-            return Table(told, new.prefix)
-        side = math.isqrt(max(cells, 0))
-        if side * side == cells and side:
-            return Table((side, side), new.prefix)
-        return Table(new.grid_size, new.prefix) if cells == ours else None
 
     def _stem(self, piece):
         """The first convolution for other channels: one takes the sum, several the average's share each, as timm
@@ -293,8 +283,8 @@ class _Fitting:
         if missing:
             return f"is missing ({missing[0]})" if self.layout else "is missing"
         if piece.path in self.tables:
-            old = self.old_tables.get(piece.path) or self._guessed_table(
-                self.tables[piece.path], (self._decoded_shape(piece) or (0, 0))[-2]
+            old = self.old_tables.get(piece.path) or guessed_table(
+                self.checkpoint, self.tables[piece.path], (self._decoded_shape(piece) or (0, 0))[-2]
             )
             grid = f" for the grid {old.grid_size}" if old else ""
             return f"has shape {shapes[0]}{grid}; its own is {self.tables[piece.path].grid_size}"

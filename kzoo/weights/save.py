@@ -17,7 +17,8 @@ def save_weights(model, path, layout="keras"):
 
     layout "keras": FILE.weights.h5, read by Keras' load_weights; "timm": FILE.safetensors, whose names timm's
     load_state_dict takes strictly; "hf": a folder with model.safetensors and config.json, read by transformers'
-    from_pretrained. All of them carry the model's spec and a fingerprint of their content, which kzoo checks when it
+    from_pretrained; "official": FILE.safetensors in the names of the authors' own code, where kzoo knows them apart
+    from timm's. All of them carry the model's spec and a fingerprint of their content, which kzoo checks when it
     reads them. Raises UserError where the layout has no place for a part of the model, and for a name that says
     otherwise than the layout.
     """
@@ -45,10 +46,15 @@ def _save_keras(model, path, config):
 
 
 def _save_timm(model, path, config):
-    layouts = config.layouts()
-    if "timm" not in layouts:
+    if "timm" not in config.layouts():
         raise UserError(f"timm has no model like {model.spec.name}; layout='keras' takes every model.")
-    _save_safetensors(model, path, encode(model, layouts["timm"], config))
+    _save_safetensors(model, path, encode(model, config.layouts()["timm"], config))
+
+
+def _save_official(model, path, config):
+    if "official" not in config.layouts():
+        raise UserError(f"kzoo knows no official names of {model.spec.name}; layout='keras' takes every model.")
+    _save_safetensors(model, path, encode(model, config.layouts()["official"], config))
 
 
 def _save_transformers(model, path, config):
@@ -93,4 +99,9 @@ def _save_safetensors(model, path, tensors):
         save_file(tensors, temporary, metadata=texts)
 
 
-_WRITERS = {"keras": (".weights.h5", _save_keras), "timm": (".safetensors", _save_timm), "hf": ("", _save_transformers)}
+_WRITERS = {
+    "keras": (".weights.h5", _save_keras),
+    "timm": (".safetensors", _save_timm),
+    "official": (".safetensors", _save_official),
+    "hf": ("", _save_transformers),
+}

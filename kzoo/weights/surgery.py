@@ -97,15 +97,66 @@ def grid_in(config):
     return tuple(side // patch for side in ([size, size] if isinstance(size, int) else size))
 
 
+def guessed_table(checkpoint, new, rows):
+    """The Table of so many rows in a file of others, which does not tell the grid: that of its config.json, else a
+    square, else that of `new`, ours, where the number agrees; else None.
+    """
+    cells, ours = rows - new.prefix, math.prod(new.grid_size)
+    told = grid_in(checkpoint.config)
+    if told and math.prod(told) == cells:
+        return Table(told, new.prefix)
+    side = math.isqrt(max(cells, 0))
+    if side * side == cells and side:
+        return Table((side, side), new.prefix)
+    return Table(new.grid_size, new.prefix) if cells == ours else None
+
+
 def resize_table(table, old, new, method="bicubic", antialias=True):
-    """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched."""
+    """A position table (1, prefix + rows * columns, D) for another grid; the prefix rows stay untouched. method: of
+    resize_weights, or a key of OFFSET_RULES.
+    """
     prefix, body = table[:, : old.prefix], table[0, old.prefix :]
     grid = body.reshape(*old.grid_size, -1)
-    rows, columns = (
-        resize_weights(a, b, method, antialias=antialias) for a, b in zip(old.grid_size, new.grid_size, strict=True)
-    )
+    axes = zip(old.grid_size, new.grid_size, strict=True)
+    if method in OFFSET_RULES:
+        rows, columns = (OFFSET_RULES[method](a, b) for a, b in axes)
+    else:
+        rows, columns = (resize_weights(a, b, method, antialias=antialias) for a, b in axes)
     grid = resample(grid, rows, columns)
     return np.concatenate([prefix, grid.reshape(1, -1, table.shape[-1])], axis=1)
+
+
+def plain_bicubic(size_in, size_out):
+    """The (size_out, size_in) matrix by which Swin's official code resizes an axis of a table of offsets: torch's
+    bicubic interpolation (Keys, a = -0.75) without antialiasing, the values at the ends going on beyond them.
+    """
+    matrix, a = np.zeros((size_out, size_in)), -0.75
+    for i in range(size_out):
+        place = (i + 0.5) * size_in / size_out - 0.5
+        for j in range(math.floor(place) - 1, math.floor(place) + 3):
+            d = abs(place - j)
+            near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((d - 5) * d + 8) * d * a - 4 * a
+            matrix[i, min(max(j, 0), size_in - 1)] += near if d <= 1 else far if d < 2 else 0.0
+    return matrix.astype("float32")
+
+
+def geometric(size_in, size_out):
+    """The (size_out, size_in) matrix by which timm, after BEiT (https://arxiv.org/abs/2106.08254, official code),
+    resizes an axis of a table of offsets.
+
+    The values given lie at distances from the middle that grow as a geometric series up to about the new half, those
+    wanted at whole distances, linearly between; so the middle stays as it is.
+    """
+    half, low, high = size_in // 2, 1.01, 1.5
+    while high - low > 1e-6:  # the ratio whose series reaches the new half
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (1 - ratio**half) / (1 - ratio) > size_out // 2 else (ratio, high)
+    reached = np.cumsum([ratio**i for i in range(half)])
+    given, wanted = np.concatenate([-reached[::-1], [0], reached]), np.arange(size_out) - size_out // 2
+    return np.stack([np.interp(wanted, given, one) for one in np.eye(size_in)], axis=1).astype("float32")
+
+
+OFFSET_RULES = {"plain_bicubic": plain_bicubic, "geometric": geometric}  # for tables of offsets
 
 
 def keep_rows(table, own):
