@@ -176,4 +176,4 @@ def test_another_installed_backend_is_offered():
 def test_the_readme_and_ci_run_the_same_tests():
     assert 'pip install ".[all,test]" && bash tests/run' in (ROOT / "README.md").read_text()
     ci = (ROOT / ".ci" / "run").read_text()
-    assert 'pip install -q ".[all,test]"\nbash tests/run\n' in ci
+    assert 'pip install -q ".[all,test]"\npython tests/second_half_hour.py\nbash tests/run\n' in ci

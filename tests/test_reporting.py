@@ -46,7 +46,7 @@ def network(classes, names=()):
 
 
 def source(names=(), **told):
-    return SimpleNamespace(name="made", class_names=names, num_classes=len(names), **told)
+    return SimpleNamespace(**{"name": "made", "class_names": names, "num_classes": len(names), "called": str} | told)
 
 
 def heard(reporter, logits, targets, crops=1, batch=16):
@@ -117,7 +117,7 @@ def test_figures_per_class_are_scikit_learns(crops, tmp_path):
 def test_the_worst_pictures_are_those_of_the_highest_loss():
     logits, labels = answers(5)
     given = np.random.default_rng(3).normal(size=(len(labels), 4, 4, 3)).astype("float32")
-    made = ClassReporter(network(5), source(where=lambda i: f"pictures/{i}.png"))
+    made = ClassReporter(network(5), source(called=lambda i: f"pictures/{i}.png"))
     for start in range(0, len(labels), 50):
         rows = slice(start, start + 50)
         made.update(given[rows], labels[rows], logits[rows], np.ones(50, bool))
@@ -137,7 +137,7 @@ def _shares(logits):
 
 
 def test_pictures_that_do_not_count_shift_no_name():
-    made = ClassReporter(network(3), source(where=str))
+    made = ClassReporter(network(3), source())
     real = np.array([True, False, True, True])
     logits, labels = np.eye(3, dtype="float32")[[0, 1, 2, 2]], np.array([0, 1, 2, 0])
     made.update(np.zeros((4, 4, 4, 3), "float32"), labels, logits, real)
