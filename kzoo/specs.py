@@ -93,3 +93,15 @@ def spell_options(owner):
     if "backbone_options" in owner.overrides:
         options = option_table(owner.overrides["backbone_options"])
         object.__setattr__(owner, "overrides", owner.overrides | {"backbone_options": options})
+
+
+# How pictures are prepared: mean and standard deviation, share of the picture, fit.
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FULL = Preprocessing(**HALF)  # sizes above 224 are evaluated on the whole picture
+HALF_95, HALF_SQUASH = Preprocessing(**HALF, crop_pct=0.95), Preprocessing(**HALF, crop_mode="squash")
+HALF_95_SQUASH = Preprocessing(**HALF, crop_pct=0.95, crop_mode="squash")
+IN_90, IN_FULL = Preprocessing(**IMAGENET, crop_pct=0.9), Preprocessing(**IMAGENET)
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+MIIL = Preprocessing(**UNIT, crop_pct=0.875, interpolation="bilinear")

@@ -14,10 +14,10 @@ from kzoo.layers.embed import PatchEmbed
 from kzoo.layers.mbconv import CONV_ACTIVATIONS, POOLS, STRIDES, MBConv, TwoConvStem, strided
 from kzoo.layers.relative import RelativeBlock, channel_norm
 from kzoo.layers.transformer import ACTIVATIONS
-from kzoo.models.base import FULL, HALF, HALF_95, HALF_SQUASH, IMAGENET, LARGEST, ModelConfig, ZooModel
+from kzoo.models.base import LARGEST, ModelConfig, ZooModel
 from kzoo.models.vit import head
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import FULL, HALF, HALF_95, HALF_SQUASH, IMAGENET, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2106.04803"

@@ -16,10 +16,10 @@ from kzoo.errors import UsageError
 from kzoo.layers.embed import NormedConv
 from kzoo.layers.stripes import StripeBlock
 from kzoo.layers.transformer import ACTIVATIONS
-from kzoo.models.base import IN_90, IN_FULL, ModelConfig, ZooModel
+from kzoo.models.base import ModelConfig, ZooModel
 from kzoo.models.swin import pooled
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import IN_90, IN_FULL, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2107.00652"

@@ -7,10 +7,9 @@ settings.
 
 from dataclasses import dataclass
 
-from kzoo.models.base import IN_90, IN_FULL
 from kzoo.models.vit import BASE, HUGE, LARGE, MEDIUM, SMALL, VitConfig, vit
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import IN_90, IN_FULL, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2204.07118"

@@ -24,9 +24,9 @@ from kzoo.layers.detector import (
     side,
 )
 from kzoo.models.backbone import Backbone, OnBackbone
-from kzoo.models.base import IMAGENET, ModelConfig, ZooModel
+from kzoo.models.base import ModelConfig, ZooModel
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import IMAGENET, Preprocessing
 
 TASK = "detect"
 PAPER = "https://arxiv.org/abs/2005.12872"

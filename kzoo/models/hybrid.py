@@ -14,9 +14,9 @@ import keras
 from kzoo.errors import UsageError
 from kzoo.layers.base import ZooLayer
 from kzoo.models.backbone import OnBackbone, build_below
-from kzoo.models.base import FULL
 from kzoo.models.vit import BASE, LARGE, SMALL, TINY, VitConfig, transformer
 from kzoo.registry import register
+from kzoo.specs import FULL
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2010.11929"

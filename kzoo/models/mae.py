@@ -18,9 +18,9 @@ from kzoo.layers.base import ZooLayer
 from kzoo.layers.embed import LearnedTokens, PatchEmbed, PositionEmbedding
 from kzoo.layers.transformer import dense
 from kzoo.models import vit
-from kzoo.models.base import IN_90, IN_FULL, ModelConfig, ZooModel
+from kzoo.models.base import ModelConfig, ZooModel
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import IN_90, IN_FULL, Preprocessing
 
 TASK = "masked"
 PAPER = "https://arxiv.org/abs/2111.06377"

@@ -14,9 +14,9 @@ from kzoo.errors import UsageError
 from kzoo.layers.embed import NormedConv
 from kzoo.layers.transformer import ACTIVATIONS
 from kzoo.layers.windows import PatchMerging, WindowBlock
-from kzoo.models.base import IN_90, IN_FULL, ModelConfig, ZooModel, classifier
+from kzoo.models.base import ModelConfig, ZooModel, classifier
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import IN_90, IN_FULL, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2103.14030"

@@ -11,22 +11,9 @@ import keras
 from kzoo.errors import UsageError
 from kzoo.layers.embed import ConvStem, LearnedTokens, PatchEmbed, PositionEmbedding
 from kzoo.layers.transformer import ACTIVATIONS, AttentionPool, TransformerBlock
-from kzoo.models.base import (
-    FULL,
-    HALF,
-    HALF_95,
-    HALF_95_SQUASH,
-    HALF_SQUASH,
-    IN_90,
-    IN_FULL,
-    LARGEST,
-    MIIL,
-    ModelConfig,
-    ZooModel,
-    classifier,
-)
+from kzoo.models.base import LARGEST, ModelConfig, ZooModel, classifier
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import FULL, HALF, HALF_95, HALF_95_SQUASH, HALF_SQUASH, IN_90, IN_FULL, MIIL, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2010.11929"

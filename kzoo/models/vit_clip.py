@@ -8,10 +8,9 @@ are `vit` in other settings.
 
 from dataclasses import dataclass
 
-from kzoo.models.base import FULL, HALF_SQUASH, OPENAI
 from kzoo.models.vit import BASE, BETWIXT, GAP, GIANT, GIGANTIC, HUGE, LARGE, MEDIUM, PLUS, SO400M, VitConfig, vit
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import FULL, HALF_SQUASH, OPENAI, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2103.00020"

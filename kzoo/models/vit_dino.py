@@ -6,10 +6,9 @@ https://arxiv.org/abs/2309.16588; numerics of timm's `vit_*_dinov2`. They are `v
 
 from dataclasses import dataclass
 
-from kzoo.models.base import IN_FULL, UNIT
 from kzoo.models.vit import BASE, LARGE, SMALL, SO400M, VitConfig, vit
 from kzoo.registry import register
-from kzoo.specs import Preprocessing
+from kzoo.specs import IN_FULL, UNIT, Preprocessing
 
 TASK = "classify"
 PAPER = "https://arxiv.org/abs/2304.07193"

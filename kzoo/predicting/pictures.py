@@ -22,8 +22,8 @@ class FilePicture:
         self.name = str(path)
 
     def read(self, channels):
-        """(uint8 (h, w, channels), the name of its true class, of several with | between; None where that is not known).
-        Raises UserError for what is missing or no picture.
+        """(uint8 (h, w, channels), the name of its true class, of several with | between, None where that is not
+        known). Raises UserError for what is missing or no picture.
         """
         return data.decode(data.read_picture(self.name), self.name, channels=channels), None
 
