@@ -37,7 +37,8 @@ def child(model, batch, changes):
     from kzoo.training.stage import Stage
 
     settings = named(kzoo.info(model).task).settings
-    recipe = override(Recipe(model=model, task=settings, data=Data(batch_size=batch)), changes)
+    # init_from: frozen parts are trained on as if they had been filled, which costs the same
+    recipe = override(Recipe(model=model, task=settings, init_from="none", data=Data(batch_size=batch)), changes)
     micro = batch // recipe.optim.accumulate
     recipe = override(recipe, {"data.batch_size": micro})
     source = f"{settings.smoke_source}:size=32,n={batch}" + (",classes=10" if settings.smoke_source == "fake" else "")

@@ -125,7 +125,7 @@ def _input(r):
 
 
 def _memory(r):
-    shares = [f"{r['share_of_plain'][case]:.0%} with {words}" for case, words in MEMORY.items()]
+    shares = [f"{r['share_of_plain'][case]:.0%} with {words}" for case, words in MEMORY.items() if case in r["cases"]]
     text = (
         f"`{r['model']}`, a step of {r['batch']} pictures takes {r['cases']['plain']['step_mib']:,} MiB beyond the "
         "model"
@@ -319,6 +319,7 @@ ROWS = {
     "export": _export,
     "input": _input,
     "memory": _memory,
+    "memory_detr_resnet50": _memory,
     "load": _load,
     "masking": _masking,
     "match": _match,
