@@ -78,6 +78,19 @@ def output_folder(path, make=True):
     return folder
 
 
+def target_folder(path, what):
+    """(a folder as an absolute path, the names of what lies in it) where `what` is to be written. Raises UserError
+    unless it is a folder or can be made.
+    """
+    name = writable_name(path)
+    with writing_into(name):
+        whole = name.resolve()
+        output_folder(whole.parent, make=False)
+        if whole.exists() and not whole.is_dir():
+            raise UserError(f"{whole} is a file; name a folder for {what}.")
+        return whole, {entry.name for entry in whole.iterdir()} if whole.is_dir() else set()
+
+
 def read_file(path, what, largest=-1):
     """The bytes of a file. Raises UserError, which asks for `what`, for one that is missing, cannot be read or has over
     `largest` bytes.

@@ -15,7 +15,7 @@ import sys
 from kzoo.errors import UserError
 from kzoo.exporting.formats import FORMATS
 from kzoo.exporting.papers import CARD, LABELS, own_format
-from kzoo.system import output_folder, writable_name, writing_into
+from kzoo.system import target_folder, writing_into
 
 PAPERS = {CARD, "card.md", LABELS}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # from Linux' fcntl.h and fs.h
@@ -26,13 +26,9 @@ def check_target(out, format):
     """`out` as an absolute path. Raises UserError unless it can be made, is empty, or is an artifact of the same format
     alone.
     """
-    name = writable_name(out)
-    with writing_into(name):
-        path = name.resolve()
-        output_folder(path.parent, make=False)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; name a folder for the artifact.")
-        if found := {entry.name for entry in path.iterdir()} if path.is_dir() else set():
+    path, found = target_folder(out, "the artifact")
+    with writing_into(out):
+        if found:
             _refuse_strangers(path, found, format)
         with contextlib.suppress(FileNotFoundError):
             os.lstat(_sibling(path, "tmp"))  # the longest name that will be needed

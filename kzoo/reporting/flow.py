@@ -14,7 +14,7 @@ from kzoo.files import replacing
 from kzoo.recipe_files import dump, read_recipe
 from kzoo.reporting import curves, page, sheets
 from kzoo.settings import flatten
-from kzoo.system import output_folder, printable, reason, writable_name, writing_into
+from kzoo.system import printable, reason, target_folder
 from kzoo.tasks.reports.base import Drawing, Section, Sheet, Table, write_rows
 from kzoo.training.evaluation import evaluate
 
@@ -73,13 +73,7 @@ def check_target(folder):
     """The folder as an absolute path. Raises UserError unless it can be made, is empty, or is an earlier report
     alone.
     """
-    name = writable_name(folder)
-    with writing_into(name):
-        path = name.resolve()
-        output_folder(path.parent, make=False)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; name a folder for the report.")
-        there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    path, there = target_folder(folder, "the report")
     ours = _files_of(path)
     if there and ours is None:
         raise UserError(f"{path} is not empty and holds no kzoo report; name a new folder.")

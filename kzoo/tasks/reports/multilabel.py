@@ -4,6 +4,7 @@ worst pictures.
 
 import numpy as np
 
+from kzoo.tasks.ranking import average_precision
 from kzoo.tasks.reports import calibration
 from kzoo.tasks.reports.base import Reporter, Section, Sheet, Table, Tile, Worst, names_of, shown, write_rows
 from kzoo.tasks.reports.classes import rates
@@ -43,7 +44,8 @@ class MultiLabelReporter(Reporter):
         self.given = self.shares > self.threshold
         self.reliability = calibration.reliability(self.shares.ravel(), self.targets.ravel())
         pairs = zip(self.shares.T, self.targets.T, strict=True)
-        self.precisions = [average_precision(shares, targets) for shares, targets in pairs]
+        # None of a label that no picture has
+        self.precisions = [average_precision(*pair) if pair[1].any() else None for pair in pairs]
 
     def figures(self):
         foot = dict(zip(self._table().heads, self._table().foot[0], strict=True))
@@ -110,16 +112,3 @@ class MultiLabelReporter(Reporter):
 def sigmoid(logits):
     """1 / (1 + exp(-logits)), float64, of any size of them."""
     return np.exp(-np.logaddexp(0, -logits))
-
-
-def average_precision(scores, targets):
-    """The mean precision over the positives of scores (N,) and targets (N,) bool, equal scores taken together; None of
-    no positive.
-    """
-    if not targets.any():
-        return None
-    order = np.argsort(-scores, kind="stable")
-    scores, hits = scores[order], np.cumsum(targets[order])
-    last = np.append(scores[1:] != scores[:-1], True)  # of its equals
-    precision, recall = hits[last] / (np.flatnonzero(last) + 1), hits[last] / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0) * precision))
