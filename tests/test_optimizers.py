@@ -155,12 +155,17 @@ def test_rates_by_weight_scale_steps_and_decay_alike():
 
 DEPTHS = {  # of the toys' layers, by timm's rule: all of them have two blocks
     **dict.fromkeys(("patch_embed", "stem", "cls_token", "reg_token", "pos_embed", "norm_pre"), 0),
-    **dict.fromkeys(("blocks_0", "stages_0_blocks_0", "layer1_blocks_0"), 1),
-    **dict.fromkeys(("blocks_1", "stages_1_blocks_0", "layer2_blocks_0", "norm"), 2),
+    **dict.fromkeys(("blocks_0", "stages_0_blocks_0", "layer1_blocks_0", "stage1_blocks_0", "merge1"), 1),
+    **dict.fromkeys(("blocks_1", "stages_1_blocks_0", "layer2_blocks_0", "stage2_blocks_0", "norm"), 2),
     **dict.fromkeys(("fc_norm", "attn_pool", "pre_logits", "head"), 3),
     # What only pre-training needs goes with the head.
     **dict.fromkeys(("mask_token", *(f"decoder_{of}" for of in ("embed", "pos_embed", "blocks_0", "norm", "pred"))), 3),
 }
+
+# Three blocks; what merges cells lies with the block before it, as where SimMIM fine-tunes Swin
+# (https://arxiv.org/abs/2111.09886).
+SWIN = {"patch_embed": 0, "layers_0_blocks_0": 1, "layers_0_blocks_1": 2, "layers_1_downsample": 2}
+SWIN |= {"layers_1_blocks_0": 3, "norm": 3, "head": 4}
 
 DETECTOR = {  # three blocks, of the encoder and then of the decoder
     **dict.fromkeys(("features", "input_proj"), 0),
@@ -183,7 +188,7 @@ def test_the_family_tells_how_deep_a_layer_lies(name, overrides, tmp_path):
     """A network under another lies before the blocks, whatever blocks of its own it has."""
     model = kzoo.get(name, **overrides)
     depths = model.layer_depths()
-    told = DETECTOR if name == "detr_toy" else DEPTHS
+    told = {"detr_toy": DETECTOR, "swin_toy": SWIN}.get(name, DEPTHS)
     assert depths == {weight.path: told[weight.path.split("/")[0]] for weight in model.weights}
     model.save(tmp_path / "m.keras")
     assert keras.models.load_model(tmp_path / "m.keras").layer_depths() == depths
