@@ -13,7 +13,7 @@ import numpy as np
 from kzoo.data.given_arrays import Pictures, together
 from kzoo.data.npz import held_out
 from kzoo.data.part import Subset
-from kzoo.data.sources import Source
+from kzoo.data.sources import ArraySource, Source
 from kzoo.errors import UsageError, UserError
 
 KIND = "array"  # the name of such a source is KIND:DIGEST
@@ -24,7 +24,7 @@ _KINDS = (
 )
 
 
-class GivenSource(Source):
+class GivenSource(ArraySource):
     """Pictures in memory: images uint8 (N, H, W, C) or a list of such of different sizes, labels int (N,), of several a
     picture (N, num_classes) of 0 and 1, or None.
     """
@@ -37,18 +37,9 @@ class GivenSource(Source):
         self.multilabel = labels.ndim == 2
         self.labels = labels.astype(np.float32 if self.multilabel else np.int32)
 
-    def __len__(self):
-        return len(self.labels)
-
-    def open(self, i):
-        return self.images[i], self.labels[i] if self.multilabel else int(self.labels[i])
-
     def batch(self, index):
         images = self.images
         return images[index] if isinstance(images, np.ndarray) else [images[i] for i in index], self.labels[index]
-
-    def all_labels(self):
-        return self.labels
 
 
 def sources_of(data, opened, parts=True, divide=None):
